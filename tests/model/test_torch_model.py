@@ -1,0 +1,161 @@
+"""The torch model: what flows where, sizes, modes, precision, compilation."""
+
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+
+from anomalib_scrd.loss import ScaleAwareContrastiveLoss
+from anomalib_scrd.torch_model import ScaleAwareCRDModel, TrainingFeatures
+
+
+def build(**arguments: object) -> ScaleAwareCRDModel:
+    torch.manual_seed(0)
+    defaults: dict = {"backbone": "resnet18", "pre_trained": False, "student_depth": 1}
+    return ScaleAwareCRDModel(**(defaults | arguments))
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("adaptation", ["adaptive", "published", "uniform"])
+def test_gradient_reaches_all_but_the_teacher(adaptation: str) -> None:
+    model = build(scale_adaptation=adaptation).train()
+    x = images(4, 3, 64, 64)
+    features = model(x, x + 0.3 * images(4, 3, 64, 64, seed=1), restore=True)
+    assert isinstance(features, TrainingFeatures)
+    terms = ScaleAwareContrastiveLoss(1.0, 1.0, 1.0)(
+        features.clean, features.student, features.scale, noisy=features.noisy, restored=features.restored
+    )
+    terms.total.backward()
+    for name, part in model.named_children():
+        gradients = [parameter.grad for parameter in part.parameters()]
+        if name == "teacher":
+            assert all(gradient is None for gradient in gradients)
+        else:
+            assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients), name
+
+
+def test_the_noisy_image_goes_through_the_teacher_only() -> None:
+    """In the released code it also moves the statistics of the student's batch norms."""
+    x, noisy = images(4, 3, 64, 64), images(4, 3, 64, 64, seed=1)
+    first, second = build().train(), build().train()
+    with_noise, without = first(x, noisy), second(x)
+    for a, b in zip(with_noise.student, without.student, strict=True):
+        torch.testing.assert_close(a, b)
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(value, second.state_dict()[name], msg=name)
+    for a, b in zip(with_noise.noisy, second.teacher(noisy), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_one_pass_of_teacher_and_student_a_step() -> None:
+    model = build().train()
+    calls = {"teacher": [], "student": []}
+    for name, seen in calls.items():
+        getattr(model, name).register_forward_hook(lambda _m, args, _o, seen=seen: seen.append(args[0].shape[0]))
+    x = images(4, 3, 64, 64)
+    model(x, x)
+    assert calls == {"teacher": [8], "student": [4]}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 32), (127, 65), (50, 96)])
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_large_100"])
+def test_any_size(backbone: str, size: tuple[int, int]) -> None:
+    model = build(backbone=backbone).train()
+    features = model(images(2, 3, *size), images(2, 3, *size))
+    for teacher, student in zip(features.clean, features.student, strict=True):
+        assert teacher.shape == student.shape
+    result = model.eval()(images(1, 3, *size))
+    assert isinstance(result, InferenceBatch)
+    assert result.anomaly_map.shape == (1, 1, *size)
+    assert result.pred_score.shape == (1,)
+    assert torch.isfinite(result.anomaly_map).all()
+
+
+def test_patch_embeddings_that_round_down() -> None:
+    model = build(backbone="convnext_tiny", student_block="separable").train()
+    features = model(images(2, 3, 63, 70))
+    assert [tuple(f.shape[-2:]) for f in features.student] == [(15, 17), (7, 8), (3, 4)]
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "separable"])
+@pytest.mark.parametrize(
+    "layers", [["layer2", "layer3"], ["layer1", "layer3"], ["layer1", "layer2", "layer3", "layer4"]]
+)
+def test_any_number_of_scales_and_any_block(block: str, layers: list[str]) -> None:
+    model = build(layers=layers, student_block=block, student_depth=None).eval()
+    assert model(images(2, 3, 96, 96)).anomaly_map.shape == (2, 1, 96, 96)
+
+
+def test_wide_resnet_has_the_embedding_of_rd4ad() -> None:
+    model = ScaleAwareCRDModel(pre_trained=False)
+    assert (model.bottleneck.out_channels, model.bottleneck.stride) == (2048, 32)
+    assert [len(stage.blocks) for stage in model.student.stages] == [3, 4, 6]
+
+
+def test_batch_of_one_equals_the_batch() -> None:
+    model = build().eval()
+    x = images(5, 3, 64, 64)
+    together = model(x)
+    for index in range(5):
+        alone = model(x[index : index + 1])
+        torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[index], rtol=1e-4, atol=1e-5)
+
+
+def test_scale_weights_act_on_the_map() -> None:
+    """The released code's map ignores them."""
+    model = build(calibration="none").eval()
+    x = images(2, 3, 64, 64)
+    before = model(x).anomaly_map
+    with torch.no_grad():
+        model.scale_adaptation.linear.bias.copy_(torch.tensor([3.0, 0.0, -3.0]))
+    after = model(x).anomaly_map
+    assert (after - before).abs().max() > 1e-3
+
+
+def test_autocast_keeps_distances_in_float32() -> None:
+    model = build().train()
+    x = images(4, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model(x, x)
+        terms = ScaleAwareContrastiveLoss(1, 0, 1)(
+            features.clean, features.student, features.scale, noisy=features.noisy
+        )
+    assert features.student[0].dtype == torch.bfloat16
+    assert terms.total.dtype == torch.float32
+    assert terms.ratio.item() == pytest.approx(1.0, abs=1e-5)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert model.eval()(x).anomaly_map.dtype == torch.float32
+
+
+def test_channels_last_changes_nothing() -> None:
+    x = images(2, 3, 64, 64)
+    plain = build().eval()(x)
+    fast = build().eval().to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(fast.anomaly_map, plain.anomaly_map, rtol=1e-3, atol=1e-5)
+
+
+def test_too_small_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least 32 x 32 pixels.*got 31 x 64"):
+        build()(images(1, 3, 31, 64))
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\), got \(1, 1, 64, 64\)"):
+        build()(images(1, 1, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"score": "median"}, "score must be one of"),
+        ({"top_k": 0.0}, r"top_k must lie in \(0, 1\], got 0"),
+        ({"sigma": -1.0}, "sigma must be at least 0"),
+        ({"student_block": "dense"}, "student_block must be one of"),
+        ({"student_depth": [1, 2]}, "student_depth must be one number, or 3"),
+        ({"student_depth": 0}, "each at least 1, got 0"),
+        ({"calibration": "image"}, "calibration must be one of"),
+        ({"scale_adaptation": "learned"}, "scale_adaptation must be one of"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)

@@ -1,13 +1,16 @@
 """From the distances of the scales to one smoothed anomaly map."""
 
-__all__ = ["AnomalyMap", "GaussianSmoothing", "gaussian_kernel"]
+__all__ = ["MERGES", "AnomalyMap", "GaussianSmoothing", "gaussian_kernel"]
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+MergeMode = Literal["max", "mean"]
+MERGES = ("max", "mean")
 _TRUNCATE = 4.0
 
 
@@ -63,14 +66,26 @@ class GaussianSmoothing(nn.Module):
 
 
 class AnomalyMap(nn.Module):
-    """Mean over the scales of the upsampled distances, smoothed.
+    """One map from the distances of all scales: upsampled, merged, smoothed.
 
     Args:
+        merge: ``mean`` over the scales (published, up to a factor), or ``max``: a position is as anomalous as at the
+            scale where it stands out most. The latter needs scales that are calibrated.
         sigma: Standard deviation of the smoothing in pixels of the input, 0 or more.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
-    def __init__(self, sigma: float = 4.0) -> None:
+    def __init__(self, merge: MergeMode = "max", sigma: float = 4.0) -> None:
         super().__init__()
+        if merge not in MERGES:
+            msg = f"merge must be one of {MERGES}, got {merge!r}"
+            raise ValueError(msg)
+        if not sigma >= 0:
+            msg = f"sigma must be at least 0 pixels, got {sigma}"
+            raise ValueError(msg)
+        self.merge = merge
         self.smooth = GaussianSmoothing(sigma)
 
     def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
@@ -83,8 +98,10 @@ class AnomalyMap(nn.Module):
         Returns:
             (B, 1, H, W) float32.
         """
-        merged = sum(
+        upsampled = [
             F.interpolate(distance.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False)
             for distance in distances
-        )
-        return self.smooth(merged / len(distances))  # type: ignore[operator]
+        ]
+        stacked = torch.cat(upsampled, dim=1)  # (B, K, H, W)
+        merged = stacked.amax(dim=1, keepdim=True) if self.merge == "max" else stacked.mean(dim=1, keepdim=True)
+        return self.smooth(merged)

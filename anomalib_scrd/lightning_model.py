@@ -20,9 +20,11 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torchvision.transforms.v2 import Normalize, Transform
 
+from anomalib_scrd.anomaly_map import MergeMode
 from anomalib_scrd.calibration import CalibrationMode
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.registration import register
 from anomalib_scrd.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
 from anomalib_scrd.score import ScoreKind
@@ -55,8 +57,10 @@ class ScaleAwareCRD(AnomalibModule):
         contrast_weight: Weight of the published ratio pull / push.
         scale_adaptation: Weights of the scales: adaptive, published or uniform.
         calibration: Standardisation of the scales on normal images: position, scale or none.
+        merge: Map from the scales: max or mean (published).
         score: Image score from the map: mean (published), max or top_k.
         top_k: Share of the map that ``score: top_k`` averages, in (0, 1].
+        level: Share of the map's median that ``score: top_k`` subtracts, in [0, 1].
         sigma: Smoothing of the map, pixels of the model's input.
         noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
         noise_strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
@@ -103,8 +107,10 @@ class ScaleAwareCRD(AnomalibModule):
         contrast_weight: float = 0.1,
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
+        merge: MergeMode = "max",
         score: ScoreKind = "top_k",
         top_k: float = 0.02,
+        level: float = 0.5,
         sigma: float = 4.0,
         noise: Literal["simplex", "perlin", "gaussian"] = "simplex",
         noise_strength: float | Sequence[float] = 0.4,
@@ -172,8 +178,10 @@ class ScaleAwareCRD(AnomalibModule):
             student_depth=student_depth,
             scale_adaptation=scale_adaptation,
             calibration=calibration,
+            merge=merge,
             score=score,
             top_k=top_k,
+            level=level,
             sigma=sigma,
         )
         size = self.input_size
@@ -325,12 +333,12 @@ def normalisation_std(transform: Transform | None) -> torch.Tensor | None:
     Returns:
         (C,) float32, the product over all Normalize steps; None where there is none.
     """
-    product: torch.Tensor | None = None
-    for module in transform.modules() if transform is not None else ():
-        if isinstance(module, Normalize):
-            std = torch.tensor(list(module.std), dtype=torch.float32)
-            product = std if product is None else product * std
-    return product
+    if isinstance(transform, Normalize):
+        return torch.tensor(list(transform.std), dtype=torch.float32)
+    # Compose keeps its steps in a plain list, out of reach of `modules()`
+    steps = [normalisation_std(step) for step in getattr(transform, "transforms", ())]
+    found = [std for std in steps if std is not None]
+    return torch.stack(found).prod(dim=0) if found else None
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
@@ -359,3 +367,7 @@ def _betas(betas: Sequence[float]) -> tuple[float, float]:
         msg = f"betas must be two numbers in [0, 1), got {betas}"
         raise ValueError(msg)
     return float(betas[0]), float(betas[1])
+
+
+# Whoever imports the class finds it registered, however the import began.
+register()

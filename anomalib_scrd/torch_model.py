@@ -10,7 +10,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_scrd.anomaly_map import AnomalyMap
+from anomalib_scrd.anomaly_map import AnomalyMap, MergeMode
 from anomalib_scrd.blocks import BLOCK_KINDS, BlockKind
 from anomalib_scrd.bottleneck import Bottleneck
 from anomalib_scrd.calibration import CalibrationMode, DistanceCalibration
@@ -25,7 +25,7 @@ BlockChoice = Literal["auto", "basic", "bottleneck", "separable"]
 # From this many channels on, RD4AD's decoders (and the ResNets they mirror) have bottleneck blocks.
 _BOTTLENECK_CHANNELS = 512
 _BOTTLENECK_DEPTH = (3, 4, 6)
-_BASIC_DEPTH = 2
+_SHALLOW_DEPTH = 1
 
 
 class TrainingFeatures(NamedTuple):
@@ -59,12 +59,14 @@ class ScaleAwareCRDModel(nn.Module):
         student_block: Block of bottleneck and student. ``auto`` takes bottleneck blocks, as RD4AD does, where the
             coarsest map has 512 channels or more, else basic ones. ``separable`` is the cheapest.
         student_depth: Blocks per scale, coarsest scale first, or one number for all. None: (3, 4, 6, 6, ...) for
-            bottleneck blocks as in RD4AD, 2 for basic and 1 for separable ones. The first number also counts for the
+            bottleneck blocks as in RD4AD, 1 for the others. The first number also counts for the
             bottleneck.
         scale_adaptation: See :class:`~anomalib_scrd.scale_adaptation.ScaleAdaptation`.
         calibration: See :class:`~anomalib_scrd.calibration.DistanceCalibration`.
+        merge: See :class:`~anomalib_scrd.anomaly_map.AnomalyMap`.
         score: See :func:`~anomalib_scrd.score.image_score`.
         top_k: Share of the map which ``score: top_k`` averages, in (0, 1].
+        level: Share of the map's median which ``score: top_k`` subtracts, in [0, 1].
         sigma: Standard deviation of the map's smoothing, pixels of the input.
 
     Raises:
@@ -79,9 +81,11 @@ class ScaleAwareCRDModel(nn.Module):
         student_block: BlockChoice = "auto",
         student_depth: int | Sequence[int] | None = None,
         scale_adaptation: ScaleAdaptationMode = "adaptive",
-        calibration: CalibrationMode = "position",
+        calibration: CalibrationMode = "scale",
+        merge: MergeMode = "max",
         score: ScoreKind = "top_k",
         top_k: float = 0.02,
+        level: float = 0.5,
         sigma: float = 4.0,
     ) -> None:
         super().__init__()
@@ -91,13 +95,15 @@ class ScaleAwareCRDModel(nn.Module):
         if not 0 < top_k <= 1:
             msg = f"top_k must lie in (0, 1], got {top_k}"
             raise ValueError(msg)
-        if not sigma >= 0:
-            msg = f"sigma must be at least 0 pixels, got {sigma}"
+        if not 0 <= level <= 1:
+            msg = f"level must lie in [0, 1], got {level}"
             raise ValueError(msg)
+        self.level = level
         self.score: ScoreKind = score
         self.top_k = top_k
 
         # Cheap checks come first: loading the teacher can mean a download.
+        anomaly_map = AnomalyMap(merge, sigma)
         calibrate = DistanceCalibration(1, calibration).mode
         adapt = ScaleAdaptation(1, 1, scale_adaptation).mode
         _check_block(student_block)
@@ -117,7 +123,7 @@ class ScaleAwareCRDModel(nn.Module):
             depth=depth,
         )
         self.calibration = DistanceCalibration(len(channels), calibrate)
-        self.anomaly_map = AnomalyMap(sigma)
+        self.anomaly_map = anomaly_map
 
     @property
     def minimum_size(self) -> int:
@@ -186,7 +192,7 @@ class ScaleAwareCRDModel(nn.Module):
         distances = self._distances(clean, student, self.scale_adaptation(embedding))
         anomaly_map = self.anomaly_map(self.calibration(distances), images.shape[-2:])
         return InferenceBatch(
-            pred_score=image_score(anomaly_map, self.score, self.top_k),
+            pred_score=image_score(anomaly_map, self.score, self.top_k, self.level),
             anomaly_map=anomaly_map,
         )
 
@@ -233,7 +239,7 @@ def _resolve_depth(depth: int | Sequence[int] | None, block: BlockKind, num_scal
     if depth is None:
         if block == "bottleneck":
             return [_BOTTLENECK_DEPTH[min(scale, len(_BOTTLENECK_DEPTH) - 1)] for scale in range(num_scales)]
-        return [_BASIC_DEPTH if block == "basic" else 1] * num_scales
+        return [_SHALLOW_DEPTH] * num_scales
     depths = [depth] * num_scales if isinstance(depth, int) else list(depth)
     if len(depths) != num_scales or any(not isinstance(d, int) or d < 1 for d in depths):
         msg = f"student_depth must be one number, or {num_scales} of them, each at least 1, got {depth}"

@@ -9,7 +9,7 @@ import torch
 from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel
 from anomalib_scrd.calibration import DistanceCalibration
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, scale_weights
-from anomalib_scrd.score import image_score
+from anomalib_scrd.score import image_score, map_level
 from tests import reference
 
 
@@ -17,12 +17,14 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_map_equals_the_loops() -> None:
+@pytest.mark.parametrize("merge", ["max", "mean"])
+def test_map_equals_the_loops(merge: str) -> None:
     scales = [rand(2, 8, 6), rand(2, 4, 3, seed=1), rand(2, 2, 2, seed=2)]
-    result = AnomalyMap(sigma=1.0)(scales, (16, 12))
+    result = AnomalyMap(merge, sigma=1.0)(scales, (16, 12))
     assert result.shape == (2, 1, 16, 12)
     for b in range(2):
-        merged = sum(reference.bilinear(scale[b].numpy(), 16, 12) for scale in scales) / 3
+        upsampled = [reference.bilinear(scale[b].numpy(), 16, 12) for scale in scales]
+        merged = np.max(upsampled, axis=0) if merge == "max" else np.mean(upsampled, axis=0)
         np.testing.assert_allclose(result[b, 0].numpy(), reference.smooth(merged, 1.0), atol=1e-5)
 
 
@@ -54,9 +56,9 @@ def test_scores_in_closed_form() -> None:
     maps = torch.arange(100.0).view(1, 1, 10, 10)
     assert image_score(maps, "mean").item() == pytest.approx(49.5)
     assert image_score(maps, "max").item() == 99
-    assert image_score(maps, "top_k", 0.1).item() == pytest.approx(94.5)
-    assert image_score(maps, "top_k", 1.0).item() == pytest.approx(49.5)
-    assert image_score(maps, "top_k", 1e-9).item() == 99
+    assert image_score(maps, "top_k", 0.1, level=0).item() == pytest.approx(94.5)
+    assert image_score(maps, "top_k", 1.0, level=0).item() == pytest.approx(49.5)
+    assert image_score(maps, "top_k", 1e-9, level=0).item() == 99
     with pytest.raises(ValueError, match=r"score must be one of .*'median'"):
         image_score(maps, "median")  # type: ignore[arg-type]
 
@@ -65,7 +67,23 @@ def test_scores_ignore_where_the_anomaly_is() -> None:
     maps = rand(3, 1, 12, 9)
     moved = maps.flip(-1).roll(4, dims=-2)
     for kind in ("mean", "max", "top_k"):
-        torch.testing.assert_close(image_score(maps, kind), image_score(moved, kind))
+        torch.testing.assert_close(image_score(maps, kind, level=0), image_score(moved, kind, level=0))
+
+
+def test_level_is_the_median_of_the_grid() -> None:
+    maps = rand(3, 1, 37, 50)
+    grid = maps[..., ::4, ::4].flatten(1).numpy()
+    expected = [sorted(row)[grid.shape[1] // 2] for row in grid.tolist()]
+    np.testing.assert_allclose(map_level(maps).numpy(), expected, rtol=1e-6)
+
+
+def test_what_a_shift_leaves_in_the_score() -> None:
+    """A map that shifts as a whole moves the score by the share 1 - level, a local anomaly by all of it."""
+    flat, local = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
+    local[..., 8:24, 8:24] = 1.0
+    for level in (0.0, 0.5, 1.0):
+        assert image_score(flat + 1, level=level).item() == pytest.approx(1 - level)
+        assert image_score(local, level=level).item() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("mode", ["scale", "position"])

@@ -148,6 +148,8 @@ def test_too_small_images_are_refused() -> None:
     [
         ({"score": "median"}, "score must be one of"),
         ({"top_k": 0.0}, r"top_k must lie in \(0, 1\], got 0"),
+        ({"level": 1.5}, r"level must lie in \[0, 1\], got 1.5"),
+        ({"merge": "sum"}, "merge must be one of"),
         ({"sigma": -1.0}, "sigma must be at least 0"),
         ({"student_block": "dense"}, "student_block must be one of"),
         ({"student_depth": [1, 2]}, "student_depth must be one number, or 3"),

@@ -1,0 +1,48 @@
+"""Where synthetic anomalies lie: rectangles of random size and place."""
+
+__all__ = ["sample_rectangles"]
+
+import torch
+
+
+def sample_rectangles(
+    batch: int,
+    count: int,
+    image_size: tuple[int, int],
+    heights: tuple[int, int],
+    widths: tuple[int, int],
+    generator: torch.Generator,
+    foreground: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Draw rectangles that lie inside the image: height and width uniform, place uniform among those possible.
+
+    Args:
+        batch: Number of images B.
+        count: Rectangles per image N.
+        image_size: (H, W).
+        heights: Smallest and largest height in pixels, both possible.
+        widths: Smallest and largest width.
+        generator: Source of randomness; the result lies on its device.
+        foreground: (B, 1, H, W), above 0 where the centre of a rectangle may lie; the rectangle is then moved inside
+            the image. Anywhere in an image without foreground.
+
+    Returns:
+        (B, N, 4) int64: top, left, height, width.
+    """
+    device = generator.device
+    draw = torch.rand(4, batch, count, generator=generator, device=device)
+    height = heights[0] + (draw[0] * (heights[1] - heights[0] + 1)).long()
+    width = widths[0] + (draw[1] * (widths[1] - widths[0] + 1)).long()
+    rows, columns = image_size
+    if foreground is None:
+        top = (draw[2] * (rows - height + 1)).long()
+        left = (draw[3] * (columns - width + 1)).long()
+    else:
+        allowed = (foreground > 0).flatten(1).float()  # (B, H * W)
+        allowed = torch.where(allowed.any(dim=1, keepdim=True), allowed, torch.ones_like(allowed))
+        # The largest of independent uniform numbers is equally likely at every allowed pixel.
+        lottery = torch.rand(batch, count, rows * columns, generator=generator, device=device)
+        centre = (lottery * allowed.unsqueeze(1)).argmax(dim=-1)
+        top = torch.minimum((centre // columns - height // 2).clamp_min(0), rows - height)
+        left = torch.minimum((centre % columns - width // 2).clamp_min(0), columns - width)
+    return torch.stack([top, left, height, width], dim=-1)

@@ -1,0 +1,221 @@
+"""Synthetic anomalies: patches of noise added to normal images."""
+
+__all__ = ["AnomalyParameters", "SyntheticAnomalies"]
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from anomalib_scrd.noise.fields import NOISE_KINDS, NoiseState, noise_field, sample_state
+from anomalib_scrd.noise.foreground import foreground_mask
+from anomalib_scrd.noise.patches import sample_rectangles
+
+
+class AnomalyParameters(NamedTuple):
+    """All that is random in the anomalies of a batch: apply it again and the same anomalies come out.
+
+    Attributes:
+        rectangles: (B, N, 4) int64: top, left, height, width in pixels.
+        strengths: (B, N) float32; 0 for a patch that its image does not have.
+        noise: State of the B * N fields.
+    """
+
+    rectangles: torch.Tensor
+    strengths: torch.Tensor
+    noise: NoiseState
+
+
+class SyntheticAnomalies:
+    """Adds ``strength * noise`` inside random rectangles (Li et al., ICLR 2025, section on synthetic anomalies).
+
+    Published: one rectangle of 10 to 31 pixels of 256, simplex noise of period 32 pixels, strength 0.2. Everything is
+    relative to the image, so that another input size means the same.
+
+    Args:
+        kind: ``simplex``, ``perlin`` or ``gaussian``.
+        strength: Factor of the noise in units of an image in [0, 1], at least 0, or a range (low, high).
+        size: Smallest and largest side of a rectangle relative to the image's, in (0, 1].
+        count: Rectangles per image, at least 1, or a range (low, high).
+        period: Period of the first octave relative to the image's height, above 0.
+        octaves: Number of octaves, at least 1.
+        persistence: Amplitude of an octave relative to the one before, above 0.
+        foreground: Whether rectangles are centred on the foreground only.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        kind: str = "simplex",
+        strength: float | Sequence[float] = 0.2,
+        size: Sequence[float] = (10 / 256, 31 / 256),
+        count: int | Sequence[int] = 1,
+        period: float = 32 / 256,
+        octaves: int = 6,
+        persistence: float = 0.6,
+        *,
+        foreground: bool = False,
+    ) -> None:
+        if kind not in NOISE_KINDS:
+            msg = f"noise must be one of {NOISE_KINDS}, got {kind!r}"
+            raise ValueError(msg)
+        self.kind = kind
+        self.strength = _range("noise_strength", strength, low=0.0)
+        self.size = _range("noise_size", size, low=0.0, high=1.0, open_low=True)
+        low, high = _range("noise_count", count, low=1)
+        if low != int(low) or high != int(high):
+            msg = f"noise_count must be whole numbers, got {count}"
+            raise ValueError(msg)
+        self.count = (int(low), int(high))
+        self.period = _range("noise_period", period, low=0.0, open_low=True)[0]
+        if isinstance(octaves, bool) or not isinstance(octaves, int) or octaves < 1:
+            msg = f"noise_octaves must be a whole number of at least 1, got {octaves!r}"
+            raise ValueError(msg)
+        self.octaves = octaves
+        self.persistence = _range("noise_persistence", persistence, low=0.0, open_low=True)[0]
+        self.foreground = bool(foreground)
+
+    def _sides(self, length: int) -> tuple[int, int]:
+        """Smallest and largest side in pixels along an axis of the image."""
+        low, high = (min(length, max(1, round(share * length))) for share in self.size)
+        return low, high
+
+    def sample(
+        self,
+        images_shape: Sequence[int],
+        *,
+        generator: torch.Generator,
+        foreground: torch.Tensor | None = None,
+    ) -> AnomalyParameters:
+        """Draw the anomalies of a batch.
+
+        Args:
+            images_shape: (B, C, H, W).
+            generator: Source of randomness; the result lies on its device.
+            foreground: (B, 1, H, W), see :func:`~anomalib_scrd.noise.patches.sample_rectangles`.
+
+        Returns:
+            All that is random.
+        """
+        batch, _, height, width = images_shape
+        number = self.count[1]
+        rectangles = sample_rectangles(
+            batch,
+            number,
+            (height, width),
+            self._sides(height),
+            self._sides(width),
+            generator,
+            foreground,
+        )
+        draw = torch.rand(batch, number, generator=generator, device=generator.device)
+        strengths = self.strength[0] + draw * (self.strength[1] - self.strength[0])
+        if self.count[0] < number:
+            draw = torch.rand(batch, 1, generator=generator, device=generator.device)
+            wanted = self.count[0] + (draw * (number - self.count[0] + 1)).long()
+            strengths = strengths * (torch.arange(number, device=generator.device) < wanted)
+        return AnomalyParameters(rectangles, strengths, sample_state(batch * number, self.octaves, generator))
+
+    def render(self, parameters: AnomalyParameters, images_shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw what is added to the images, in units of an image in [0, 1].
+
+        The noise is computed on a window of the largest possible rectangle, not on the whole image.
+
+        Args:
+            parameters: What to draw.
+            images_shape: (B, C, H, W).
+
+        Returns:
+            The additive anomaly (B, C, H, W), float32, zero outside the rectangles and summed where they overlap, and
+            where it lies, (B, 1, H, W), bool.
+        """
+        batch, channels, height, width = images_shape
+        number = parameters.rectangles.shape[1]
+        device = parameters.rectangles.device
+        window = self._sides(height)[1], self._sides(width)[1]
+        field = noise_field(
+            self.kind,
+            parameters.noise,
+            channels,
+            *window,
+            period=self.period * height,
+            persistence=self.persistence,
+        )  # (B * N, C, h, w)
+        field = field * parameters.strengths.view(-1, 1, 1, 1)
+
+        inside, index = [], []
+        for axis, length in enumerate((height, width)):
+            start, extent = (parameters.rectangles[..., axis + offset].view(-1, 1) for offset in (0, 2))
+            position = torch.arange(length, device=device) - start  # (B * N, length)
+            inside.append((position >= 0) & (position < extent))
+            index.append(position.clamp(0, window[axis] - 1))
+        field = field.gather(2, index[0][:, None, :, None].expand(-1, channels, -1, window[1]))
+        field = field.gather(3, index[1][:, None, None, :].expand(-1, channels, height, -1))
+        mask = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)  # (B * N, H, W)
+        anomaly = (field * mask.unsqueeze(1)).view(batch, number, channels, height, width).sum(dim=1)
+        present = (mask & (parameters.strengths.view(-1, 1, 1) != 0)).view(batch, number, height, width)
+        return anomaly, present.any(dim=1, keepdim=True)
+
+    @staticmethod
+    def apply(images: torch.Tensor, anomaly: torch.Tensor, std: torch.Tensor | None = None) -> torch.Tensor:
+        """Add a drawn anomaly to images, without clipping.
+
+        Args:
+            images: (B, C, H, W), in [0, 1] or normalised.
+            anomaly: (B, C, H, W), in units of an image in [0, 1].
+            std: (C,) standard deviation by which the images were divided; None where they were not.
+
+        Returns:
+            (B, C, H, W) in the images' precision.
+        """
+        if std is not None:
+            anomaly = anomaly / std.to(anomaly.device).view(1, -1, 1, 1)
+        return (images.float() + anomaly).to(images.dtype)
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        *,
+        generator: torch.Generator,
+        std: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw and add fresh anomalies.
+
+        Args:
+            images: (B, C, H, W), in [0, 1] or normalised, on the generator's device.
+            generator: Source of randomness.
+            std: (C,) standard deviation by which the images were divided; None where they were not.
+
+        Returns:
+            The images with anomalies, and where these are, (B, 1, H, W), bool.
+        """
+        foreground = foreground_mask(images) if self.foreground else None
+        parameters = self.sample(images.shape, generator=generator, foreground=foreground)
+        anomaly, mask = self.render(parameters, images.shape)
+        return self.apply(images, anomaly, std), mask
+
+
+def _range(
+    name: str,
+    value: Any,  # noqa: ANN401  # numbers or sequences, as YAML gives them
+    *,
+    low: float,
+    high: float = math.inf,
+    open_low: bool = False,
+) -> tuple[float, float]:
+    """A number, or two in order, as two floats within bounds."""
+    values = [value, value] if isinstance(value, (int, float)) else list(value)
+    allowed = f"{'above' if open_low else 'at least'} {low}" + ("" if high == math.inf else f" and at most {high}")
+    fits = (
+        len(values) == 2  # noqa: PLR2004
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+        and (values[0] > low if open_low else values[0] >= low)
+        and values[0] <= values[1] <= high
+    )
+    if not fits:
+        msg = f"{name} must be a number {allowed}, or two of them in order, got {value!r}"
+        raise ValueError(msg)
+    return float(values[0]), float(values[1])

@@ -1,0 +1,208 @@
+"""Patches, foreground, seeds, and adding anomalies to images: closed forms and invariants."""
+
+import pytest
+import torch
+
+from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.noise.foreground import foreground_mask
+from anomalib_scrd.noise.patches import sample_rectangles
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=generator(99))
+
+
+def test_no_strength_is_the_identity() -> None:
+    x = images(3, 3, 40, 30)
+    noisy, mask = SyntheticAnomalies(strength=0.0)(x, generator=generator())
+    assert torch.equal(noisy, x)
+    assert not mask.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (4, 1, 33, 71), (2, 5, 100, 40)])
+@pytest.mark.parametrize("kind", ["simplex", "perlin", "gaussian"])
+def test_changes_lie_in_the_rectangles(shape: tuple, kind: str) -> None:
+    anomalies = SyntheticAnomalies(kind, strength=0.5, size=(0.1, 0.4), count=2)
+    parameters = anomalies.sample(shape, generator=generator())
+    anomaly, mask = anomalies.render(parameters, shape)
+    expected = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.bool)
+    for image, rectangles in enumerate(parameters.rectangles.tolist()):
+        for top, left, height, width in rectangles:
+            assert top >= 0
+            assert left >= 0
+            assert top + height <= shape[2]
+            assert left + width <= shape[3]
+            expected[image, 0, top : top + height, left : left + width] = True
+    assert torch.equal(mask, expected)
+    assert (anomaly[~expected.expand_as(anomaly)] == 0).all()
+    assert (anomaly[expected.expand_as(anomaly)] != 0).float().mean() > 0.95
+
+
+def test_the_noise_in_a_rectangle_is_the_field() -> None:
+    """One patch: what is added equals strength times the field from its corner on."""
+    from anomalib_scrd.noise.fields import noise_field
+
+    anomalies = SyntheticAnomalies(strength=0.3, size=(0.2, 0.5))
+    shape = (3, 3, 40, 40)
+    parameters = anomalies.sample(shape, generator=generator())
+    anomaly, _ = anomalies.render(parameters, shape)
+    field = noise_field("simplex", parameters.noise, 3, 20, 20, period=5.0, persistence=0.6)
+    for image in range(3):
+        top, left, height, width = parameters.rectangles[image, 0].tolist()
+        torch.testing.assert_close(
+            anomaly[image, :, top : top + height, left : left + width], 0.3 * field[image, :, :height, :width]
+        )
+
+
+def test_published_sizes_reach_both_ends() -> None:
+    """10 to 31 pixels of 256, every value and both axes; half of that of 128."""
+    anomalies = SyntheticAnomalies()
+    sizes = anomalies.sample((4000, 3, 256, 256), generator=generator()).rectangles[..., 2:]
+    for axis in range(2):
+        counts = torch.bincount(sizes[..., axis].flatten(), minlength=32)
+        assert counts[:10].sum() == 0
+        assert len(counts) == 32
+        expected = 4000 / 22
+        assert ((counts[10:] - expected) ** 2 / expected).sum() < 50  # chi-square, 21 degrees of freedom
+    small = anomalies.sample((4000, 3, 128, 128), generator=generator()).rectangles[..., 2:]
+    assert (small.min(), small.max()) == (5, 16)
+
+
+def test_places_are_even() -> None:
+    rectangles = sample_rectangles(6000, 1, (12, 12), (3, 3), (3, 3), generator())
+    for axis in range(2):
+        counts = torch.bincount(rectangles[..., axis].flatten(), minlength=10).double()
+        assert len(counts) == 10
+        assert ((counts - 600) ** 2 / 600).sum() < 35
+
+
+def test_number_of_patches() -> None:
+    parameters = SyntheticAnomalies(count=(1, 3)).sample((3000, 3, 64, 64), generator=generator())
+    numbers = (parameters.strengths > 0).sum(dim=1)
+    assert torch.bincount(numbers, minlength=4)[1:].min() > 900
+    assert numbers.min() == 1
+
+
+def test_strength_range_and_linearity() -> None:
+    strengths = SyntheticAnomalies(strength=(0.1, 0.5)).sample((2000, 3, 64, 64), generator=generator()).strengths
+    assert strengths.min() == pytest.approx(0.1, abs=0.01)
+    assert strengths.max() == pytest.approx(0.5, abs=0.01)
+    x = torch.zeros(4, 3, 64, 64)
+    weak, _ = SyntheticAnomalies(strength=0.1)(x, generator=generator())
+    strong, _ = SyntheticAnomalies(strength=0.4)(x, generator=generator())
+    torch.testing.assert_close(strong, 4 * weak)
+
+
+def test_strength_is_in_units_of_the_image() -> None:
+    """Normalising after adding equals adding strength / std after normalising."""
+    anomalies, x = SyntheticAnomalies(strength=0.4), images(4, 3, 64, 64)
+    mean, std = torch.tensor([0.4, 0.5, 0.3]), torch.tensor([0.2, 0.25, 0.5])
+    before, _ = anomalies(x, generator=generator())
+    expected = (before - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    after, _ = anomalies((x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1), generator=generator(), std=std)
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_clipped() -> None:
+    noisy, _ = SyntheticAnomalies(strength=5.0, size=(0.9, 1.0))(torch.ones(2, 3, 32, 32), generator=generator())
+    assert noisy.max() > 1.5
+    assert noisy.min() < 0.5
+
+
+def test_seed_decides() -> None:
+    anomalies, x = SyntheticAnomalies(strength=0.3), images(2, 3, 64, 64)
+    first, _ = anomalies(x, generator=generator(1))
+    assert torch.equal(first, anomalies(x, generator=generator(1))[0])
+    assert not torch.equal(first, anomalies(x, generator=generator(2))[0])
+
+
+def test_every_image_and_step_is_fresh() -> None:
+    """The released generator gives every patch of a training the same corner of one field."""
+    anomalies, source = SyntheticAnomalies(size=(1.0, 1.0)), generator()
+    batches = torch.cat([anomalies(torch.zeros(4, 1, 32, 32), generator=source)[0] for _ in range(3)])
+    for first in range(12):
+        for second in range(first):
+            assert not torch.equal(batches[first], batches[second])
+
+
+def test_replay() -> None:
+    anomalies = SyntheticAnomalies(count=2)
+    parameters = anomalies.sample((2, 3, 64, 64), generator=generator())
+    assert torch.equal(anomalies.render(parameters, (2, 3, 64, 64))[0], anomalies.render(parameters, (2, 3, 64, 64))[0])
+
+
+def test_half_precision_is_kept() -> None:
+    x = images(2, 3, 64, 64)
+    full, _ = SyntheticAnomalies()(x, generator=generator())
+    for dtype in (torch.bfloat16, torch.float16):
+        noisy, _ = SyntheticAnomalies()(x.to(dtype), generator=generator())
+        assert noisy.dtype == dtype
+        torch.testing.assert_close(noisy.float(), full, atol=2e-2, rtol=2e-2)
+
+
+def test_foreground_of_a_phantom() -> None:
+    """A bright disc before a dark background, and its negative, with noise; scaling and shifting changes nothing."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    disc = (x.square() + y.square() < 0.5).float()
+    phantom = (0.8 * disc + 0.05 * images(64, 64)).expand(2, 3, 64, 64)
+    for picture in (phantom, 1 - phantom, 3 * phantom - 7):
+        mask = foreground_mask(picture)
+        assert mask.shape == (2, 1, 64, 64)
+        assert torch.equal(mask[0, 0].float(), disc)
+    assert not foreground_mask(torch.full((1, 3, 8, 8), 0.3)).any()
+
+
+def test_patches_keep_to_the_foreground() -> None:
+    mask = torch.zeros(500, 1, 64, 64)
+    mask[:, :, 20:40, 30:50] = 1
+    rectangles = sample_rectangles(500, 2, (64, 64), (4, 9), (4, 9), generator(), foreground=mask)
+    centres = rectangles[..., :2] + rectangles[..., 2:] // 2
+    assert (centres[..., 0].min(), centres[..., 0].max()) == (20, 39)
+    assert (centres[..., 1].min(), centres[..., 1].max()) == (30, 49)
+    anywhere = sample_rectangles(500, 1, (64, 64), (4, 4), (4, 4), generator(), foreground=torch.zeros(500, 1, 64, 64))
+    assert anywhere[..., 0].min() < 6
+    assert anywhere[..., 0].max() > 54
+
+
+def test_step_generator_depends_on_all_it_is_given() -> None:
+    def draw(*arguments: int) -> list[float]:
+        return torch.rand(4, generator=step_generator(*arguments)).tolist()
+
+    assert draw(1, 2, 3) == draw(1, 2, 3)
+    states = [step_generator(s, n, r).initial_seed() for s in range(6) for n in range(50) for r in range(4)]
+    assert len(set(states)) == len(states)
+    assert step_generator(2**63 - 1, 10**9).initial_seed() < 2**63
+
+
+def test_compiles_without_a_break() -> None:
+    anomalies = SyntheticAnomalies(size=(0.2, 0.5), octaves=2)
+    parameters = anomalies.sample((2, 3, 32, 32), generator=generator())
+    compiled = torch.compile(lambda p: anomalies.render(p, (2, 3, 32, 32)), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(parameters)[0], anomalies.render(parameters, (2, 3, 32, 32))[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "pink"}, r"noise must be one of .*'pink'"),
+        ({"strength": -0.1}, r"noise_strength .* at least 0.0, .*-0.1"),
+        ({"strength": (0.4, 0.2)}, r"noise_strength .*in order.*\(0.4, 0.2\)"),
+        ({"size": (0.0, 0.5)}, r"noise_size .*above 0.0 and at most 1.0"),
+        ({"size": (0.5, 1.2)}, r"noise_size .*at most 1.0.*1.2"),
+        ({"size": [0.1, 0.2, 0.3]}, "noise_size"),
+        ({"count": 0}, "noise_count .*at least 1"),
+        ({"count": 1.5}, "whole numbers, got 1.5"),
+        ({"period": 0.0}, "noise_period"),
+        ({"octaves": 0}, "noise_octaves .*got 0"),
+        ({"octaves": 2.5}, "noise_octaves .*got 2.5"),
+        ({"persistence": -1.0}, "noise_persistence"),
+        ({"strength": float("nan")}, "noise_strength"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SyntheticAnomalies(**arguments)

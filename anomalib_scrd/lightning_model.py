@@ -28,6 +28,7 @@ from anomalib_scrd.registration import register
 from anomalib_scrd.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
 from anomalib_scrd.score import ScoreKind
+from anomalib_scrd.standardisation import FeatureScaling
 from anomalib_scrd.torch_model import BlockChoice, ScaleAwareCRDModel
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ScaleAwareCRD(AnomalibModule):
         restore_weight: Weight of the same distance with the student fed by the noisy image; above 0 it costs a second
             pass of the student.
         contrast_weight: Weight of the published ratio pull / push.
+        feature_scaling: Standardisation of the teacher's channels on normal images: channel or none (published).
         scale_adaptation: Weights of the scales: adaptive, published or uniform.
         calibration: Standardisation of the scales on normal images: position, scale or none.
         merge: Map from the scales: max or mean (published).
@@ -105,6 +107,7 @@ class ScaleAwareCRD(AnomalibModule):
         pull_weight: float = 1.0,
         restore_weight: float = 1.0,
         contrast_weight: float = 0.1,
+        feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
         merge: MergeMode = "max",
@@ -121,11 +124,11 @@ class ScaleAwareCRD(AnomalibModule):
         noise_persistence: float = 0.6,
         noise_foreground: bool = False,
         noise_seed: int | None = None,
-        learning_rate: float = 1e-3,
-        betas: Sequence[float] = (0.5, 0.999),
+        learning_rate: float = 5e-3,
+        betas: Sequence[float] = (0.9, 0.999),
         weight_decay: float = 0.0,
-        schedule: Literal["none", "cosine"] = "none",
-        warmup_steps: int = 0,
+        schedule: Literal["none", "cosine"] = "cosine",
+        warmup_steps: int = 50,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -176,6 +179,7 @@ class ScaleAwareCRD(AnomalibModule):
             pre_trained=pre_trained,
             student_block=student_block,
             student_depth=student_depth,
+            feature_scaling=feature_scaling,
             scale_adaptation=scale_adaptation,
             calibration=calibration,
             merge=merge,

@@ -17,6 +17,7 @@ from anomalib_scrd.calibration import CalibrationMode, DistanceCalibration
 from anomalib_scrd.distance import position_distance
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
 from anomalib_scrd.score import SCORES, ScoreKind, image_score
+from anomalib_scrd.standardisation import FEATURE_SCALINGS, ChannelStandardisation, FeatureScaling
 from anomalib_scrd.student import Student
 from anomalib_scrd.teacher import Teacher
 
@@ -61,6 +62,8 @@ class ScaleAwareCRDModel(nn.Module):
         student_depth: Blocks per scale, coarsest scale first, or one number for all. None: (3, 4, 6, 6, ...) for
             bottleneck blocks as in RD4AD, 1 for the others. The first number also counts for the
             bottleneck.
+        feature_scaling: ``channel`` for standardised features of the teacher, see
+            :class:`~anomalib_scrd.standardisation.ChannelStandardisation`, or ``none`` (published).
         scale_adaptation: See :class:`~anomalib_scrd.scale_adaptation.ScaleAdaptation`.
         calibration: See :class:`~anomalib_scrd.calibration.DistanceCalibration`.
         merge: See :class:`~anomalib_scrd.anomaly_map.AnomalyMap`.
@@ -80,6 +83,7 @@ class ScaleAwareCRDModel(nn.Module):
         pre_trained: bool | str | Path = True,
         student_block: BlockChoice = "auto",
         student_depth: int | Sequence[int] | None = None,
+        feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
         merge: MergeMode = "max",
@@ -91,6 +95,9 @@ class ScaleAwareCRDModel(nn.Module):
         super().__init__()
         if score not in SCORES:
             msg = f"score must be one of {SCORES}, got {score!r}"
+            raise ValueError(msg)
+        if feature_scaling not in FEATURE_SCALINGS:
+            msg = f"feature_scaling must be one of {FEATURE_SCALINGS}, got {feature_scaling!r}"
             raise ValueError(msg)
         if not 0 < top_k <= 1:
             msg = f"top_k must lie in (0, 1], got {top_k}"
@@ -109,6 +116,7 @@ class ScaleAwareCRDModel(nn.Module):
         _check_block(student_block)
         self.teacher = Teacher(backbone, layers, pre_trained)
         channels, strides = self.teacher.channels, self.teacher.strides
+        self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
         block = _resolve_block(student_block, channels)
         depth = _resolve_depth(student_depth, block, len(channels))
         self.bottleneck = Bottleneck(channels, strides, block=block, depth=depth[0])
@@ -118,7 +126,7 @@ class ScaleAwareCRDModel(nn.Module):
             strides,
             in_channels=self.bottleneck.out_channels,
             in_stride=self.bottleneck.stride,
-            non_negative=self.teacher.non_negative,
+            non_negative=[relu and self.standardise is None for relu in self.teacher.non_negative],
             block=block,
             depth=depth,
         )
@@ -169,12 +177,14 @@ class ScaleAwareCRDModel(nn.Module):
         """Extract what the loss needs and let the calibration see the clean images; arguments as in ``forward``."""
         batch = images.shape[0]
         noisy = restored = None
-        if noisy_images is None:
-            clean = self.teacher(images)
-        else:
-            # One pass of the teacher over both: the same work in larger pieces.
-            both = self.teacher(torch.cat([images, noisy_images]))
-            clean, noisy = [f[:batch] for f in both], [f[batch:] for f in both]
+        # One pass of the teacher over both: the same work in larger pieces.
+        both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
+        if self.standardise is not None:
+            self.standardise.update([f[:batch] for f in both])
+            both = self.standardise(both)
+        clean = [f[:batch] for f in both]
+        if noisy_images is not None:
+            noisy = [f[batch:] for f in both]
         if restore and noisy is not None:
             embedding, outputs = self._decode(both)
             student, restored = [f[:batch] for f in outputs], [f[batch:] for f in outputs]
@@ -188,6 +198,8 @@ class ScaleAwareCRDModel(nn.Module):
     def predict(self, images: torch.Tensor) -> InferenceBatch:
         """Anomaly map and score of images, (B, 3, H, W)."""
         clean = self.teacher(images)
+        if self.standardise is not None:
+            clean = self.standardise(clean)
         embedding, student = self._decode(clean)
         distances = self._distances(clean, student, self.scale_adaptation(embedding))
         anomaly_map = self.anomaly_map(self.calibration(distances), images.shape[-2:])

@@ -10,6 +10,7 @@ from anomalib.models import get_model
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, Trainer
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
@@ -21,6 +22,7 @@ PUBLISHED = {
     "pull_weight": 0,
     "restore_weight": 0,
     "contrast_weight": 1,
+    "feature_scaling": "none",
     "scale_adaptation": "published",
     "calibration": "none",
     "score": "mean",
@@ -71,7 +73,7 @@ def test_no_length_means_the_published_one(
 
     monkeypatch.setattr(module, "end_by_itself", lambda trainer: end_by_itself(trainer, 5))
     engine = build_engine(tmp_path, limit_val_batches=0)
-    engine.fit(build_model(), datamodule=tiny_data())
+    engine.fit(build_model(schedule="none"), datamodule=tiny_data())
     assert engine.trainer.global_step == 5
     assert DEFAULT_STEPS == 40_000
 
@@ -89,13 +91,15 @@ def test_lengths_that_are_left_alone(arguments: dict) -> None:
 def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path: Path) -> None:
     """Weights, batch norm, calibration and the sequence of synthetic anomalies go on where they stopped."""
 
-    def data() -> object:
-        return tiny_data(train_batch_size=12)  # one batch an epoch: no shuffling to restore
+    data = tiny_data()
+    data.setup()
+    # in order: the shuffling is Lightning's to restore, the synthetic anomalies are this model's
+    loader = DataLoader(data.train_data, batch_size=4, shuffle=False, collate_fn=data.train_data.collate_fn)
 
     def fit(folder: str, steps: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
         engine = build_engine(tmp_path / folder, max_steps=steps, limit_val_batches=0)
-        model = build_model(noise_seed=7, schedule="none")
-        engine.fit(model, datamodule=data(), ckpt_path=checkpoint)
+        model = build_model(noise_seed=7, schedule="none", learning_rate=1e-3)
+        engine.fit(model, train_dataloaders=loader, ckpt_path=checkpoint)
         return model, engine.best_model_path
 
     whole, _ = fit("whole", 6)

@@ -45,7 +45,7 @@ def test_the_noisy_image_goes_through_the_teacher_only() -> None:
         torch.testing.assert_close(a, b)
     for name, value in first.state_dict().items():
         torch.testing.assert_close(value, second.state_dict()[name], msg=name)
-    for a, b in zip(with_noise.noisy, second.teacher(noisy), strict=True):
+    for a, b in zip(with_noise.noisy, second.standardise(second.teacher(noisy)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
@@ -149,6 +149,7 @@ def test_too_small_images_are_refused() -> None:
         ({"score": "median"}, "score must be one of"),
         ({"top_k": 0.0}, r"top_k must lie in \(0, 1\], got 0"),
         ({"level": 1.5}, r"level must lie in \[0, 1\], got 1.5"),
+        ({"feature_scaling": "whiten"}, "feature_scaling must be one of"),
         ({"merge": "sum"}, "merge must be one of"),
         ({"sigma": -1.0}, "sigma must be at least 0"),
         ({"student_block": "dense"}, "student_block must be one of"),

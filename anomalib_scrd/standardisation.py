@@ -1,0 +1,73 @@
+"""Brings the channels of the teacher's features to one scale."""
+
+__all__ = ["FEATURE_SCALINGS", "ChannelStandardisation"]
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+FeatureScaling = Literal["channel", "none"]
+FEATURE_SCALINGS = ("channel", "none")
+_MIN_VARIANCE = 1e-10
+
+
+class ChannelStandardisation(nn.Module):
+    """Subtracts the mean of every channel over normal images and divides by its standard deviation.
+
+    A cosine listens to the channels with large values, and a backbone gives some channels a hundred times the values of
+    others, and a large mean on top, which teacher and student then agree on whatever the image shows. Standardised,
+    every channel counts the same and only what varies is compared.
+
+    The statistics are those of the first training batches, which are normal, and fixed after them: the student's target
+    must not move. No pass over the data of its own is needed.
+
+    Args:
+        channels: Channels of the scales, finest first.
+        batches: Number of batches that count, at least 1.
+    """
+
+    seen: torch.Tensor
+
+    def __init__(self, channels: Sequence[int], batches: int = 32) -> None:
+        super().__init__()
+        self.batches = batches
+        self.num_scales = len(channels)
+        self.register_buffer("seen", torch.zeros(()))
+        for scale, count in enumerate(channels):
+            self.register_buffer(f"mean_{scale}", torch.zeros(count))
+            self.register_buffer(f"square_{scale}", torch.ones(count))
+
+    @torch.no_grad()
+    def update(self, features: Sequence[torch.Tensor]) -> None:
+        """Take a batch of normal images into account, unless enough were seen.
+
+        Args:
+            features: The teacher's features, one (B, C_k, H_k, W_k) per scale.
+        """
+        # A rate of zero instead of a branch: no value has to travel to the host.
+        self.seen += 1
+        rate = torch.where(self.seen <= self.batches, 1 / self.seen, torch.zeros_like(self.seen))
+        for scale, feature in enumerate(features):
+            feature = feature.float()  # noqa: PLW2901
+            self.get_buffer(f"mean_{scale}").lerp_(feature.mean(dim=(0, 2, 3)), rate)
+            self.get_buffer(f"square_{scale}").lerp_(feature.square().mean(dim=(0, 2, 3)), rate)
+
+    def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Standardise features; nothing changes before the first update.
+
+        Args:
+            features: One (B, C_k, H_k, W_k) per scale.
+
+        Returns:
+            The same shapes and precision.
+        """
+        result = []
+        for scale, feature in enumerate(features):
+            mean = self.get_buffer(f"mean_{scale}")
+            variance = self.get_buffer(f"square_{scale}") - mean.square()
+            factor = variance.clamp_min(_MIN_VARIANCE).rsqrt().view(1, -1, 1, 1)
+            offset = -mean.view(1, -1, 1, 1) * factor
+            result.append(feature * factor.to(feature.dtype) + offset.to(feature.dtype))
+        return result

@@ -14,9 +14,7 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def step_generator(
-    seed: int, step: int, rank: int = 0, device: torch.device | str | None = "cpu"
-) -> torch.Generator:
+def step_generator(seed: int, step: int, rank: int = 0, device: torch.device | str | None = "cpu") -> torch.Generator:
     """A generator that depends on seed, step and process alone.
 
     A resumed run draws in step n what the uninterrupted one drew there, and processes of one run draw differently.

@@ -23,9 +23,8 @@ _UNSKEW = 1.0 / 6.0
 _RADIUS = 0.6
 _NORMAL = 32.0  # brings the sum over the four corners into [-1, 1]
 
-def _corner(
-    x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, mixed: torch.Tensor
-) -> torch.Tensor:
+
+def _corner(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
     """What one corner adds: a gradient along one of the twelve edges of a cube, faded to zero at the radius."""
     bits = hash_lattice(mixed)
     kind = bits & 12
@@ -73,5 +72,3 @@ def simplex(z: torch.Tensor, y: torch.Tensor, x: torch.Tensor, seed: torch.Tenso
     last = 3 * _UNSKEW - 1
     mixed = (a + PRIMES[0]) ^ (b + PRIMES[1]) ^ (c + PRIMES[2]) ^ seed
     return AMPLITUDE * _NORMAL * (total + _corner(x + last, y + last, z + last, mixed))
-
-

@@ -96,15 +96,15 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path:
     # in order: the shuffling is Lightning's to restore, the synthetic anomalies are this model's
     loader = DataLoader(data.train_data, batch_size=4, shuffle=False, collate_fn=data.train_data.collate_fn)
 
-    def fit(folder: str, steps: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
-        engine = build_engine(tmp_path / folder, max_steps=steps, limit_val_batches=0)
+    def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
+        engine = build_engine(tmp_path / folder, max_epochs=epochs, limit_val_batches=0)
         model = build_model(noise_seed=7, schedule="none", learning_rate=1e-3)
         engine.fit(model, train_dataloaders=loader, ckpt_path=checkpoint)
         return model, engine.best_model_path
 
-    whole, _ = fit("whole", 6)
-    _, checkpoint = fit("half", 3)
-    resumed, _ = fit("rest", 6, checkpoint)
+    whole, _ = fit("whole", 2)
+    _, checkpoint = fit("half", 1)
+    resumed, _ = fit("rest", 2, checkpoint)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=2e-3, atol=2e-4, equal_nan=True, msg=name)
     assert resumed._batches_seen == 6  # noqa: SLF001

@@ -94,10 +94,7 @@ def test_octaves_add_up() -> None:
         expected = sum(
             0.5**o
             * simplex_slow(
-                *(
-                    float(state.offsets[n, o, axis]) + 2**o * step / 6.0
-                    for axis, step in enumerate((c, i, j))
-                ),
+                *(float(state.offsets[n, o, axis]) + 2**o * step / 6.0 for axis, step in enumerate((c, i, j))),
                 int(state.seeds[n, o]),
             )
             for o in range(3)
@@ -149,8 +146,7 @@ def test_moments_are_those_of_opensimplex() -> None:
         opensimplex.seed(seed)
         fields.append(
             sum(
-                0.6**o
-                * opensimplex.noise3array(*[(np.arange(n) * 2**o / 32) + 50 * o + 0.37 for n in (24, 24, 3)])
+                0.6**o * opensimplex.noise3array(*[(np.arange(n) * 2**o / 32) + 50 * o + 0.37 for n in (24, 24, 3)])
                 for o in range(6)
             ),
         )

@@ -1,0 +1,109 @@
+"""Data module of the seven sets of the MedIAnomaly benchmark."""
+
+__all__ = ["MedIAnomaly", "MedIAnomalyDataset"]
+
+from pathlib import Path
+
+from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from pandas import DataFrame
+from torchvision.transforms.v2 import Transform
+
+from anomalib_scrd.data.layouts import find_set, read_set
+from anomalib_scrd.data.reading import NamesUnreadableFiles, check_images
+from anomalib_scrd.data.validation import RepeatableDataModule
+
+
+class MedIAnomalyDataset(NamesUnreadableFiles):
+    """Images of one split of one set.
+
+    Args:
+        samples: Table of the whole set, from ``read_set``.
+        category: Name of the set.
+        split: Which split to take.
+        augmentations: Augmentations of the images.
+    """
+
+    def __init__(
+        self,
+        samples: DataFrame,
+        category: str,
+        split: Split,
+        augmentations: Transform | None = None,
+    ) -> None:
+        super().__init__(augmentations=augmentations)
+        self.category = category
+        self.samples = samples[samples.split == split.value].reset_index(drop=True)
+
+
+class MedIAnomaly(RepeatableDataModule):
+    """One of the seven sets of MedIAnomaly (Cai et al., arXiv 2404.04518), with its published split.
+
+    Training takes normal images only. Sets without masks are classification tasks (all but BraTS2021). Images are
+    read by anomalib: 8 bits, grey ones as three equal channels.
+
+    The release has no validation images. By default a tenth of the training images is held out and half of them get
+    anomalib's synthetic anomalies, so that thresholds and normalisation do not come from the test set; with ``none``
+    all of them are trained on, and nothing is thresholded or normalised.
+
+    Opening the headers of all files at set-up finds missing, empty and foreign ones before the training; a file that
+    is damaged further on is named when it is read.
+
+    Args:
+        name: RSNA, VinCXR, BrainTumor, LAG, ISIC2018_Task3 (or ISIC2018), Camelyon16 or BraTS2021.
+        root: Folder that holds the folder of the set, or that folder itself.
+        train_batch_size: Batch size in training.
+        eval_batch_size: Batch size in validation, test and prediction.
+        num_workers: Worker processes of the data loaders.
+        train_augmentations: Augmentations of the training images.
+        val_augmentations: Augmentations of the validation images.
+        test_augmentations: Augmentations of the test images.
+        augmentations: Augmentations of all images that have none of their own.
+        val_split_mode: ``synthetic`` (described above), ``from_train`` (held-out normal images as they are),
+            ``from_test`` (part of the test images, which then leave the test set), ``same_as_test`` or ``none``.
+        val_split_ratio: Share of the training or test images that goes to validation, in (0, 1).
+        seed: Seed of the split and of the synthetic anomalies; None draws afresh each time.
+
+    Raises:
+        ValueError: If there is no set of this name, or the validation mode is ``from_dir``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: Path | str = "./datasets/MedIAnomaly",
+        train_batch_size: int = 16,
+        eval_batch_size: int = 16,
+        num_workers: int = 8,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SYNTHETIC,
+        val_split_ratio: float = 0.1,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            test_split_mode=TestSplitMode.FROM_DIR,
+            seed=seed,
+        )
+        if self.val_split_mode == ValSplitMode.FROM_DIR:
+            allowed = [mode.value for mode in ValSplitMode if mode != ValSplitMode.FROM_DIR]
+            msg = f"val_split_mode must be one of {allowed} (the release has no validation folder), got 'from_dir'"
+            raise ValueError(msg)
+        self.root = Path(root)
+        self.category = find_set(name)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        samples = read_set(self.category, self.root)
+        check_images([*samples.image_path, *(path for path in samples.mask_path if path)])
+        self.train_data = MedIAnomalyDataset(samples, self.category, Split.TRAIN)
+        self.test_data = MedIAnomalyDataset(samples, self.category, Split.TEST)

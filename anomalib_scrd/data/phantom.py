@@ -1,0 +1,137 @@
+"""Data module that draws its own images."""
+
+__all__ = ["PhantomSlices"]
+
+import logging
+from pathlib import Path
+
+from anomalib.data.datasets.image.folder import FolderDataset
+from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
+from torchvision.transforms.v2 import Transform
+
+from anomalib_scrd.data.phantom_drawing import LESION_SIZES
+from anomalib_scrd.data.phantom_files import PhantomSpec, is_drawn, write_phantoms
+from anomalib_scrd.data.validation import RepeatableDataModule
+
+logger = logging.getLogger(__name__)
+
+
+class PhantomSlices(RepeatableDataModule):
+    """Drawn axial head slices with lesions of three sizes and their masks, for trying things out without data.
+
+    The slices are synthetic: a score on them shows that an installation works and says nothing about real images.
+    They are drawn once and kept as 8-bit grey PNG files: ``train/good``, ``valid/{good,small,medium,large}``,
+    ``test/{good,small,medium,large}``, masks in ``valid_ground_truth`` and ``ground_truth``. Other parameters or
+    missing files draw them anew; the same parameters and seed give the same files.
+
+    Validation takes the slices of ``valid``, which are in neither the training nor the test set: thresholds and
+    normalisation come from there, and no test slice takes part.
+
+    Args:
+        root: Folder for the drawn files; new, empty or drawn by this class before. Paths with a component that starts
+            with a dot work, but anomalib warns about hidden files.
+        image_size: Height and width in pixels, or one number for both; 32 or more.
+        n_train: Number of healthy training slices.
+        n_val_good: Number of healthy validation slices.
+        n_val_lesions: Number of validation slices for each of the three sizes of lesion.
+        n_test_good: Number of healthy test slices.
+        n_test_lesions: Number of test slices for each of the three sizes of lesion.
+        train_batch_size: Batch size in training.
+        eval_batch_size: Batch size in validation, test and prediction.
+        num_workers: Worker processes of the data loaders; reading these small files needs none.
+        train_augmentations: Augmentations of the training images.
+        val_augmentations: Augmentations of the validation images.
+        test_augmentations: Augmentations of the test images.
+        augmentations: Augmentations of all images that have none of their own.
+        val_split_mode: ``from_dir`` (the drawn validation slices), ``synthetic`` (anomalib's synthetic anomalies on
+            some training slices), ``from_train``, ``from_test``, ``same_as_test`` or ``none``.
+        val_split_ratio: Share of the images that go to validation where they are taken from another set.
+        seed: Seed of the slices and of the splits, 0 or more.
+
+    Raises:
+        ValueError: If a number is out of its range, naming it.
+    """
+
+    def __init__(
+        self,
+        root: Path | str = "./datasets/PhantomSlices",
+        image_size: int | tuple[int, int] = (128, 128),
+        n_train: int = 150,
+        n_val_good: int = 24,
+        n_val_lesions: int = 8,
+        n_test_good: int = 40,
+        n_test_lesions: int = 20,
+        train_batch_size: int = 16,
+        eval_batch_size: int = 16,
+        num_workers: int = 0,
+        train_augmentations: Transform | None = None,
+        val_augmentations: Transform | None = None,
+        test_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        val_split_mode: ValSplitMode | str = ValSplitMode.FROM_DIR,
+        val_split_ratio: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            val_augmentations=val_augmentations,
+            test_augmentations=test_augmentations,
+            augmentations=augmentations,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            test_split_mode=TestSplitMode.FROM_DIR,
+            seed=seed,
+        )
+        self.root = Path(root)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.spec = PhantomSpec(
+            height=height,
+            width=width,
+            n_train=n_train,
+            n_val_good=n_val_good,
+            n_val_lesions=n_val_lesions,
+            n_test_good=n_test_good,
+            n_test_lesions=n_test_lesions,
+            seed=seed,
+        )
+        self._told = False
+
+    def prepare_data(self) -> None:
+        """Draw the slices unless they are there, and say once that they are drawn.
+
+        Raises:
+            ValueError: If ``root`` holds anything that was not drawn by this class.
+        """
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "PhantomSlices: the images are drawn, not measured. Scores on them show that the installation works "
+                "and say nothing about real data. Files: %s",
+                self.root,
+            )
+        if not is_drawn(self.root, self.spec):
+            write_phantoms(self.root, self.spec)
+
+    def _setup(self, _stage: str | None = None) -> None:
+        if not is_drawn(self.root, self.spec):  # for callers that skip prepare_data
+            self.prepare_data()
+        self.train_data = self._folder("test", Split.TRAIN)
+        self.test_data = self._folder("test", Split.TEST)
+        if self.val_split_mode == ValSplitMode.FROM_DIR:
+            self.val_data = self._folder("valid", Split.TEST)
+
+    def _folder(self, part: str, split: Split) -> FolderDataset:
+        """Training slices, or all slices of ``test`` or ``valid``."""
+        masks = "ground_truth" if part == "test" else "valid_ground_truth"
+        return FolderDataset(
+            name=self.name,
+            root=self.root,
+            normal_dir="train/good",
+            normal_test_dir=f"{part}/good",
+            abnormal_dir=[f"{part}/{kind}" for kind in LESION_SIZES],
+            mask_dir=[f"{masks}/{kind}" for kind in LESION_SIZES],
+            split=split,
+        )

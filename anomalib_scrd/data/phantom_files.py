@@ -1,0 +1,171 @@
+"""A folder of drawn phantom slices: its layout, its seal, and how it comes to be whole or not at all."""
+
+__all__ = ["SEAL", "PhantomSpec", "is_drawn", "write_phantoms"]
+
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomalib_scrd.data.phantom_drawing import LESION_SIZES, draw_slices, sample_anatomy, sample_lesions
+
+SEAL = "phantom_slices.json"
+"""File that holds the parameters of a finished folder."""
+
+_VERSION = 1  # raise it when the same parameters draw other pictures
+_CHUNK = 8  # heads drawn at once: bounds the memory, and part of what a seed means
+
+
+@dataclass(frozen=True)
+class PhantomSpec:
+    """Everything that the pictures depend on.
+
+    Args:
+        height: Image height in pixels, 32 or more.
+        width: Image width in pixels, 32 or more.
+        n_train: Healthy training slices, 1 or more.
+        n_val_good: Healthy validation slices.
+        n_val_lesions: Validation slices with a lesion, for each size of lesion.
+        n_test_good: Healthy test slices.
+        n_test_lesions: Test slices with a lesion, for each size of lesion.
+        seed: Seed of all pictures, 0 or more.
+
+    Raises:
+        ValueError: If a value is out of its range, naming it.
+    """
+
+    height: int
+    width: int
+    n_train: int
+    n_val_good: int
+    n_val_lesions: int
+    n_test_good: int
+    n_test_lesions: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        least = {"height": 32, "width": 32, "n_train": 1, "seed": 0}
+        for name, value in asdict(self).items():
+            low = least.get(name, 1)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                shown = f"image_size ({name})" if name in {"height", "width"} else name
+                msg = f"{shown} must be an integer of at least {low}, got {value!r}"
+                raise ValueError(msg)
+
+    def folders(self) -> Iterator[tuple[Path, Path | None, str | None, int, int]]:
+        """Yield each folder: images, masks, kind of lesion, number of slices, and its stream of random numbers.
+
+        The streams differ, so no head of one folder appears in another.
+        """
+        yield Path("train/good"), None, None, self.n_train, 0
+        for stream, split, good, lesions in (
+            (1, "valid", self.n_val_good, self.n_val_lesions),
+            (2, "test", self.n_test_good, self.n_test_lesions),
+        ):
+            yield Path(split, "good"), None, None, good, 10 * stream
+            masks = Path("ground_truth" if split == "test" else "valid_ground_truth")
+            for index, kind in enumerate(LESION_SIZES):
+                yield Path(split, kind), masks / kind, kind, lesions, 10 * stream + index + 1
+
+    def seal(self) -> dict[str, int]:
+        """What the seal of a finished folder holds."""
+        return {"version": _VERSION, **asdict(self)}
+
+
+def is_drawn(root: Path, spec: PhantomSpec) -> bool:
+    """Tell whether a folder holds exactly these slices, all of them.
+
+    Args:
+        root: The folder.
+        spec: What it should hold.
+
+    Returns:
+        True if the seal and the number of files in each folder fit.
+    """
+    if _read_seal(root) != spec.seal():
+        return False
+    for images, masks, _, count, _ in spec.folders():
+        for folder in (images, masks):
+            if folder is not None and sum(1 for _ in (root / folder).glob("*.png")) != count:
+                return False
+    return True
+
+
+def write_phantoms(root: Path, spec: PhantomSpec) -> None:
+    """Draw the slices into a new folder and put it in place of ``root`` when it is whole.
+
+    An interrupted drawing leaves ``root`` as it was. Two processes may draw the same folder at once.
+
+    Args:
+        root: Where the folder goes: a path that doesn't exist, an empty folder or one that was drawn before.
+        spec: What to draw.
+
+    Raises:
+        ValueError: If ``root`` holds anything that wasn't drawn here; it's left alone.
+    """
+    root = root.resolve()  # a link stays a link
+    if root.exists() and _read_seal(root) is None and (not root.is_dir() or any(root.iterdir())):
+        msg = (
+            f"root {str(root)!r} exists and wasn't drawn by PhantomSlices (it has no {SEAL}); "
+            "give a new or an empty folder"
+        )
+        raise ValueError(msg)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (root.parent / f".{root.name}-{kind}-{uuid.uuid4().hex[:8]}" for kind in ("new", "old"))
+    try:
+        _draw_into(fresh, spec)
+        if root.exists():
+            root.rename(old)
+        try:
+            fresh.rename(root)
+        except OSError:
+            if not is_drawn(root, spec):  # otherwise another process was faster, with the same pictures
+                raise
+    finally:
+        for folder in (fresh, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_seal(root: Path) -> dict[str, int] | None:
+    """Contents of the seal, None without one."""
+    try:
+        return dict(json.loads((root / SEAL).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _draw_into(root: Path, spec: PhantomSpec) -> None:
+    for images, masks, kind, count, stream in spec.folders():
+        (root / images).mkdir(parents=True)
+        if masks is not None:
+            (root / masks).mkdir(parents=True)
+        for first in range(0, count, _CHUNK):
+            drawn = _chunk(spec, kind, stream, first)
+            for index, (image, mask) in enumerate(zip(*drawn, strict=True), start=first):
+                if index == count:
+                    break
+                name = f"{index:05d}.png"
+                Image.fromarray(image.numpy()).save(root / images / name)
+                if masks is not None:
+                    Image.fromarray(mask.numpy()).save(root / masks / name)
+    (root / SEAL).write_text(json.dumps(spec.seal(), indent=2) + "\n", encoding="utf-8")
+
+
+def _chunk(spec: PhantomSpec, kind: str | None, stream: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slices and masks from ``first`` on, (8, H, W) each, 8 bit.
+
+    A chunk is always drawn whole and from a seed of its own, so asking for more slices leaves the earlier ones alone.
+    """
+    mixed = np.random.SeedSequence([spec.seed, stream, first]).generate_state(1)
+    generator = torch.Generator().manual_seed(int(mixed[0]))
+    anatomy = sample_anatomy(_CHUNK, generator)
+    lesions = None if kind is None else sample_lesions(_CHUNK, kind, generator)
+    image, mask = draw_slices(anatomy, spec.height, spec.width, generator, lesions)
+    return (image * 255).round().to(torch.uint8), mask.to(torch.uint8) * 255

@@ -2,11 +2,11 @@
 
 __all__ = [
     "BLOCK_KINDS",
-    "conv_norm_act",
-    "init_convolutions",
     "BlockKind",
     "ResidualBlock",
     "ResidualStage",
+    "conv_norm_act",
+    "init_convolutions",
     "match_size",
 ]
 

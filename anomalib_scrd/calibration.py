@@ -100,7 +100,7 @@ class DistanceCalibration(nn.Module):
             for scale, distance in enumerate(distances)
         ]
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # The maps' sizes come from the data, so a fresh module takes those of the checkpoint.
         for scale in range(self.num_scales if self.mode != "none" else 0):
             saved = state_dict.get(f"{prefix}mean_{scale}")

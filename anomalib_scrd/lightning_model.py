@@ -6,15 +6,13 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
@@ -230,7 +228,7 @@ class ScaleAwareCRD(AnomalibModule):
         std = normalisation_std(transform)
         self._image_std = None if std is None else std.to(self.device)
 
-    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """One step: synthetic anomalies, teacher on both images, student, loss.
 
         Args:
@@ -242,14 +240,14 @@ class ScaleAwareCRD(AnomalibModule):
             The loss, ().
         """
         del args, kwargs
-        noisy = None
+        images, noisy = cast("torch.Tensor", batch.image), None
         if self.loss.needs_noisy:
             generator = step_generator(
-                self.noise_seed or 0, self._batches_seen, rank=self.global_rank, device=batch.image.device
+                self.noise_seed or 0, self._batches_seen, rank=self.global_rank, device=images.device
             )
-            noisy, _ = self.synthetic_anomalies(batch.image, generator=generator, std=self._image_std)
+            noisy, _ = self.synthetic_anomalies(images, generator=generator, std=self._image_std)
         self._batches_seen += 1
-        features = self.model(batch.image, noisy, restore=self.loss.needs_restored)
+        features = self.model(images, noisy, restore=self.loss.needs_restored)
         terms = self.loss(
             features.clean,
             features.student,
@@ -257,17 +255,17 @@ class ScaleAwareCRD(AnomalibModule):
             noisy=features.noisy,
             restored=features.restored,
         )
-        self._log_terms(terms, batch_size=batch.image.shape[0])
+        self._log_terms(terms, batch_size=images.shape[0])
         return terms.total
 
-    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:  # noqa: ANN401
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch; the post-processor takes its thresholds from the result."""
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
 
     def _log_terms(self, terms: LossTerms, batch_size: int) -> None:
         self.log("train_loss", terms.total.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
-        if self.global_step % self.trainer.log_every_n_steps:
+        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
             return
         values: dict[str, torch.Tensor] = {}
         for name in ("pull", "push", "restore", "weights"):
@@ -281,7 +279,7 @@ class ScaleAwareCRD(AnomalibModule):
             values["ratio"] = terms.ratio
         self.log_dict(values, batch_size=batch_size)
 
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
         """Export to ONNX; arguments as in ``ExportMixin.to_onnx``.
 
         The exporter writes opset 18 in any case; asking for it spares the attempt, with its traceback, to convert the
@@ -309,13 +307,13 @@ class ScaleAwareCRD(AnomalibModule):
             self.hparams["pre_trained"] = state["pre_trained"]
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # noqa: ANN401
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # type: ignore[override]
         """Load a trained model; arguments as in ``AnomalibModule.load_from_checkpoint``.
 
         The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network.
         """
         kwargs.setdefault("pre_trained", False)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        return cast("ScaleAwareCRD", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -345,7 +343,7 @@ def normalisation_std(transform: Transform | None) -> torch.Tensor | None:
     return torch.stack(found).prod(dim=0) if found else None
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(value: Any) -> Any:
     """A sequence of any kind as a plain list; anything else as it is."""
     if value is None or isinstance(value, (str, int, float)):
         return value

@@ -4,6 +4,7 @@ __all__ = ["register", "register_now_or_later"]
 
 import sys
 from importlib import import_module
+from typing import Any
 
 from anomalib_scrd.startup import install
 
@@ -23,7 +24,8 @@ def register() -> None:
         return  # its import is what imported anomalib's models; it calls again when it is done
 
     # By name from sys.modules: this can run before the package `anomalib` has got its attributes.
-    models, data = import_module(_MODELS), import_module("anomalib.data")
+    models: Any = import_module(_MODELS)
+    data: Any = import_module("anomalib.data")
     from anomalib_scrd.data import MedIAnomaly, PhantomSlices
     from anomalib_scrd.lightning_model import ScaleAwareCRD
 

@@ -3,9 +3,11 @@
 __all__ = ["Teacher"]
 
 import difflib
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -53,13 +55,14 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         complete = _create(backbone)
-        info = {entry["module"]: entry for entry in complete.feature_info}
+        stages: Any = complete.feature_info
+        info = {entry["module"]: entry for entry in stages}
         self.layers = _check_layers(backbone, layers, info)
         indices = [list(info).index(layer) for layer in self.layers]
         self.channels = tuple(int(info[layer]["num_chs"]) for layer in self.layers)
         self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
 
-        features = {"features_only": True, "feature_cls": "getter", "out_indices": indices}
+        features: dict[str, Any] = {"features_only": True, "feature_cls": "getter", "out_indices": indices}
         file = pre_trained if isinstance(pre_trained, (str, Path)) else None
         if pre_trained is True:
             file = installed_weights(backbone)
@@ -68,7 +71,7 @@ class Teacher(nn.Module):
         else:
             self.backbone = timm.create_model(backbone, pretrained=False, **features)
             if file is not None:
-                network = self.backbone.model
+                network: nn.Module = self.backbone.get_submodule("model")
                 tensors = fit_state_dict(
                     read_state_dict(file), complete.state_dict(), network.state_dict(), source=repr(str(file))
                 )
@@ -144,7 +147,7 @@ def _check_layers(backbone: str, layers: Sequence[str] | None, info: dict[str, d
         msg = f"layers must name at least {_MIN_SCALES} feature maps, got {list(chosen)}; {backbone!r} has: {listed}"
         raise ValueError(msg)
     strides = [info[layer]["reduction"] for layer in chosen]
-    for finer, coarser in zip(strides, strides[1:], strict=False):
+    for finer, coarser in itertools.pairwise(strides):
         ratio = coarser // finer
         if coarser <= finer or coarser % finer or ratio & (ratio - 1):
             msg = (

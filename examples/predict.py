@@ -19,4 +19,5 @@ dataset = PredictDataset(folder)
 loader = DataLoader(dataset, batch_size=8, collate_fn=dataset.collate_fn)
 for batch in Engine().predict(model, dataloaders=loader) or []:
     for item in batch:
-        print(f"{item.pred_score.item():.4f}  {'anomalous' if item.pred_label.item() else 'normal':9s}  {item.image_path}")
+        label = "anomalous" if item.pred_label.item() else "normal"
+        print(f"{item.pred_score.item():.4f}  {label:9s}  {item.image_path}")

@@ -6,7 +6,6 @@ python examples/predict_openvino.py MODEL.xml IMAGES OUTPUT
 import sys
 from pathlib import Path
 
-import numpy as np
 from anomalib.data.utils import get_image_filenames
 from anomalib.deploy import OpenVINOInferencer
 from anomalib.visualization.image import visualize_anomaly_map

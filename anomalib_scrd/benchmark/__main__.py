@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if words and not words[0].startswith("-"):
         name = words.pop(0)
     if name not in COMMANDS:
-        print(f"unknown command {name!r}; there are: {', '.join(sorted(COMMANDS))}", file=sys.stderr)  # noqa: T201
+        print(f"unknown command {name!r}; there are: {', '.join(sorted(COMMANDS))}", file=sys.stderr)
         return 2
     return import_module(COMMANDS[name]).main(words)
 

@@ -46,7 +46,7 @@ class TimmReverseDistillation(ReverseDistillation):
         block: BlockKind = "basic",
         depth: Sequence[int] = (2, 2, 2, 2),
         non_negative: bool = False,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         # not ReverseDistillation's own constructor: it builds the parts that don't fit and stops
         AnomalibModule.__init__(self, **kwargs)

@@ -50,7 +50,7 @@ class PredictionCollector(Callback):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -122,7 +122,7 @@ class TrainingProgress(Callback):
         self.batches = 0
         self._next = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Count, and report if it is time."""
         del args, kwargs
         self.batches += 1

@@ -252,7 +252,7 @@ def _spec(cls: type[_Spec], place: str, arguments: dict[str, Any]) -> _Spec:
     return cls(**arguments)
 
 
-def expand_variables(value: Any, variables: dict[str, str]) -> Any:  # noqa: ANN401
+def expand_variables(value: Any, variables: dict[str, str]) -> Any:
     """Replace ``${NAME}`` in all strings of a nested structure.
 
     Args:

@@ -52,7 +52,7 @@ class PeakMemory:
         except (OSError, StopIteration):
             pass
         try:
-            import resource  # noqa: PLC0415  (not on Windows)
+            import resource
         except ImportError:
             return float("nan")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

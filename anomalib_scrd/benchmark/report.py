@@ -93,7 +93,7 @@ def write_figures(config: BenchmarkConfig) -> list[Path]:
     results = finished_results(config)
     if not any(result["status"] == "ok" for result in results):
         return []
-    from anomalib_scrd.benchmark.figures import draw_all  # noqa: PLC0415  (loads matplotlib)
+    from anomalib_scrd.benchmark.figures import draw_all
 
     return draw_all(config, results)
 

@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module
@@ -319,7 +320,7 @@ def _cases(collector: PredictionCollector, count: int, image_size: tuple[int, in
     }
 
 
-def _progress_writer(path: Path):  # noqa: ANN202
+def _progress_writer(path: Path) -> Callable[[int, int], None]:
     def report(done: int, planned: int) -> None:
         text = json.dumps({"done": done, "planned": planned})
         write_atomically(path, lambda file: file.write(text.encode()))

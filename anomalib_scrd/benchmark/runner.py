@@ -66,7 +66,7 @@ def _is_done(store: RunStore, run: RunSpec, config: BenchmarkConfig) -> bool:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
+    print(line, flush=True)
 
 
 class _Progress:
@@ -111,7 +111,7 @@ class _Progress:
 def _run_here(
     runs: list[RunSpec], config: BenchmarkConfig, store: RunStore, say: Callable[[str], None], command: str
 ) -> None:
-    from anomalib_scrd.benchmark.run import execute_and_store  # noqa: PLC0415  (loads torch and anomalib)
+    from anomalib_scrd.benchmark.run import execute_and_store
 
     del store
     progress = _Progress(runs, 1, say)
@@ -169,7 +169,7 @@ def _slots(config: BenchmarkConfig) -> list[dict[str, str]]:
 def _has_cuda(accelerator: str) -> bool:
     if accelerator in {"cuda", "gpu"}:
         return True
-    import torch  # noqa: PLC0415  (only "auto" needs to ask)
+    import torch
 
     return torch.cuda.is_available()
 
@@ -200,7 +200,7 @@ def _work(run: RunSpec, config: BenchmarkConfig) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    from anomalib_scrd.benchmark.run import execute_and_store  # noqa: PLC0415  (loads torch and anomalib)
+    from anomalib_scrd.benchmark.run import execute_and_store
 
     execute_and_store(run, config)
 

@@ -75,12 +75,13 @@ def noise_field(
     steps = [torch.arange(max(shape), device=device).view(shape) for shape in shapes]
     seeds = state.seeds.view(*state.seeds.shape, 1, 1, 1)
     if kind == "gaussian":
-        return white(*(step.to(torch.int32) for step in steps), seeds[:, 0])
+        z, y, x = (step.to(torch.int32) for step in steps)
+        return white(z, y, x, seeds[:, 0])
     function = simplex if kind == "simplex" else perlin
     offsets = state.offsets.view(*state.offsets.shape, 1, 1, 1)
     total = torch.zeros((), device=device)
     for octave in range(state.seeds.shape[1]):
         frequency = 2**octave / period
-        points = [offsets[:, octave, axis] + frequency * step for axis, step in enumerate(steps)]
-        total = total + persistence**octave * function(*points, seeds[:, octave])
+        z, y, x = (offsets[:, octave, axis] + frequency * step for axis, step in enumerate(steps))
+        total = total + persistence**octave * function(z, y, x, seeds[:, octave])
     return total

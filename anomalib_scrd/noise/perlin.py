@@ -20,10 +20,10 @@ def perlin(z: torch.Tensor, y: torch.Tensor, x: torch.Tensor, seed: torch.Tensor
     fractions = [axis - cell for axis, cell in zip((z, y, x), cells, strict=True)]
     bases = [cell.to(torch.int32) * prime for cell, prime in zip(cells, PRIMES, strict=True)]
     fades = [_fade(fraction) for fraction in fractions]
-    total: torch.Tensor | float = 0.0
+    total = torch.zeros((), device=x.device)
     for corner in range(8):
         steps = (corner >> 2 & 1, corner >> 1 & 1, corner & 1)
-        mixed, weight, offsets = seed, 1.0, []
+        mixed, weight, offsets = seed, torch.ones((), device=x.device), []
         for step, base, prime, fraction, fade in zip(steps, bases, PRIMES, fractions, fades, strict=True):
             mixed = mixed ^ (base + step * prime)
             weight = weight * (fade if step else 1 - fade)

@@ -21,15 +21,16 @@ AMPLITUDE = 0.773
 _SKEW = 1.0 / 3.0
 _UNSKEW = 1.0 / 6.0
 _RADIUS = 0.6
+_XY_AGAIN = 12
 _NORMAL = 32.0  # brings the sum over the four corners into [-1, 1]
 
 
 def _corner(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
     """What one corner adds: a gradient along one of the twelve edges of a cube, faded to zero at the radius."""
     bits = hash_lattice(mixed)
-    kind = bits & 12
-    first = torch.where(kind < 8, x, y)
-    second = torch.where(kind < 4, y, torch.where((bits & 13) == 12, x, z))
+    # Perlin's table of edges (2002), by the four lowest bits: 0..3 xy, 4..7 xz, 8..15 yz but 12 and 14, which are xy.
+    first = torch.where((bits & 8) == 0, x, y)
+    second = torch.where((bits & 12) == 0, y, torch.where((bits & 13) == _XY_AGAIN, x, z))
     first = torch.where((bits & 1) == 0, first, -first)
     second = torch.where((bits & 2) == 0, second, -second)
     fade = (_RADIUS - (x * x + y * y + z * z)).clamp_min(0).square()
@@ -68,7 +69,7 @@ def simplex(z: torch.Tensor, y: torch.Tensor, x: torch.Tensor, seed: torch.Tenso
         for step, position, base, prime in zip(steps, (x, y, z), (a, b, c), PRIMES, strict=True):
             offsets.append(position - step.to(position.dtype) + shift)
             mixed = mixed ^ (base + step.to(torch.int32) * prime)
-        total = total + _corner(*offsets, mixed)
+        total = total + _corner(offsets[0], offsets[1], offsets[2], mixed)
     last = 3 * _UNSKEW - 1
     mixed = (a + PRIMES[0]) ^ (b + PRIMES[1]) ^ (c + PRIMES[2]) ^ seed
     return AMPLITUDE * _NORMAL * (total + _corner(x + last, y + last, z + last, mixed))

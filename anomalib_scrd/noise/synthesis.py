@@ -200,7 +200,7 @@ class SyntheticAnomalies:
 
 def _range(
     name: str,
-    value: Any,  # noqa: ANN401  # numbers or sequences, as YAML gives them
+    value: Any,  # numbers or sequences, as YAML gives them
     *,
     low: float,
     high: float = math.inf,

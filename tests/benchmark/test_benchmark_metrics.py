@@ -36,7 +36,7 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda s: s + 1e3, lambda s: s * 1e-6, np.exp, lambda s: s.astype(np.float64) ** 3])
-def test_metrics_depend_on_the_order_alone(change) -> None:  # noqa: ANN001
+def test_metrics_depend_on_the_order_alone(change) -> None:
     scores, labels = _scores(seed=2)
     before = metrics.image_metrics(scores.astype(np.float64), labels)
     assert metrics.image_metrics(change(scores.astype(np.float64)), labels) == pytest.approx(before)

@@ -107,7 +107,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path:
     resumed, _ = fit("rest", 2, checkpoint)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=2e-3, atol=2e-4, equal_nan=True, msg=name)
-    assert resumed._batches_seen == 6  # noqa: SLF001
+    assert resumed._batches_seen == 6
 
 
 def test_checkpoint_holds_all_and_fetches_nothing(
@@ -172,7 +172,7 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     model = build_model(pre_processor=PreProcessor(Compose(steps)), noise_seed=3)
     model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
-    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)  # noqa: SLF001
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.on_fit_start()
     model.train()
     model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
@@ -180,7 +180,7 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     reference_model = build_model(pre_processor=PreProcessor(Resize((64, 64))), noise_seed=3)
     reference_model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0]))
     reference_model.log = reference_model.log_dict = lambda *_args, **_kwargs: None
-    reference_model._trainer = model._trainer  # noqa: SLF001
+    reference_model._trainer = model._trainer
     reference_model.on_fit_start()
     reference_model.train()
     reference_model.training_step(ImageBatch(image=torch.zeros(4, 3, 64, 64)))
@@ -193,7 +193,7 @@ def test_reverse_distillation_needs_no_noisy_pass() -> None:
     seen = []
     model.model.teacher.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
-    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)  # noqa: SLF001
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.train()
     model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
     assert seen == [4]

@@ -77,6 +77,7 @@ class Teacher(nn.Module):
                 )
                 network.load_state_dict(tensors)
         self.requires_grad_(requires_grad=False)
+        self.to(memory_format=torch.channels_last)  # twice as fast for most backbones, on CPUs and GPUs
         self.eval()
         self.non_negative = self._probe()
 
@@ -95,7 +96,9 @@ class Teacher(nn.Module):
         Returns:
             One (B, C_k, H_k, W_k) per layer, finest first, without gradient.
         """
-        return self.backbone(images)
+        return self.backbone(
+            images if torch.compiler.is_exporting() else images.contiguous(memory_format=torch.channels_last)
+        )
 
     def _probe(self) -> tuple[bool, ...]:
         """Run the network once: are the published channels true, and which maps end in a ReLU?

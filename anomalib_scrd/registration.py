@@ -1,6 +1,6 @@
 """Makes anomalib treat the plugin's classes like its own."""
 
-__all__ = ["register", "register_now_or_later"]
+__all__ = ["register", "register_data", "register_now_or_later"]
 
 import sys
 from importlib import import_module
@@ -9,15 +9,18 @@ from typing import Any
 from anomalib_scrd.startup import install
 
 _MODELS = "anomalib.models"
+_DATA = "anomalib.data"
 _LIGHTNING_MODEL = "anomalib_scrd.lightning_model"
+_DATA_MODULES = "anomalib_scrd.data"
+_DATA_MODULE_NAMES = ("MedIAnomaly", "PhantomSlices")
 
 
 def register() -> None:
-    """Enter model and data modules where anomalib 2.7 looks classes up by name; a second call changes nothing.
+    """Enter the model where anomalib 2.7 looks classes up by name; a second call changes nothing.
 
     ``list_models``, the command line and ``get_model("name")`` see every imported direct subclass of
     ``AnomalibModule``. ``get_model({"class_path": ...})`` looks for an attribute of ``anomalib.models``, or of a module
-    in its list of allowed ones; ``get_datamodule`` for an attribute of ``anomalib.data``.
+    in its list of allowed ones.
     """
     half_imported = sys.modules.get(_LIGHTNING_MODEL)
     if half_imported is not None and not hasattr(half_imported, "ScaleAwareCRD"):
@@ -25,22 +28,48 @@ def register() -> None:
 
     # By name from sys.modules: this can run before the package `anomalib` has got its attributes.
     models: Any = import_module(_MODELS)
-    data: Any = import_module("anomalib.data")
-    from anomalib_scrd.data import MedIAnomaly, PhantomSlices
     from anomalib_scrd.lightning_model import ScaleAwareCRD
 
-    for module, classes in ((models, (ScaleAwareCRD,)), (data, (PhantomSlices, MedIAnomaly))):
-        for cls in classes:
-            setattr(module, cls.__name__, cls)
-            if cls.__name__ not in module.__all__:
-                module.__all__.append(cls.__name__)
+    models.ScaleAwareCRD = ScaleAwareCRD
+    _list(models, "ScaleAwareCRD")
     models.ALLOWED_MODULES |= {"anomalib_scrd", _LIGHTNING_MODEL}
+    # Imported for the command line: it knows data modules by the subclasses of `AnomalibDataModule`.
+    import_module(_DATA_MODULES)
+
+
+def register_data() -> None:
+    """Enter the data modules where ``get_datamodule`` looks; a second call changes nothing.
+
+    That is an attribute of ``anomalib.data``, which imports the data modules when it is asked for: they need what is
+    registered here, and whoever wants another data module does not wait for them.
+    """
+    data: Any = import_module(_DATA)
+    if getattr(getattr(data, "__getattr__", None), "__module__", None) == __name__:
+        return
+    otherwise = getattr(data, "__getattr__", None)
+
+    def __getattr__(name: str) -> Any:  # noqa: N807  the hook of modules, PEP 562
+        if name in _DATA_MODULE_NAMES:
+            value = getattr(import_module(_DATA_MODULES), name)
+            setattr(data, name, value)
+            return value
+        if otherwise is not None:
+            return otherwise(name)
+        msg = f"module {_DATA!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+
+    data.__getattr__ = __getattr__
+    _list(data, *_DATA_MODULE_NAMES)
 
 
 def register_now_or_later() -> None:
-    """Register at once where `anomalib.models` has been imported, else right after it will be."""
-    models = sys.modules.get(_MODELS)
-    if models is None:
-        install()
-    elif not getattr(models.__spec__, "_initializing", False):
-        register()
+    """Register with what has been imported of anomalib, and right after the import with what will be."""
+    install()
+    for name, function in ((_DATA, register_data), (_MODELS, register)):
+        module = sys.modules.get(name)
+        if module is not None and not getattr(module.__spec__, "_initializing", False):
+            function()
+
+
+def _list(module: Any, *names: str) -> None:
+    module.__all__ += [name for name in names if name not in module.__all__]

@@ -1,4 +1,4 @@
-"""Lets anomalib find the plugin: registers it right after `anomalib.models` was imported.
+"""Lets anomalib find the plugin: registers it right after `anomalib.data` and `anomalib.models` were imported.
 
 An installation puts a copy of this file, `anomalib_scrd_startup.py`, beside the package, and every start of the
 interpreter calls its `start` (through `anomalib_scrd.pth`; from Python 3.15 on through `anomalib_scrd.start`). So it
@@ -7,11 +7,15 @@ imports nothing but `sys`, does next to nothing, and neither prints nor fails, w
 
 import sys
 
-_TARGET = "anomalib.models"
+# What is called in `anomalib_scrd.registration` once this module of anomalib is there.
+_FOLLOWED_BY = {"anomalib.data": "register_data", "anomalib.models": "register"}
+
+# Those of them that are still to be imported.
+_waiting: "set[str]" = set()
 
 
 class _Loader:
-    """The loader of `anomalib.models`, followed by the registration of the plugin."""
+    """The loader of one of anomalib's modules, followed by the registration of the plugin."""
 
     def __init__(self, loader: "object") -> None:
         self._loader = loader
@@ -26,29 +30,40 @@ class _Loader:
         # From here on the module has its own loader again: whoever reloads or inspects it meets nothing of this.
         module.__loader__ = module.__spec__.loader = self._loader  # type: ignore[attr-defined]
         self._loader.exec_module(module)  # type: ignore[attr-defined]
-        try:
-            from anomalib_scrd.registration import register
+        name: str = module.__name__  # type: ignore[attr-defined]
+        if name in _waiting:
+            _waiting.remove(name)
+            _register(_FOLLOWED_BY[name])
+        if not _waiting:
+            sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not _Finder]
 
-            register()
-        except Exception as error:  # noqa: BLE001  a broken plugin must not break anomalib
+
+def _register(function: str) -> None:
+    try:
+        from anomalib_scrd import registration
+
+        getattr(registration, function)()
+    except Exception as error:  # noqa: BLE001  a broken plugin must not break anomalib
+        _waiting.clear()  # what failed once is not tried, and told, again
+        if not (isinstance(error, ModuleNotFoundError) and error.name == "anomalib_scrd"):
             import warnings
 
-            warnings.warn(f"anomalib_scrd is not available: {type(error).__name__}: {error}", stacklevel=2)
+            warnings.warn(f"anomalib_scrd is not available: {type(error).__name__}: {error}", stacklevel=3)
 
 
 class _Finder:
-    """Waits on `sys.meta_path` for one import and then leaves."""
+    """Waits on `sys.meta_path` for the imports that are followed by a registration, and then leaves."""
 
     # A mark rather than the class itself: the copy beside the package is another module with another class.
     anomalib_scrd = True
 
     @staticmethod
     def find_spec(name: str, path: "object" = None, target: "object" = None) -> "object":
-        if name != _TARGET:
+        if name not in _waiting:
             return None
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not _is_ours(finder)]
+        # A look for the spec need not be an import: the finder stays until the module has been executed.
         for finder in sys.meta_path:
-            find_spec = getattr(finder, "find_spec", None)
+            find_spec = None if _is_ours(finder) else getattr(finder, "find_spec", None)
             spec = find_spec(name, path, target) if find_spec else None
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
@@ -62,9 +77,11 @@ def _is_ours(finder: "object") -> bool:
 
 
 def install() -> None:
-    """Wait for the import of `anomalib.models`."""
+    """Wait for those of the imports that are still to come."""
     if not any(map(_is_ours, sys.meta_path)):
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+        _waiting.update(name for name in _FOLLOWED_BY if name not in sys.modules)
+        if _waiting:
+            sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
 
 
 def start() -> None:

@@ -1,0 +1,213 @@
+"""The start-up file: what an interpreter does because the plugin is installed, whole or in ruins."""
+
+import json
+import os
+import pkgutil
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from anomalib_scrd import startup
+from tests.registration.conftest import Interpreter, run
+
+FOLDER = Path(startup.__file__).parent
+LINE = (FOLDER / "anomalib_scrd.pth").read_text(encoding="utf-8")
+
+# Stands for anomalib: where the real one is not needed, an interpreter of its own takes 30 ms instead of 10 s.
+ANOMALIB = {
+    "anomalib/__init__.py": "",
+    "anomalib/data/__init__.py": "__all__ = ['Folder']",
+    "anomalib/models/__init__.py": "import anomalib.data\nfrom os import environ\nif 'BROKEN' in environ: 1 / 0\n",
+}
+# Stands for the package and leaves a trace of what was called.
+PLUGIN = {
+    "anomalib_scrd/__init__.py": "",
+    "anomalib_scrd/registration.py": """
+import sys
+calls = []
+def register(): calls.append("register"); assert sys.modules["anomalib.models"]
+def register_data(): calls.append("register_data"); assert sys.modules["anomalib.data"]
+""",
+}
+WAITS = "import sys; print(any(getattr(f, 'anomalib_scrd', 0) for f in sys.meta_path))"
+CALLS = "\nfrom anomalib_scrd import registration; print(registration.calls)"
+
+
+@pytest.fixture
+def installed(interpreter: Interpreter) -> Interpreter:
+    """An interpreter with the start-up file, the plugin's stand-in and anomalib's."""
+    shutil.copy(FOLDER / "anomalib_scrd.pth", interpreter.packages)
+    shutil.copy(FOLDER / "__init__.py", interpreter.packages / "anomalib_scrd_startup.py")
+    for name, text in (ANOMALIB | PLUGIN).items():
+        interpreter.write(name, text)
+    return interpreter
+
+
+def silent(interpreter: Interpreter, code: str, *flags: str, **variables: str) -> str:
+    """What the code printed; nothing may have come on the error stream."""
+    done = interpreter(code, *flags, **variables)
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_installed_file_is_this_one():
+    installed = Path(sysconfig.get_path("purelib"), "anomalib_scrd_startup.py")
+    assert installed.read_text(encoding="utf-8") == (FOLDER / "__init__.py").read_text(encoding="utf-8"), (
+        "the start-up file changed since the installation: install the project again"
+    )
+
+
+def test_only_the_startup_module_is_imported_more(installed: Interpreter):
+    code = "import sys, json; print(json.dumps(sorted(sys.modules)))"
+    more = set(json.loads(silent(installed, code)))
+    (installed.packages / "anomalib_scrd.pth").unlink()
+    assert more - set(json.loads(silent(installed, code))) == {"anomalib_scrd_startup"}
+
+
+def test_plain_interpreter_of_this_environment(tmp_path: Path):
+    code = f"{WAITS}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = run([sys.executable, "-c", code], tmp_path)
+    waits, names = done.stdout.splitlines()
+    assert waits == "True"
+    assert done.stderr == ""
+    assert "anomalib_scrd_startup" in names.split()
+    assert not {"anomalib", "anomalib_scrd", "lightning", "numpy", "torch"} & set(names.split())
+
+
+def test_import_of_the_package_is_cheap(tmp_path: Path):
+    code = """
+import sys
+before = set(sys.modules)
+import anomalib_scrd
+assert anomalib_scrd.__all__
+print(*sorted(name for name in set(sys.modules) - before if name.partition(".")[0] not in sys.stdlib_module_names))
+"""
+    names = run([sys.executable, "-c", code], tmp_path).stdout.split()
+    assert names == ["anomalib_scrd", "anomalib_scrd.registration", "anomalib_scrd.startup"]
+
+
+@pytest.mark.parametrize("flag", ["", "-I", "-E", "-s"])
+def test_works_under_the_flags_of_isolation(installed: Interpreter, flag: str):
+    assert silent(installed, "import anomalib.models" + CALLS, *filter(None, [flag])) == "['register_data', 'register']"
+
+
+def test_without_site_there_is_no_hook(installed: Interpreter):
+    assert silent(installed, WAITS, "-S") == "False"
+
+
+@pytest.mark.parametrize(("value", "waits"), [("1", "False"), ("yes", "False"), ("0", "True"), ("", "True")])
+def test_environment_variable_switches_it_off(installed: Interpreter, value: str, waits: str):
+    assert silent(installed, WAITS, ANOMALIB_SCRD_DISABLE=value) == waits
+
+
+def test_data_alone_does_not_register_the_model(installed: Interpreter):
+    assert silent(installed, "import anomalib.data" + CALLS) == "['register_data']"
+
+
+def test_leaves_when_everything_is_registered(installed: Interpreter):
+    code = f"""
+import anomalib.data
+{WAITS}
+import anomalib.models
+{WAITS}
+import importlib, anomalib
+for module in (anomalib.data, anomalib.models):
+    assert type(module.__loader__) is type(module.__spec__.loader) is type(anomalib.__loader__), module.__loader__
+    importlib.reload(module)
+"""
+    assert silent(installed, code + CALLS) == "True\nFalse\n['register_data', 'register']"
+
+
+def test_loader_is_like_the_one_it_wraps(installed: Interpreter):
+    code = """
+import importlib.util
+spec = importlib.util.find_spec("anomalib.models")
+print(spec.loader.get_source("anomalib.models").splitlines()[0], spec.loader.is_package("anomalib.models"))
+"""
+    assert silent(installed, code) == "import anomalib.data True"
+
+
+def test_a_look_for_the_module_is_not_its_import(installed: Interpreter):
+    code = 'import importlib.util\nfor i in range(2): assert importlib.util.find_spec("anomalib.models")\n'
+    assert silent(installed, code + "import anomalib.models" + CALLS) == "['register_data', 'register']"
+
+
+def test_a_failed_import_of_anomalib_fails_as_ever_and_can_be_repeated(installed: Interpreter):
+    code = """
+import os
+try: import anomalib.models
+except ZeroDivisionError: print("failed")
+del os.environ["BROKEN"]
+import anomalib.models"""
+    assert silent(installed, code + CALLS, BROKEN="1") == "failed\n['register_data', 'register']"
+
+
+def test_the_package_does_not_wait_beside_the_startup_file(installed: Interpreter):
+    shutil.copy(FOLDER / "__init__.py", installed.packages / "anomalib_scrd" / "startup.py")
+    code = "import sys, anomalib_scrd.startup as s; s.install(); s.install()"
+    count = "; print(sum(getattr(f, 'anomalib_scrd', 0) for f in sys.meta_path))"
+    assert silent(installed, code + count) == "1"
+    assert silent(installed, code + count, ANOMALIB_SCRD_DISABLE="1") == "1"
+    assert silent(installed, "import anomalib.models; " + code + count, ANOMALIB_SCRD_DISABLE="1") == "0"
+
+
+@pytest.mark.parametrize("missing", ["anomalib", "anomalib_scrd"])
+def test_nothing_is_said_where_a_package_is_gone(installed: Interpreter, missing: str):
+    shutil.rmtree(installed.packages / missing)
+    assert silent(installed, WAITS) == "True"
+    if missing == "anomalib_scrd":
+        assert silent(installed, "import anomalib.models; print(anomalib.data.__all__)") == "['Folder']"
+
+
+def test_nothing_is_said_where_the_startup_module_is_gone(installed: Interpreter):
+    (installed.packages / "anomalib_scrd_startup.py").unlink()
+    assert silent(installed, WAITS + "; import anomalib.models") == "False"
+
+
+@pytest.mark.parametrize("text", ["1 / 0", "def start(: pass", "start = None"])
+def test_nothing_is_said_where_the_startup_module_is_broken(installed: Interpreter, text: str):
+    installed.write("anomalib_scrd_startup.py", text)
+    assert silent(installed, "import anomalib.models; print(1)") == "1"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("__init__.py", "raise OSError('no luck')", "OSError: no luck"),
+        ("__init__.py", "import not_there", "ModuleNotFoundError: No module named 'not_there'"),
+        ("registration.py", "def register_data(): pass\ndef register(): 1 / 0", "ZeroDivisionError: division by zero"),
+        ("registration.py", "def register_data(): 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_broken_package_warns_and_leaves_anomalib_alone(installed: Interpreter, file: str, text: str, reason: str):
+    installed.write(f"anomalib_scrd/{file}", text)
+    done = installed(f"import anomalib.models; print(anomalib.data.__all__)\n{WAITS}")
+    assert done.stdout.splitlines() == ["['Folder']", "False"]
+    assert done.stderr.count("UserWarning") == 1
+    assert f"anomalib_scrd is not available: {reason}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_line_is_one_line_and_starts_with_import():
+    # What `site` executes; any other line it would take for a path.
+    assert LINE.startswith("import ")
+    assert len(LINE.splitlines()) == 1
+
+
+def test_start_file_names_the_same_function(monkeypatch: pytest.MonkeyPatch):
+    # Python 3.15 (PEP 829) reads this file and then ignores the line above.
+    name = (FOLDER / "anomalib_scrd.start").read_text(encoding="utf-8").strip()
+    monkeypatch.setitem(sys.modules, "anomalib_scrd_startup", startup)
+    assert pkgutil.resolve_name(name) is startup.start
+    assert "from anomalib_scrd_startup import start" in LINE
+
+
+def test_needs_nothing_that_a_start_has_not_loaded():
+    # `os` is imported by `site`; under any platform's start.
+    assert os.__name__ in sys.modules
+    source = (FOLDER / "__init__.py").read_text(encoding="utf-8")
+    at_start = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert at_start == ["import sys"]

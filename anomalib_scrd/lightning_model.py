@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib import LearningType, TaskType
+from anomalib.data import AnomalibDataModule, Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
+from torchmetrics import Metric
 from torchvision.transforms.v2 import Normalize, Transform
 
 from anomalib_scrd.anomaly_map import MergeMode
 from anomalib_scrd.calibration import CalibrationMode
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.quantisation import quantise, quantise_with_accuracy_control
 from anomalib_scrd.registration import register
 from anomalib_scrd.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
@@ -287,6 +289,23 @@ class ScaleAwareCRD(AnomalibModule):
         """
         kwargs.setdefault("opset_version", _OPSET)
         return super().to_onnx(*args, **kwargs)
+
+    @staticmethod
+    def _post_training_quantization_ov(model: Any, datamodule: AnomalibDataModule | None = None) -> Any:
+        """Quantise all but the comparison of teacher and student, see :mod:`anomalib_scrd.quantisation`."""
+        return quantise(model, datamodule)
+
+    @staticmethod
+    def _accuracy_control_quantization_ov(
+        model: Any,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+    ) -> Any:
+        """Quantise as above, and take operations back until the metric is near enough to the original's."""
+        del task
+        return quantise_with_accuracy_control(model, datamodule, metric, max_drop)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position in the sequence of synthetic anomalies, so that a resumed run goes on with it."""

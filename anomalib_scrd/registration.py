@@ -6,7 +6,11 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from anomalib_scrd.startup import install
+try:
+    # A wheel has the start-up module beside the package and nowhere else.
+    from anomalib_scrd_startup import install
+except ImportError:  # a source tree that is on the path and not installed
+    from anomalib_scrd.startup import install
 
 _MODELS = "anomalib.models"
 _DATA = "anomalib.data"

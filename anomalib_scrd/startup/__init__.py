@@ -1,8 +1,9 @@
 """Lets anomalib find the plugin: registers it right after `anomalib.data` and `anomalib.models` were imported.
 
-An installation puts a copy of this file, `anomalib_scrd_startup.py`, beside the package, and every start of the
-interpreter calls its `start` (through `anomalib_scrd.pth`; from Python 3.15 on through `anomalib_scrd.start`). So it
-imports nothing but `sys`, does next to nothing, and neither prints nor fails, whatever became of the package.
+An installation puts this file beside the package as `anomalib_scrd_startup.py` (a wheel has it only there), and every
+start of the interpreter calls its `start` (through `anomalib_scrd.pth`; from Python 3.15 on through
+`anomalib_scrd.start`). So it imports nothing but `sys`, does next to nothing, and neither prints nor fails, whatever
+became of the package.
 """
 
 import sys

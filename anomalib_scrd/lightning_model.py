@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from anomalib import LearningType, TaskType
 from anomalib.data import AnomalibDataModule, Batch
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _STATE = "anomalib_scrd"
 _OPSET = 18
+_NUMBER = (int, float, np.number)
 
 
 class ScaleAwareCRD(AnomalibModule):
@@ -149,6 +151,20 @@ class ScaleAwareCRD(AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        numbers = {
+            "pull_weight": pull_weight,
+            "restore_weight": restore_weight,
+            "contrast_weight": contrast_weight,
+            "top_k": top_k,
+            "level": level,
+            "sigma": sigma,
+            "noise_period": noise_period,
+            "noise_persistence": noise_persistence,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+        }
+        for name, value in numbers.items():
+            _check_number(name, value)
         self.learning_rate = _positive("learning_rate", learning_rate)
         self.betas = _betas(betas)
         self.weight_decay = _at_least_zero("weight_decay", weight_decay)
@@ -156,7 +172,7 @@ class ScaleAwareCRD(AnomalibModule):
             msg = f"schedule must be one of {SCHEDULES}, got {schedule!r}"
             raise ValueError(msg)
         self.schedule = schedule
-        self.warmup_steps = int(_at_least_zero("warmup_steps", warmup_steps))
+        self.warmup_steps = _whole("warmup_steps", warmup_steps)
 
         self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
         self.synthetic_anomalies = SyntheticAnomalies(
@@ -169,7 +185,7 @@ class ScaleAwareCRD(AnomalibModule):
             persistence=noise_persistence,
             foreground=noise_foreground,
         )
-        self.noise_seed = noise_seed
+        self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
         self._batches_seen = 0
         self._image_std: torch.Tensor | None = None
 
@@ -310,6 +326,11 @@ class ScaleAwareCRD(AnomalibModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position in the sequence of synthetic anomalies, so that a resumed run goes on with it."""
         super().on_save_checkpoint(checkpoint)
+        # A NumPy number among the arguments would make a checkpoint that does not load weights-only.
+        checkpoint["hyper_parameters"] = {
+            name: _plain(value) if isinstance(value, np.generic) else value
+            for name, value in checkpoint["hyper_parameters"].items()
+        }
         checkpoint[_STATE] = {
             "noise_seed": self.noise_seed,
             "batches_seen": self._batches_seen,
@@ -363,29 +384,50 @@ def normalisation_std(transform: Transform | None) -> torch.Tensor | None:
 
 
 def _plain(value: Any) -> Any:
-    """A sequence of any kind as a plain list; anything else as it is."""
+    """A sequence of any kind as a plain list, a NumPy number as Python's; anything else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
     if value is None or isinstance(value, (str, int, float)):
         return value
     return [_plain(item) for item in value]
 
 
+def _check_number(name: str, value: Any) -> None:
+    """Refuse what is no finite number; bounds are checked by whoever uses it."""
+    if isinstance(value, bool) or not isinstance(value, _NUMBER) or not math.isfinite(value):
+        msg = f"{name} must be a finite number, got {value!r}"
+        raise ValueError(msg)
+
+
 def _positive(name: str, value: float) -> float:
-    if not (value > 0 and math.isfinite(value)):
+    if not value > 0:
         msg = f"{name} must be above 0, got {value}"
         raise ValueError(msg)
     return float(value)
 
 
 def _at_least_zero(name: str, value: float) -> float:
-    if not (value >= 0 and math.isfinite(value)):
+    if not value >= 0:
         msg = f"{name} must be at least 0, got {value}"
         raise ValueError(msg)
     return float(value)
 
 
-def _betas(betas: Sequence[float]) -> tuple[float, float]:
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):  # noqa: PLR2004
-        msg = f"betas must be two numbers in [0, 1), got {betas}"
+def _whole(name: str, value: Any) -> int:
+    _check_number(name, value)
+    if value < 0 or value != int(value):
+        msg = f"{name} must be at least 0 and whole, got {value!r}"
+        raise ValueError(msg)
+    return int(value)
+
+
+def _betas(betas: Any) -> tuple[float, float]:
+    if (
+        not isinstance(betas, list)
+        or len(betas) != 2  # noqa: PLR2004
+        or not all(isinstance(beta, _NUMBER) and 0 <= beta < 1 for beta in betas)
+    ):
+        msg = f"betas must be two numbers in [0, 1), got {betas!r}"
         raise ValueError(msg)
     return float(betas[0]), float(betas[1])
 

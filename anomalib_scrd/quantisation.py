@@ -98,7 +98,7 @@ def quantise_with_accuracy_control(
         for batch in batches:
             image = _fitting(batch.image, model)
             outputs = compiled(image.numpy())
-            predictions = {
+            predictions: dict[str, Any] = {
                 name: torch.from_numpy(outputs[name])
                 for name in ("pred_score", "pred_label", "anomaly_map", "pred_mask")
                 if name in outputs
@@ -139,7 +139,7 @@ def _validation(datamodule: AnomalibDataModule | None, model: Any, kind: str) ->
     return datamodule.val_dataloader()
 
 
-def _fitting(images: torch.Tensor, model: Any) -> torch.Tensor:
+def _fitting(images: Any, model: Any) -> torch.Tensor:
     """Images, (B, 3, H, W), at the size of the model's input where that is fixed, as training resized them."""
     height, width = (model.input(0).partial_shape[axis] for axis in (2, 3))
     if height.is_dynamic or width.is_dynamic:

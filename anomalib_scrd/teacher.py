@@ -54,6 +54,9 @@ class Teacher(nn.Module):
         pre_trained: bool | str | Path = True,
     ) -> None:
         super().__init__()
+        if not isinstance(pre_trained, (bool, str, Path)):
+            msg = f"pre_trained must be true, false or the path of a checkpoint, got {pre_trained!r}"
+            raise ValueError(msg)  # noqa: TRY004 - as for every argument that does not fit
         complete = _create(backbone)
         stages: Any = complete.feature_info
         info = {entry["module"]: entry for entry in stages}
@@ -125,7 +128,11 @@ def _create(backbone: str) -> nn.Module:
         hint = f"close names are {close}" if close else "e.g. wide_resnet50_2, resnet18, tf_efficientnet_lite0"
         msg = f"backbone {backbone!r} is unknown to timm; {hint}; timm.list_models() lists all"
         raise ValueError(msg)
-    model = timm.create_model(backbone, pretrained=False)
+    try:
+        model = timm.create_model(backbone, pretrained=False)
+    except RuntimeError as error:  # an unknown tag
+        msg = f"backbone {backbone!r}: {error} timm has {timm.list_pretrained(backbone.partition('.')[0])}"
+        raise ValueError(msg) from error
     if not getattr(model, "feature_info", None) or not hasattr(model, "forward_intermediates"):
         msg = f"backbone {backbone!r} has no feature maps; take one with maps at several strides, e.g. resnet18"
         raise ValueError(msg)

@@ -4,7 +4,7 @@ __all__ = ["BlockChoice", "ScaleAwareCRDModel", "TrainingFeatures"]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -114,6 +114,7 @@ class ScaleAwareCRDModel(nn.Module):
         calibrate = DistanceCalibration(1, calibration).mode
         adapt = ScaleAdaptation(1, 1, scale_adaptation).mode
         _check_block(student_block)
+        _check_depth(student_depth)
         self.teacher = Teacher(backbone, layers, pre_trained)
         channels, strides = self.teacher.channels, self.teacher.strides
         self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
@@ -241,6 +242,13 @@ def _check_block(block: str) -> None:
         raise ValueError(msg)
 
 
+def _check_depth(depth: Any) -> None:
+    depths = [depth] if depth is None or isinstance(depth, (int, float, str)) else list(depth)
+    if depth is not None and any(type(d) is not int or d < 1 for d in depths):
+        msg = f"student_depth must be one number, or one for each scale, whole and each at least 1, got {depth!r}"
+        raise ValueError(msg)
+
+
 def _resolve_block(block: BlockChoice, channels: Sequence[int]) -> BlockKind:
     if block != "auto":
         return block
@@ -253,7 +261,7 @@ def _resolve_depth(depth: int | Sequence[int] | None, block: BlockKind, num_scal
             return [_BOTTLENECK_DEPTH[min(scale, len(_BOTTLENECK_DEPTH) - 1)] for scale in range(num_scales)]
         return [_SHALLOW_DEPTH] * num_scales
     depths = [depth] * num_scales if isinstance(depth, int) else list(depth)
-    if len(depths) != num_scales or any(not isinstance(d, int) or d < 1 for d in depths):
+    if len(depths) != num_scales:
         msg = f"student_depth must be one number, or {num_scales} of them, each at least 1, got {depth}"
         raise ValueError(msg)
     return depths

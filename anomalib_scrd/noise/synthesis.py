@@ -207,7 +207,7 @@ def _range(
     open_low: bool = False,
 ) -> tuple[float, float]:
     """A number, or two in order, as two floats within bounds."""
-    values = [value, value] if isinstance(value, (int, float)) else list(value)
+    values = list(value) if isinstance(value, (list, tuple)) else [value, value]
     allowed = f"{'above' if open_low else 'at least'} {low}" + ("" if high == math.inf else f" and at most {high}")
     fits = (
         len(values) == 2  # noqa: PLR2004

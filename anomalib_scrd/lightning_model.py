@@ -15,6 +15,7 @@ from anomalib.data import AnomalibDataModule, Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torchmetrics import Metric
@@ -22,6 +23,8 @@ from torchvision.transforms.v2 import Normalize, Transform
 
 from anomalib_scrd.anomaly_map import MergeMode
 from anomalib_scrd.calibration import CalibrationMode
+from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
+from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
 from anomalib_scrd.quantisation import quantise, quantise_with_accuracy_control
@@ -213,9 +216,34 @@ class ScaleAwareCRD(AnomalibModule):
             raise ValueError(msg)
 
     def setup(self, stage: str) -> None:
-        """Give a training without a length the published one, before optimisers and schedules ask for it."""
-        if stage == "fit":
-            end_by_itself(self.trainer)
+        """Give a training without a length the published one, and look at its data before the work starts.
+
+        Raises:
+            ValueError: If the data module would fail for lack of validation images.
+            UnreadableImageError: If files are no images.
+        """
+        if stage != "fit":
+            return
+        end_by_itself(self.trainer)  # before optimisers and schedules ask for the length
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if (
+            isinstance(datamodule, AnomalibDataModule)
+            and not isinstance(datamodule, RepeatableDataModule)
+            and not hasattr(datamodule, "val_data")
+            and self.trainer.limit_val_batches
+        ):
+            msg = (
+                f"{type(datamodule).__name__} has no validation images (val_split_mode "
+                f"{str(datamodule.val_split_mode.value)!r}), and anomalib fails at that: give another val_split_mode, "
+                "or trainer.limit_val_batches 0 for scores without threshold and normalisation"
+            )
+            raise ValueError(msg)
+        check_images(image_files(self.trainer))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add one that names images which cannot be read to those of anomalib."""
+        callbacks = super().configure_callbacks()
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), NamesBrokenImages()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.

@@ -1,0 +1,95 @@
+"""Measures what the plugin adds to the start of every interpreter. Not a test: times depend on the machine.
+
+    python tests/registration/measure_startup.py [--pairs 400]
+
+Starts an interpreter of two environments without packages in turn: one with the start-up file, the same with the
+environment variable that switches it off, and one without. Prints the median of the paired differences with the 95 %
+interval of that median, and what the line of the .pth file costs inside an interpreter, which a busy machine disturbs
+less.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[2] / "anomalib_scrd" / "startup"
+
+# Executes the line as `site` does, in milliseconds. The start before it is one with the plugin switched off.
+INSIDE = """
+import os, sys, time
+del os.environ["ANOMALIB_SCRD_DISABLE"], sys.modules["anomalib_scrd_startup"]
+line = open(sys.argv[1]).read()
+began = time.perf_counter()
+exec(line)
+print((time.perf_counter() - began) * 1e3)
+assert sys.meta_path[0].anomalib_scrd
+"""
+
+
+def environment(folder: Path, *, installed: bool) -> tuple[Path, Path]:
+    """Make an environment; gives its interpreter and its folder of packages."""
+    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(subprocess.check_output([python, "-I", "-c", where], text=True).strip())
+    if installed:
+        shutil.copy(FOLDER / "anomalib_scrd.pth", packages)
+        shutil.copy(FOLDER / "__init__.py", packages / "anomalib_scrd_startup.py")
+        subprocess.check_call([python, "-c", "pass"])  # writes the .pyc
+    return python, packages
+
+
+def start(python: Path, variables: dict[str, str]) -> float:
+    """Time of one start, in milliseconds."""
+    began = time.perf_counter()
+    subprocess.run([python, "-I", "-c", "pass"], check=True, env=variables)
+    return (time.perf_counter() - began) * 1e3
+
+
+def tell(name: str, values: list[float]) -> None:
+    """Print the median with its 95 % interval from a bootstrap."""
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(1000))
+    sys.stdout.write(
+        f"{name}: {statistics.median(values):.3f} ms [{medians[25]:.3f}, {medians[974]:.3f}], n = {len(values)}\n"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=400)
+    pairs = parser.parse_args().pairs
+    variables = {name: value for name, value in os.environ.items() if name != "ANOMALIB_SCRD_DISABLE"}
+    with tempfile.TemporaryDirectory() as folder:
+        with_it, packages = environment(Path(folder, "with"), installed=True)
+        without, _ = environment(Path(folder, "without"), installed=False)
+        kinds = {
+            "on": (with_it, variables),
+            "off": (with_it, variables | {"ANOMALIB_SCRD_DISABLE": "1"}),
+            "absent": (without, variables),
+        }
+        times: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for repeat in range(pairs):
+            order = list(kinds)
+            random.Random(repeat).shuffle(order)  # no kind always comes after the same other one
+            for kind in order:
+                times[kind].append(start(*kinds[kind]))
+        inside = [with_it, "-I", "-c", INSIDE, packages / "anomalib_scrd.pth"]
+        line = [float(subprocess.check_output(inside, env=kinds["off"][1], text=True)) for _ in range(pairs)]
+    tell("a start without the plugin", times["absent"])
+    tell("added by the plugin", [a - b for a, b in zip(times["on"], times["absent"], strict=True)])
+    tell("added when switched off", [a - b for a, b in zip(times["off"], times["absent"], strict=True)])
+    tell("the line of the .pth file, timed inside", line)
+
+
+if __name__ == "__main__":
+    main()

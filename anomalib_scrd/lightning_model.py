@@ -27,6 +27,7 @@ from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_fi
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.openvino_names import keep_names_of_outputs
 from anomalib_scrd.quantisation import quantise, quantise_with_accuracy_control
 from anomalib_scrd.registration import register
 from anomalib_scrd.scale_adaptation import ScaleAdaptationMode
@@ -65,9 +66,10 @@ class ScaleAwareCRD(AnomalibModule):
         scale_adaptation: Weights of the scales: adaptive, published or uniform.
         calibration: Standardisation of the scales on normal images: position, scale or none.
         merge: Map from the scales: max or mean (published).
-        score: Image score from the map: mean (published), max or top_k.
-        top_k: Share of the map that ``score: top_k`` averages, in (0, 1].
-        level: Share of the map's median that ``score: top_k`` subtracts, in [0, 1].
+        score: Image score: scales (joins the calibrated peaks of the scales' maps), or of the merged map its mean
+            (published), its max or its peak (top_k).
+        top_k: Share of a map whose mean is its peak, in (0, 1]; for the scores scales and top_k.
+        level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the same.
         sigma: Smoothing of the map, pixels of the model's input.
         noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
         noise_strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
@@ -116,7 +118,7 @@ class ScaleAwareCRD(AnomalibModule):
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
         merge: MergeMode = "max",
-        score: ScoreKind = "top_k",
+        score: ScoreKind = "scales",
         top_k: float = 0.02,
         level: float = 0.5,
         sigma: float = 4.0,
@@ -333,6 +335,12 @@ class ScaleAwareCRD(AnomalibModule):
         """
         kwargs.setdefault("opset_version", _OPSET)
         return super().to_onnx(*args, **kwargs)
+
+    def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
+        """Export to OpenVINO; arguments as in ``ExportMixin.to_openvino``."""
+        path = super().to_openvino(*args, **kwargs)
+        keep_names_of_outputs(path)
+        return path
 
     @staticmethod
     def _post_training_quantization_ov(model: Any, datamodule: AnomalibDataModule | None = None) -> Any:

@@ -1,62 +1,89 @@
-"""One number for an image from its anomaly map."""
+"""One number for an image from its anomaly map, or from the maps of its scales."""
 
-__all__ = ["SCORES", "ScoreKind", "image_score", "map_level"]
+__all__ = ["SCORES", "ScoreKind", "image_score", "map_level", "map_peak", "scales_score"]
 
 from typing import Literal
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
-ScoreKind = Literal["mean", "max", "top_k"]
-SCORES = ("mean", "max", "top_k")
-
+ScoreKind = Literal["scales", "mean", "max", "top_k"]
+SCORES = ("scales", "mean", "max", "top_k")
 
 # The level of a smoothed map is measured on every fourth row and column: the same to a percent, at a 16th of the cost.
 _LEVEL_STRIDE = 4
 
 
-def image_score(
-    anomaly_map: torch.Tensor, kind: ScoreKind = "top_k", top_k: float = 0.02, level: float = 0.5
-) -> torch.Tensor:
+def image_score(anomaly_map: torch.Tensor, kind: ScoreKind, top_k: float = 0.02, level: float = 0.5) -> torch.Tensor:
     """Score images by their maps.
-
-    The mean finds diffuse anomalies, and fails where normal images differ as a whole, in brightness or series: their
-    maps shift as a whole too. The highest values less a share of the image's own level (its median) survive both: of a
-    shift, as of a diffuse anomaly, the share ``1 - level`` remains, of a local anomaly everything.
 
     Args:
         anomaly_map: (B, 1, H, W).
-        kind: ``mean`` of the map (published), ``max``, or ``top_k``: the mean of the highest share of the pixels.
-        top_k: That share, in (0, 1]; at least one pixel is taken.
-        level: Share of the map's median which ``top_k`` subtracts, in [0, 1].
+        kind: ``mean`` of the map (published), ``max``, or ``top_k``: its peak, see :func:`map_peak`.
+        top_k: Share of the pixels that the peak averages, in (0, 1].
+        level: Share of the map's median which the peak subtracts, in [0, 1].
 
     Returns:
         (B,) in the units of the map.
 
     Raises:
-        ValueError: If ``kind`` is unknown.
+        ValueError: If ``kind`` is unknown, or needs the scales (:func:`scales_score`).
     """
-    flat = anomaly_map.flatten(1)
     if kind == "mean":
-        return flat.mean(dim=1)
+        return anomaly_map.flatten(1).mean(dim=1)
     if kind == "max":
-        return flat.amax(dim=1)
+        return anomaly_map.flatten(1).amax(dim=1)
     if kind == "top_k":
-        count = max(1, int(top_k * flat.shape[1]))
-        peak = flat.topk(count, dim=1, sorted=False).values.mean(dim=1)
-        return peak - level * map_level(anomaly_map) if level > 0 else peak
-    msg = f"score must be one of {SCORES}, got {kind!r}"
+        return map_peak(anomaly_map, top_k, level).squeeze(1)
+    msg = f"score must be one of {SCORES[1:]} for one map, got {kind!r}"
     raise ValueError(msg)
 
 
-def map_level(anomaly_map: torch.Tensor) -> torch.Tensor:
+def map_peak(maps: torch.Tensor, top_k: float = 0.02, level: float = 0.5) -> torch.Tensor:
+    """The mean of the highest share of a map, less a share of the map's own level.
+
+    The mean of a whole map finds diffuse anomalies, and fails where normal images differ as a whole, in brightness or
+    series: their maps shift as a whole too. The highest values less a share of the image's own level (its median)
+    survive both: of a shift, as of a diffuse anomaly, the share ``1 - level`` remains, of a local anomaly everything.
+
+    Args:
+        maps: (B, K, H, W).
+        top_k: Share of the pixels, in (0, 1]; at least one is taken.
+        level: Share of the median, in [0, 1].
+
+    Returns:
+        (B, K) in the units of the map.
+    """
+    flat = maps.flatten(2)
+    count = max(1, int(top_k * flat.shape[2]))
+    peak = flat.topk(count, dim=2, sorted=False).values.mean(dim=2)
+    return peak - level * map_level(maps) if level > 0 else peak
+
+
+def map_level(maps: torch.Tensor) -> torch.Tensor:
     """Median of each map, on a grid of every fourth pixel; the upper one of an even number.
 
     Args:
-        anomaly_map: (B, 1, H, W).
+        maps: (B, K, H, W).
 
     Returns:
-        (B,).
+        (B, K).
     """
-    grid = anomaly_map[..., ::_LEVEL_STRIDE, ::_LEVEL_STRIDE].flatten(1)
+    grid = maps[..., ::_LEVEL_STRIDE, ::_LEVEL_STRIDE].flatten(2)
     # topk rather than median or kthvalue, which the exporters lack
-    return grid.topk((grid.shape[1] + 1) // 2, dim=1, sorted=False).values.amin(dim=1)
+    return grid.topk((grid.shape[2] + 1) // 2, dim=2, sorted=False).values.amin(dim=2)
+
+
+def scales_score(deviations: torch.Tensor) -> torch.Tensor:
+    """Join what the scales say about an image: ``sqrt(sum_k softplus(z_k)^2)``.
+
+    A sum would let the noise of every scale drown an anomaly that one of them sees, a maximum would ignore that others
+    see it too; the Euclidean norm lies between. What lies below normal counts nothing, smoothly.
+
+    Args:
+        deviations: (B, K) peaks of the scales in standard deviations from those of normal images.
+
+    Returns:
+        (B,), above 0.
+    """
+    return F.softplus(deviations).square().sum(dim=1).sqrt()

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel
-from anomalib_scrd.calibration import DistanceCalibration
+from anomalib_scrd.calibration import DistanceCalibration, PeakCalibration
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, scale_weights
-from anomalib_scrd.score import image_score, map_level
+from anomalib_scrd.score import image_score, map_level, map_peak, scales_score
 from tests import reference
 
 
@@ -23,9 +23,9 @@ def test_map_equals_the_loops(merge: str) -> None:
     result = AnomalyMap(merge, sigma=1.0)(scales, (16, 12))
     assert result.shape == (2, 1, 16, 12)
     for b in range(2):
-        upsampled = [reference.bilinear(scale[b].numpy(), 16, 12) for scale in scales]
-        merged = np.max(upsampled, axis=0) if merge == "max" else np.mean(upsampled, axis=0)
-        np.testing.assert_allclose(result[b, 0].numpy(), reference.smooth(merged, 1.0), atol=1e-5)
+        smooth = [reference.smooth(reference.bilinear(scale[b].numpy(), 16, 12), 1.0) for scale in scales]
+        merged = np.max(smooth, axis=0) if merge == "max" else np.mean(smooth, axis=0)
+        np.testing.assert_allclose(result[b, 0].numpy(), merged, atol=1e-5)
 
 
 def test_kernel_sums_to_one_and_has_the_variance() -> None:
@@ -74,7 +74,7 @@ def test_level_is_the_median_of_the_grid() -> None:
     maps = rand(3, 1, 37, 50)
     grid = maps[..., ::4, ::4].flatten(1).numpy()
     expected = [sorted(row)[grid.shape[1] // 2] for row in grid.tolist()]
-    np.testing.assert_allclose(map_level(maps).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(map_level(maps)[:, 0].numpy(), expected, rtol=1e-6)
 
 
 def test_what_a_shift_leaves_in_the_score() -> None:
@@ -82,8 +82,57 @@ def test_what_a_shift_leaves_in_the_score() -> None:
     flat, local = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 64, 64)
     local[..., 8:24, 8:24] = 1.0
     for level in (0.0, 0.5, 1.0):
-        assert image_score(flat + 1, level=level).item() == pytest.approx(1 - level)
-        assert image_score(local, level=level).item() == pytest.approx(1.0)
+        assert image_score(flat + 1, "top_k", level=level).item() == pytest.approx(1 - level)
+        assert image_score(local, "top_k", level=level).item() == pytest.approx(1.0)
+
+
+def test_peak_against_the_loops() -> None:
+    maps = rand(2, 3, 11, 7)
+    peaks = map_peak(maps, top_k=0.1, level=0.5)
+    for b in range(2):
+        for k in range(3):
+            values = sorted(maps[b, k].flatten().tolist(), reverse=True)
+            grid = sorted(maps[b, k, ::4, ::4].flatten().tolist())
+            expected = sum(values[:7]) / 7 - 0.5 * grid[len(grid) // 2]
+            assert peaks[b, k].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_score_of_the_scales_in_closed_form() -> None:
+    deviations = torch.tensor([[3.0, -1.0], [0.0, 0.0], [-50.0, -50.0], [40.0, 30.0]])
+    expected = [math.hypot(math.log(1 + math.exp(a)), math.log(1 + math.exp(b))) for a, b in deviations.tolist()]
+    np.testing.assert_allclose(scales_score(deviations).numpy(), expected, rtol=1e-5, atol=1e-9)
+    assert scales_score(deviations)[3].item() == pytest.approx(50.0, rel=1e-5)
+
+
+def test_peak_calibration_against_numpy() -> None:
+    calibration = PeakCalibration(2)
+    batches = [rand(4, 2, seed=s) * torch.tensor([0.1, 20.0]) + torch.tensor([3.0, -5.0]) for s in range(8)]
+    assert torch.equal(calibration(batches[0]), batches[0])  # nothing seen: nothing changed
+    running, square = np.zeros(2), np.zeros(2)
+    for n, batch in enumerate(batches, start=1):
+        calibration.update(batch)
+        running = running + (batch.double().numpy().mean(0) - running) / n
+        square = square + (((batch.double().numpy() - running) ** 2).mean(0) - square) / n
+    expected = (batches[0].numpy() - running) / np.sqrt(square)
+    np.testing.assert_allclose(calibration(batches[0]).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_scale_with_high_peaks_in_normal_images_does_not_outvote_the_others() -> None:
+    """Two scales with standardised pixels, one of them with a bright speck in every normal image."""
+
+    def images(count: int, seed: int) -> torch.Tensor:
+        maps = torch.randn(count, 2, 32, 32, generator=torch.Generator().manual_seed(seed)) * 0.2
+        maps[:, 1, 4:9, 4:9] += 8 + rand(count, 1, 1, seed=seed + 1)
+        return maps
+
+    calibration = PeakCalibration(2)
+    calibration.update(map_peak(images(64, 0)))
+    normal, anomalous = images(16, 2), images(16, 4)
+    anomalous[:, 0, 20:26, 20:26] += 2
+    scores = [scales_score(calibration(map_peak(maps))) for maps in (normal, anomalous)]
+    assert scores[1].min() > scores[0].max()
+    merged = [map_peak(maps.amax(1, keepdim=True))[:, 0] for maps in (normal, anomalous)]
+    assert merged[1].min() < merged[0].max()
 
 
 @pytest.mark.parametrize("mode", ["scale", "position"])

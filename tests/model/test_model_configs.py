@@ -1,0 +1,74 @@
+"""Every model config starts with its command and builds the model that it describes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from anomalib.models import AnomalibModule
+from jsonargparse import ArgumentParser
+
+import anomalib_scrd.lightning_model  # noqa: F401 - short class names are those of imported classes
+from anomalib_scrd import ScaleAwareCRD
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
+
+
+def build(path: Path, *arguments: str) -> ScaleAwareCRD:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(AnomalibModule, "model")
+    config = parser.parse_args(["--model", str(path), *arguments])
+    return parser.instantiate_classes(config).model
+
+
+def test_the_configs_are_there() -> None:
+    assert [path.stem for path in MODELS] == ["default", "edge", "published"]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_config_builds_its_model(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(f"# anomalib train --model configs/model/{path.name} --data configs/data/")
+    model = build(path, "--model.pre_trained", "false")
+    arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"]
+    for name, value in arguments.items():
+        if name != "pre_trained":
+            assert model.hparams[name] == value, name
+
+
+def test_default_config_is_the_default() -> None:
+    written, default = build(CONFIGS / "model/default.yaml", "--model.pre_trained", "false"), ScaleAwareCRD.__init__
+    import inspect
+
+    for name, parameter in inspect.signature(default).parameters.items():
+        if name not in {"self", "pre_trained"} and isinstance(parameter.default, (str, int, float)):
+            assert written.hparams[name] == parameter.default, name
+
+
+def test_published_config_has_the_settings_of_the_paper() -> None:
+    """Li et al., ICLR 2025: the ratio alone, Adam 1e-3, patches of 10 to 31 pixels of 256, lambda 0.2, mean score."""
+    model = build(CONFIGS / "model/published.yaml", "--model.pre_trained", "false")
+    assert (model.loss.pull_weight, model.loss.restore_weight, model.loss.contrast_weight) == (0, 0, 1)
+    assert (model.learning_rate, model.betas, model.weight_decay, model.schedule) == (1e-3, (0.5, 0.999), 0, "none")
+    assert model.model.teacher.layers == ("layer1", "layer2", "layer3")
+    assert model.model.standardise is None
+    assert model.model.scale_adaptation.mode == "published"
+    assert (model.model.calibration.mode, model.model.score) == ("none", "mean")
+    assert (model.model.anomaly_map.merge, model.model.anomaly_map.smooth.sigma) == ("mean", 4)
+    anomalies = yaml.safe_load((CONFIGS / "model/published.yaml").read_text(encoding="utf-8"))["init_args"]
+    assert [side * 256 for side in anomalies["noise_size"]] == [10, 31]
+    assert (anomalies["noise_period"] * 256, anomalies["noise_octaves"]) == (32, 6)
+    assert (anomalies["noise_persistence"], anomalies["noise_strength"], anomalies["noise_count"]) == (0.6, 0.2, 1)
+
+
+def test_quick_start_needs_no_download_and_ends_soon() -> None:
+    path = CONFIGS / "quickstart.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# anomalib train --config configs/quickstart.yaml\n")
+    config = yaml.safe_load(text)
+    assert config["model"]["init_args"]["backbone"] == "tf_efficientnet_lite0"
+    assert config["trainer"]["max_steps"] <= 300
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(AnomalibModule, "model")
+    model = parser.instantiate_classes(parser.parse_object({"model": config["model"]})).model
+    assert model.input_size == (128, 128)

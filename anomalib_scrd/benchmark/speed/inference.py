@@ -49,7 +49,8 @@ def measure(config: SpeedConfig) -> Section:
         for batch in config.inference_batches:
             _warm(config, files, batch, section)
     section.notes.append(
-        "Exported by anomalib with pre- and post-processing, read with a fixed input shape, one request at a time. "
+        "Exported by anomalib with pre- and post-processing, read with a fixed input shape, one request at a time; "
+        f"torch runs on {config.torch_device}, the others on the CPU. "
         "Start-up leaves out the import of libraries; its memory is the peak of a fresh process above what the "
         "libraries take. The stand-in for anomalib's ReverseDistillation, where there is one, has the bottleneck and "
         "student of the default model."

@@ -44,7 +44,7 @@ _WATCHED = (
     ("model.student", "forward", "bottleneck and student, forward"),
     ("model.scale_adaptation", "forward", "weights of the scales"),
     ("model", "_distances", "calibration"),
-    ("model.calibration", "update", "calibration"),
+    ("model", "_calibrate", "calibration"),
     ("loss", "forward", "loss, forward"),
 )
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.benchmark.__main__ import main
 from anomalib_scrd.benchmark.config import BenchmarkConfig, expand_variables
 from anomalib_scrd.benchmark.quality import load_config
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "benchmark").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs" / "benchmark"
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "speed")  # see test_speed.py
 MODEL = {"class_path": "anomalib.models.Padim"}
 DATA = {"class_path": "Folder", "init_args": {"root": "${ANOMALIB_SCRD_DATA}/x"}}
 
@@ -23,13 +25,23 @@ def test_configs_load_and_begin_with_their_command(path: Path) -> None:
     assert command.endswith(f"python -m anomalib_scrd.benchmark --config configs/benchmark/{path.name}")
     config = load_config(["--config", str(path), "--seeds", "[0, 1]"])
     assert config.seeds == [0, 1]
-    assert config.candidates == ["ScaleAwareCRD"]
+    assert config.candidates
     assert len(config.runs()) == 2 * len(config.models) * len(config.data)
     assert len({run.key for run in config.runs()}) == len(config.runs())
 
 
 def test_there_are_configs() -> None:
-    assert {path.stem for path in CONFIGS} >= {"baselines", "first_table", "paper"}
+    assert {path.stem for path in CONFIGS} == {"ablation", "baselines", "first_table", "paper"}
+
+
+def test_every_variant_of_the_ablation_differs_and_is_accepted() -> None:
+    variants = load_config(["--config", str(FOLDER / "ablation.yaml")]).models
+    arguments = {
+        name: spec["init_args"] | {"backbone": "resnet18", "pre_trained": False} for name, spec in variants.items()
+    }
+    assert len({str(sorted(given.items())) for given in arguments.values()}) == len(variants)
+    for given in arguments.values():
+        ScaleAwareCRD(**(given | {"layers": None}))
 
 
 def test_key_changes_with_what_changes_the_result_and_with_nothing_else() -> None:

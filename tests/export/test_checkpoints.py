@@ -1,0 +1,79 @@
+"""Checkpoints load weights-only and bring back arguments, thresholds and scores."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.models import get_model
+from lightning.pytorch import Trainer
+from omegaconf import OmegaConf
+
+from anomalib_scrd import ScaleAwareCRD
+from tests.export.conftest import Trained, engine
+from tests.export.test_agreement import assert_agree, collect
+
+ARGUMENTS = {
+    "backbone": "resnet18",
+    "layers": ["layer1", "layer2"],
+    "pre_trained": False,
+    "student_depth": [1, 2],
+    "noise_strength": [0.2, 0.4],
+    "noise_size": [0.1, 0.3],
+    "noise_count": [1, 2],
+    "betas": [0.8, 0.95],
+    "learning_rate": 0.002,
+    "warmup_steps": 7,
+    "noise_seed": 3,
+}
+
+
+def test_engine_loads_weights_thresholds_and_pre_processor(edge: Trained, tmp_path: Path) -> None:
+    """Into a fresh model, with the default pre-processor of another size and no weights of its own."""
+    fresh = ScaleAwareCRD(backbone="tf_efficientnet_lite0", pre_trained=False, visualizer=False)
+    (before,) = engine(tmp_path).test(edge.model, datamodule=edge.data())
+    (after,) = engine(tmp_path).test(fresh, datamodule=edge.data(), ckpt_path=edge.checkpoint)
+    assert set(after) >= {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"}
+    assert after == pytest.approx(before, abs=1e-6)
+    assert fresh.input_size == edge.model.input_size
+    assert_agree(collect(fresh.cpu().eval(), edge.images, 5), collect(edge.predict, edge.images, 5))
+
+
+def test_loaded_model_has_the_scores_and_arguments(odd: Trained) -> None:
+    loaded = ScaleAwareCRD.load_from_checkpoint(odd.checkpoint).eval()
+    with torch.no_grad():
+        assert_agree(collect(loaded, odd.images, 5), collect(odd.predict, odd.images, 5))
+    assert dict(loaded.hparams) == dict(odd.model.hparams)
+
+
+@pytest.mark.parametrize("kind", ["python", "numpy", "omegaconf", "get_model"])
+def test_arguments_come_back_plain(kind: str, tmp_path: Path) -> None:
+    """From whatever hands them over: a checkpoint with anything but plain values does not load weights-only."""
+    if kind == "python":
+        model = ScaleAwareCRD(**{name: tuple(v) if isinstance(v, list) else v for name, v in ARGUMENTS.items()})
+    elif kind == "numpy":
+        numbers = {
+            "learning_rate": np.float64(0.002),
+            "warmup_steps": np.int64(7),
+            "noise_seed": np.int64(3),
+            "betas": np.array([0.8, 0.95]),
+            "noise_size": (np.float64(0.1), np.float64(0.3)),
+        }
+        model = ScaleAwareCRD(**(ARGUMENTS | numbers))
+    elif kind == "omegaconf":
+        model = ScaleAwareCRD(**OmegaConf.create(ARGUMENTS))
+    else:
+        model = get_model({"class_path": "ScaleAwareCRD", "init_args": ARGUMENTS})
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+
+    saved = torch.load(tmp_path / "model.ckpt", weights_only=True)["hyper_parameters"]
+    assert {name: saved[name] for name in ARGUMENTS} == ARGUMENTS
+    loaded = ScaleAwareCRD.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert {name: loaded.hparams[name] for name in ARGUMENTS} == ARGUMENTS
+    assert loaded.model.teacher.layers == ("layer1", "layer2")
+    assert [len(stage.blocks) for stage in loaded.model.student.stages] == [1, 2]
+    anomalies = loaded.synthetic_anomalies
+    assert (anomalies.strength, anomalies.size, anomalies.count) == ((0.2, 0.4), (0.1, 0.3), (1, 2))
+    assert (loaded.betas, loaded.learning_rate, loaded.warmup_steps) == ((0.8, 0.95), 0.002, 7)

@@ -1,9 +1,10 @@
 """Lets anomalib find the plugin: registers it right after `anomalib.data` and `anomalib.models` were imported.
 
-An installation puts this file beside the package as `anomalib_scrd_startup.py` (a wheel has it only there), and every
-start of the interpreter calls its `start` (through `anomalib_scrd.pth`; from Python 3.15 on through
-`anomalib_scrd.start`). So it imports nothing but `sys`, does next to nothing, and neither prints nor fails, whatever
-became of the package.
+An installation puts this file beside the package as `anomalib_scrd_startup.py` (a wheel has it only there), with
+`anomalib_scrd.pth`, whose one line every start of the interpreter executes, in virtual environments twice. That line
+costs a third of a millisecond: it puts a finder on `sys.meta_path` that sleeps until something of anomalib is imported
+and then hands over to `start`. From Python 3.15 on, `anomalib_scrd.start` calls `start` itself at once. So this file
+imports nothing but `sys`, and neither it nor the line prints or fails, whatever became of the package.
 """
 
 import sys
@@ -36,7 +37,7 @@ class _Loader:
             _waiting.remove(name)
             _register(_FOLLOWED_BY[name])
         if not _waiting:
-            sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not _Finder]
+            sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "anomalib_scrd")]
 
 
 def _register(function: str) -> None:
@@ -55,7 +56,8 @@ def _register(function: str) -> None:
 class _Finder:
     """Waits on `sys.meta_path` for the imports that are followed by a registration, and then leaves."""
 
-    # A mark rather than the class itself: the copy beside the package is another module with another class.
+    # A mark rather than the class itself: the copy beside the package is another module with another class. The
+    # finder that sleeps has another mark.
     anomalib_scrd = True
 
     @staticmethod
@@ -63,7 +65,7 @@ class _Finder:
         if name not in _waiting:
             return None
         # A look for the spec need not be an import: the finder stays until the module has been executed.
-        for finder in sys.meta_path:
+        for finder in tuple(sys.meta_path):
             find_spec = None if _is_ours(finder) else getattr(finder, "find_spec", None)
             spec = find_spec(name, path, target) if find_spec else None
             if spec is not None:
@@ -77,17 +79,18 @@ def _is_ours(finder: "object") -> bool:
     return getattr(finder, "anomalib_scrd", False) is True
 
 
-def install() -> None:
-    """Wait for those of the imports that are still to come."""
+def install() -> "type[_Finder] | None":
+    """Wait for those of the imports that are still to come; gives the finder where none was waiting."""
     if not any(map(_is_ours, sys.meta_path)):
         _waiting.update(name for name in _FOLLOWED_BY if name not in sys.modules)
         if _waiting:
             sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+            return _Finder
+    return None
 
 
-def start() -> None:
+def start() -> "type[_Finder] | None":
     """Install, unless the environment variable ANOMALIB_SCRD_DISABLE is set (to anything but 0)."""
     from os import environ
 
-    if environ.get("ANOMALIB_SCRD_DISABLE", "0") in {"", "0"}:
-        install()
+    return install() if environ.get("ANOMALIB_SCRD_DISABLE", "0") in {"", "0"} else None

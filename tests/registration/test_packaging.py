@@ -13,7 +13,7 @@ from tests.registration.conftest import Interpreter, run
 
 BESIDE = {"anomalib_scrd.pth", "anomalib_scrd.start", "anomalib_scrd_startup.py"}
 STARTUP = ROOT / "anomalib_scrd/startup"
-WAITS = "import sys; print(any(getattr(f, 'anomalib_scrd', 0) for f in sys.meta_path))"
+WAITS = "import sys; print(any(hasattr(finder, 'anomalib_scrd') for finder in sys.meta_path))"
 
 
 def pip(*arguments: object, cwd: Path) -> str:

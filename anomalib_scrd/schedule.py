@@ -2,9 +2,11 @@
 
 __all__ = ["DEFAULT_STEPS", "SCHEDULES", "cosine_with_warmup", "end_by_itself"]
 
+import inspect
 import logging
 import math
 
+from anomalib.engine import Engine
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -23,10 +25,9 @@ _LIGHTNING_DEFAULT_EPOCHS = 1000
 def end_by_itself(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
     """Give a training that was started without a length the default one.
 
-    Lightning fills in 1000 epochs and keeps no record of it, so exactly that length cannot be told from none.
-
     Args:
-        trainer: The trainer, before its loops start.
+        trainer: The trainer, while it sets up a fit. Where it is not an anomalib engine's, exactly 1000 epochs count as
+            no length: Lightning fills them in and keeps no record of it.
         steps: Optimiser steps after which the training ends.
 
     Returns:
@@ -35,10 +36,26 @@ def end_by_itself(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
     # A length in epochs, steps or time, or a debugging run, leaves another pair of values here.
     if (trainer.max_epochs, trainer.max_steps) != (_LIGHTNING_DEFAULT_EPOCHS, -1):
         return False
+    if _asked_epochs(trainer) is not None:
+        return False
     trainer.fit_loop.max_epochs = -1
     trainer.fit_loop.epoch_loop.max_steps = steps
     logger.info("No length was given: the training ends after the published %d steps.", steps)
     return True
+
+
+def _asked_epochs(trainer: Trainer) -> int | None:
+    """Epochs that the user gave to the engine of this trainer, None without an engine or without epochs.
+
+    Only the engine keeps what it was asked for, and a trainer does not know its engine: it is found among the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, Engine) and caller._trainer is trainer:  # noqa: SLF001 - the property raises before a fit
+            return caller._cache.args.get("max_epochs")  # noqa: SLF001 - there is no public way
+        frame = frame.f_back
+    return None
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:

@@ -65,7 +65,7 @@ class _Finder:
         if name not in _waiting:
             return None
         # A look for the spec need not be an import: the finder stays until the module has been executed.
-        for finder in tuple(sys.meta_path):
+        for finder in sys.meta_path:
             find_spec = None if _is_ours(finder) else getattr(finder, "find_spec", None)
             spec = find_spec(name, path, target) if find_spec else None
             if spec is not None:

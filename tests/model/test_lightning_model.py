@@ -78,6 +78,19 @@ def test_no_length_means_the_published_one(
     assert DEFAULT_STEPS == 40_000
 
 
+def test_a_thousand_epochs_that_were_given_are_no_missing_length(tiny_data: Callable, tmp_path: Path) -> None:
+    # the number that Lightning fills in where none was given
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            trainer.should_stop = True
+
+    for folder, length in (("given", {"max_epochs": 1000}), ("none", {})):
+        engine = build_engine(tmp_path / folder, limit_val_batches=0, callbacks=[Stop()], **length)
+        engine.fit(build_model(), datamodule=tiny_data())
+        wanted = (1000, -1) if length else (-1, DEFAULT_STEPS)
+        assert (engine.trainer.max_epochs, engine.trainer.max_steps) == wanted
+
+
 @pytest.mark.parametrize(
     "arguments", [{"max_epochs": 7}, {"max_steps": 9}, {"max_time": "00:01:00:00"}, {"fast_dev_run": True}]
 )

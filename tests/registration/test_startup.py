@@ -67,6 +67,12 @@ def test_a_start_imports_nothing_more(installed: Interpreter):
     assert silent(installed, WAITS) == "[]"
 
 
+def test_the_startup_module_imports_nothing_more(installed: Interpreter):
+    # Python 3.15 imports it at every start.
+    code = "import sys; old = {*sys.modules}; import anomalib_scrd_startup as s; s.start(); "
+    assert silent(installed, code + "print(*{*sys.modules} - old)") == "anomalib_scrd_startup"
+
+
 def test_plain_interpreter_of_this_environment(tmp_path: Path):
     code = f"{WAITS}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = run([sys.executable, "-c", code], tmp_path)

@@ -258,6 +258,8 @@ class ScaleAwareCRD(AnomalibModule):
             lr=self.learning_rate,
             betas=self.betas,
             weight_decay=self.weight_decay,
+            # One kernel in place of many; Lightning refuses to clip gradients under mixed precision beside it.
+            fused=not self.trainer.gradient_clip_val,
         )
         if self.schedule == "none":
             return optimizer

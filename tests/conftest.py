@@ -1,11 +1,17 @@
 """What all tests share: where the real data is, and what they leave alone."""
 
 import os
+from functools import cache
 from pathlib import Path
 
+import openvino
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# One for all tests, those of anomalib's inferencer included: several would leave this process with a signal stack that
+# is gone, see `anomalib_scrd.benchmark.speed.engines.openvino_core`.
+openvino.Core = cache(openvino.Core)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,8 @@ No test looks at how long anything took.
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,23 @@ def test_inference_runs(
     assert len(start.rows) == 6
     assert all(cell != "-" for row in start.rows if row[1] != "onnx" for cell in row)
     assert {name for name in result.errors if "onnx" in name} == {"default, onnx", "baseline, onnx"}
+
+
+def test_released_openvino_models_leave_a_process_that_takes_signals(tmp_path: Path) -> None:
+    converted = openvino.convert_model(torch.nn.Conv2d(3, 2, 3), example_input=torch.rand(2, 3, 16, 16))
+    openvino.save_model(converted, tmp_path / "model.xml")
+    code = f"""
+import os, pathlib, signal, numpy
+from anomalib_scrd.benchmark.speed.engines import _open_openvino
+signal.signal(signal.SIGUSR1, lambda *_: print("taken"))
+images = numpy.zeros((1, 3, 16, 16), "float32")
+first, second = (_open_openvino("openvino-f32", pathlib.Path({str(tmp_path / "model.xml")!r}), images) for _ in "12")
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "taken\n"), done.stderr
 
 
 def test_isolated_work_brings_back_its_result_and_its_error() -> None:

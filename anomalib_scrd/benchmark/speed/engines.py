@@ -1,8 +1,9 @@
 """Exports a model as anomalib does and opens the file with an engine."""
 
-__all__ = ["FILES", "export_model", "file_size", "open_model"]
+__all__ = ["FILES", "export_model", "file_size", "open_model", "openvino_core"]
 
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,21 @@ def _open_onnx(path: Path, images: Any) -> Callable[[], Any]:
     return lambda: session.run(None, {name: images})
 
 
-def _open_openvino(engine: Engine, path: Path, images: Any) -> Callable[[], Any]:
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's ``Core``, one for the whole process.
+
+    Each core of its own would give the thread another signal stack (OpenVINO 2026.4, CPU plugin), and put the one that
+    it found back at its end. Cores that end in the order in which they began leave a stack that is gone, and the next
+    signal, of a child process that ends for instance, kills the process without a word.
+    """
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def _open_openvino(engine: Engine, path: Path, images: Any) -> Callable[[], Any]:
+    core = openvino_core()
     model = core.read_model(path)
     model.reshape(list(images.shape))  # a fixed shape: what a deployment with one camera has
     precision = "bf16" if engine == "openvino-bf16" else "f32"

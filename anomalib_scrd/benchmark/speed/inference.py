@@ -16,7 +16,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib_scrd.benchmark.measure import PeakMemory
 from anomalib_scrd.benchmark.speed.config import Engine, SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import BASELINE, FORMS, build_baseline, build_edge, build_form
-from anomalib_scrd.benchmark.speed.engines import FILES, export_model, file_size, open_model
+from anomalib_scrd.benchmark.speed.engines import FILES, export_model, file_size, open_model, openvino_core
 from anomalib_scrd.benchmark.speed.loader import open_images
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, isolated, number, spread
 from anomalib_scrd.benchmark.speed.timing import alternate, device_clock, ratio, summary
@@ -159,9 +159,7 @@ def _warm(config: SpeedConfig, files: dict[tuple[str, str], _File], batch: int, 
 
 
 def _capabilities() -> str:
-    import openvino
-
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return (
         f"OpenVINO says that this CPU can do {', '.join(sorted(capabilities))}; a hint for another precision is void."
     )

@@ -24,6 +24,7 @@ class _Trainer:
     global_step: int = 0
     log_every_n_steps: int = 50
     estimated_stepping_batches: int = 40_000
+    gradient_clip_val: float | None = None
 
 
 def random_images(config: SpeedConfig, batch: int, size: tuple[int, int]) -> torch.Tensor:

@@ -25,6 +25,7 @@ from anomalib_scrd.anomaly_map import MergeMode
 from anomalib_scrd.calibration import CalibrationMode
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.feature_cache import FeatureCache
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
 from anomalib_scrd.openvino_names import keep_names_of_outputs
@@ -85,6 +86,10 @@ class ScaleAwareCRD(AnomalibModule):
         weight_decay: Decoupled weight decay.
         schedule: Learning rate over the training: none or cosine.
         warmup_steps: Steps of linear warm-up of the cosine schedule.
+        feature_cache: Memory of the model's device, in GiB per process, for the teacher's features of clean training
+            images; after the first epoch the teacher sees the noisy ones only. 0 for none. Refused with augmentations.
+        feature_cache_dir: Folder for the features that find no room there, until the training ends; None for no files:
+            what finds no room is computed in every epoch. A folder and 0 GiB put all of them there.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
@@ -136,6 +141,8 @@ class ScaleAwareCRD(AnomalibModule):
         weight_decay: float = 0.0,
         schedule: Literal["none", "cosine"] = "cosine",
         warmup_steps: int = 50,
+        feature_cache: float = 0.0,
+        feature_cache_dir: str | Path | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -150,6 +157,7 @@ class ScaleAwareCRD(AnomalibModule):
         noise_size = _plain(noise_size)
         noise_count = _plain(noise_count)
         betas = _plain(betas)
+        feature_cache_dir = str(feature_cache_dir) if isinstance(feature_cache_dir, Path) else feature_cache_dir
         super().__init__(
             pre_processor=pre_processor,
             post_processor=post_processor,
@@ -167,6 +175,7 @@ class ScaleAwareCRD(AnomalibModule):
             "noise_persistence": noise_persistence,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
+            "feature_cache": feature_cache,
         }
         for name, value in numbers.items():
             _check_number(name, value)
@@ -178,6 +187,12 @@ class ScaleAwareCRD(AnomalibModule):
             raise ValueError(msg)
         self.schedule = schedule
         self.warmup_steps = _whole("warmup_steps", warmup_steps)
+        memory = _at_least_zero("feature_cache", feature_cache)
+        if feature_cache_dir is not None and not isinstance(feature_cache_dir, str):
+            msg = f"feature_cache_dir must be the path of a folder or null, got {feature_cache_dir!r}"
+            raise ValueError(msg)
+        cached = memory > 0 or feature_cache_dir is not None
+        self.feature_cache = FeatureCache(memory, feature_cache_dir) if cached else None
 
         self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
         self.synthetic_anomalies = SyntheticAnomalies(
@@ -243,9 +258,10 @@ class ScaleAwareCRD(AnomalibModule):
         check_images(image_files(self.trainer))
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add one that names images which cannot be read to those of anomalib."""
+        """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), NamesBrokenImages()]
+        own = [NamesBrokenImages()] if self.feature_cache is None else [NamesBrokenImages(), self.feature_cache]
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.
@@ -297,7 +313,11 @@ class ScaleAwareCRD(AnomalibModule):
             )
             noisy, _ = self.synthetic_anomalies(images, generator=generator, std=self._image_std)
         self._batches_seen += 1
-        features = self.model(images, noisy, restore=self.loss.needs_restored)
+        taught = None
+        if self.feature_cache is not None:
+            paths = getattr(batch, "image_path", None)
+            taught = self.feature_cache.features(self.model.teacher, images, noisy, paths)
+        features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)
         terms = self.loss(
             features.clean,
             features.student,

@@ -154,6 +154,7 @@ class ScaleAwareCRDModel(nn.Module):
         noisy_images: torch.Tensor | None = None,
         *,
         restore: bool = False,
+        taught: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures | InferenceBatch:
         """Features for the loss in training mode, predictions in evaluation mode.
 
@@ -161,6 +162,8 @@ class ScaleAwareCRDModel(nn.Module):
             images: (B, 3, H, W), normalised.
             noisy_images: The same images with synthetic anomalies; training mode only.
             restore: Whether the student sees the noisy images as well; training mode only.
+            taught: The teacher's features of the images and, behind them, the noisy ones, if they are known: it is not
+                asked then. One (B, C_k, H_k, W_k) or (2B, C_k, H_k, W_k) per scale; training mode only.
 
         Returns:
             :class:`TrainingFeatures` or ``InferenceBatch``.
@@ -171,7 +174,7 @@ class ScaleAwareCRDModel(nn.Module):
         self._check_images(images)
         if not self.training:
             return self.predict(images)
-        return self.features(images, noisy_images, restore=restore)
+        return self.features(images, noisy_images, restore=restore, taught=taught)
 
     def features(
         self,
@@ -179,12 +182,15 @@ class ScaleAwareCRDModel(nn.Module):
         noisy_images: torch.Tensor | None = None,
         *,
         restore: bool = False,
+        taught: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures:
         """Extract what the loss needs and let the calibration see the clean images; arguments as in ``forward``."""
         batch = images.shape[0]
         noisy = restored = None
-        # One pass of the teacher over both: the same work in larger pieces.
-        both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
+        both = taught
+        if both is None:
+            # One pass of the teacher over both: the same work in larger pieces.
+            both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
         if self.standardise is not None:
             self.standardise.update([f[:batch] for f in both])
             both = self.standardise(both)

@@ -15,6 +15,10 @@ NOISE_KINDS = ("simplex", "perlin", "gaussian")
 # Fields begin anywhere in this many periods of their first octave: far from each other, near enough for float32.
 _SPAN = 64.0
 
+# Points computed at a time: what the cache of a processor holds, and what bounds the memory on other devices.
+_POINTS_CPU = 2**16
+_POINTS = 2**22
+
 
 class NoiseState(NamedTuple):
     """All that is random in N fields.
@@ -73,15 +77,26 @@ def noise_field(
     device = state.seeds.device
     shapes = ((1, channels, 1, 1), (1, 1, height, 1), (1, 1, 1, width))
     steps = [torch.arange(max(shape), device=device).view(shape) for shape in shapes]
-    seeds = state.seeds.view(*state.seeds.shape, 1, 1, 1)
     if kind == "gaussian":
         z, y, x = (step.to(torch.int32) for step in steps)
-        return white(z, y, x, seeds[:, 0])
+        return white(z, y, x, state.seeds[:, 0].view(-1, 1, 1, 1))
+    # Every octave is computed as a field of its own.
+    octaves = torch.arange(state.seeds.shape[1], device=device)
+    frequency = ((1 << octaves) / period).repeat(len(state.seeds)).view(-1, 1, 1, 1)
+    offsets = state.offsets.view(-1, 3, 1, 1, 1).unbind(1)
+    points = [
+        *(offset + frequency * step for offset, step in zip(offsets, steps, strict=True)),
+        state.seeds.view(-1, 1, 1, 1),
+    ]
     function = simplex if kind == "simplex" else perlin
-    offsets = state.offsets.view(*state.offsets.shape, 1, 1, 1)
-    total = torch.zeros((), device=device)
-    for octave in range(state.seeds.shape[1]):
-        frequency = 2**octave / period
-        z, y, x = (offsets[:, octave, axis] + frequency * step for axis, step in enumerate(steps))
-        total = total + persistence**octave * function(z, y, x, seeds[:, octave])
-    return total
+    pieces = zip(*(axis.split(_fields_at_once(channels * height * width, device)) for axis in points), strict=True)
+    fields = torch.cat([function(*piece) for piece in pieces])
+    weights = (persistence**octaves).view(-1, 1, 1, 1)
+    return (fields.view(*state.seeds.shape, channels, height, width) * weights).sum(dim=1)
+
+
+def _fields_at_once(points: int, device: torch.device) -> int:
+    """How many fields of so many points to compute at a time."""
+    if torch.compiler.is_compiling():
+        return 2**62  # the compiler cuts the work itself
+    return max(1, (_POINTS_CPU if device.type == "cpu" else _POINTS) // points)

@@ -1,12 +1,24 @@
 """Random bits for the points of a lattice, without a table."""
 
-__all__ = ["PRIMES", "hash_lattice", "uniform"]
+__all__ = ["PRIMES", "constant", "hash_lattice", "uniform"]
 
 import torch
 
 # Odd multipliers with well spread bits, as signed 32-bit numbers: multiplication modulo 2**32 wraps.
 PRIMES = (0x27D4EB2D, 0x165667B1, 0x1B873593)
-_MIX = 0x2C1B3C6D
+
+
+def constant(value: float) -> torch.Tensor:
+    """A number for a formula that is computed in many small pieces: int32 or float32, ().
+
+    PyTorch converts a Python number to the other operand's type in every operation, which takes as long as the
+    operation itself. Without dimensions it may meet tensors on any device.
+    """
+    return torch.tensor(value, dtype=torch.int32 if isinstance(value, int) else torch.float32, device="cpu")
+
+
+_FIRST_SHIFT, _SECOND_SHIFT, _LAST_SHIFT = constant(15), constant(12), constant(11)
+_FIRST_FACTOR, _SECOND_FACTOR = constant(0x2C1B3C6D), constant(PRIMES[0])
 
 
 def hash_lattice(mixed: torch.Tensor) -> torch.Tensor:
@@ -18,8 +30,10 @@ def hash_lattice(mixed: torch.Tensor) -> torch.Tensor:
     Returns:
         int32 of the same shape.
     """
-    mixed = (mixed ^ (mixed >> 15)) * _MIX
-    return (mixed ^ (mixed >> 12)) * PRIMES[0] >> 11
+    # in place from the first new tensor on, which the processor's cache still holds
+    mixed = (mixed >> _FIRST_SHIFT).bitwise_xor_(mixed).mul_(_FIRST_FACTOR)
+    mixed = (mixed >> _SECOND_SHIFT).bitwise_xor_(mixed).mul_(_SECOND_FACTOR)
+    return mixed.bitwise_right_shift_(_LAST_SHIFT)
 
 
 def uniform(bits: torch.Tensor) -> torch.Tensor:

@@ -144,20 +144,26 @@ class SyntheticAnomalies:
             period=self.period * height,
             persistence=self.persistence,
         )  # (B * N, C, h, w)
-        field = field * parameters.strengths.view(-1, 1, 1, 1)
 
-        inside, index = [], []
+        # Where the pixels of a window lie. What leaves the image comes in again on the other side: it is zero.
+        inside, places = [], []
         for axis, length in enumerate((height, width)):
             start, extent = (parameters.rectangles[..., axis + offset].view(-1, 1) for offset in (0, 2))
-            position = torch.arange(length, device=device) - start  # (B * N, length)
-            inside.append((position >= 0) & (position < extent))
-            index.append(position.clamp(0, window[axis] - 1))
-        field = field.gather(2, index[0][:, None, :, None].expand(-1, channels, -1, window[1]))
-        field = field.gather(3, index[1][:, None, None, :].expand(-1, channels, height, -1))
-        mask = inside[0].unsqueeze(2) & inside[1].unsqueeze(1)  # (B * N, H, W)
-        anomaly = (field * mask.unsqueeze(1)).view(batch, number, channels, height, width).sum(dim=1)
-        present = (mask & (parameters.strengths.view(-1, 1, 1) != 0)).view(batch, number, height, width)
-        return anomaly, present.any(dim=1, keepdim=True)
+            step = torch.arange(window[axis], device=device)
+            inside.append(step < extent)  # (B * N, h) and (B * N, w)
+            places.append((start + step) % length)
+        place = (places[0].unsqueeze(2) * width + places[1].unsqueeze(1)).view(batch * number, 1, -1)
+        mask = (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).view(batch * number, 1, -1)  # (B * N, 1, h * w)
+        strengths = parameters.strengths.view(-1, 1, 1)
+
+        anomaly = torch.zeros(batch * number, channels, height * width, device=device)
+        anomaly.scatter_(2, place.expand(-1, channels, -1), field.flatten(2) * (mask * strengths))
+        present = torch.zeros(batch * number, 1, height * width, dtype=torch.bool, device=device)
+        present.scatter_(2, place, mask & (strengths != 0))
+        return (
+            anomaly.view(batch, number, channels, height, width).sum(dim=1),
+            present.view(batch, number, height, width).any(dim=1, keepdim=True),
+        )
 
     @staticmethod
     def apply(images: torch.Tensor, anomaly: torch.Tensor, std: torch.Tensor | None = None) -> torch.Tensor:

@@ -208,6 +208,7 @@ class ScaleAwareCRD(AnomalibModule):
         self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
         self._batches_seen = 0
         self._image_std: torch.Tensor | None = None
+        self._terms: tuple[LossTerms, int] | None = None
 
         self.model = ScaleAwareCRDModel(
             backbone=backbone,
@@ -325,7 +326,11 @@ class ScaleAwareCRD(AnomalibModule):
             noisy=features.noisy,
             restored=features.restored,
         )
-        self._log_terms(terms, batch_size=images.shape[0])
+        # Every part costs the host time: they are kept, and logged where a row is written.
+        self._terms = terms._replace(total=terms.total.detach()), images.shape[0]
+        self.log(
+            "train_loss", self._terms[0].total, on_step=True, on_epoch=True, prog_bar=True, batch_size=images.shape[0]
+        )
         return terms.total
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -333,10 +338,22 @@ class ScaleAwareCRD(AnomalibModule):
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
 
-    def _log_terms(self, terms: LossTerms, batch_size: int) -> None:
-        self.log("train_loss", terms.total.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
-        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        """Log the terms of the step whose row goes to the loggers.
+
+        Only here is it known which one that is: the optimiser may have to wait for further batches, and the training
+        may have been stopped.
+        """
+        del outputs, batch, batch_idx
+        steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if self._terms is None or not steps:
             return
+        if self.global_step % steps == 0 or self.trainer.should_stop:
+            terms, batch_size = self._terms
+            self.log_dict(self._named(terms), batch_size=batch_size)
+
+    def _named(self, terms: LossTerms) -> dict[str, torch.Tensor]:
+        """The parts of the loss by the names under which they are logged."""
         values: dict[str, torch.Tensor] = {}
         for name in ("pull", "push", "restore", "weights"):
             per_scale = getattr(terms, name)
@@ -347,7 +364,7 @@ class ScaleAwareCRD(AnomalibModule):
                 )
         if terms.ratio is not None:
             values["ratio"] = terms.ratio
-        self.log_dict(values, batch_size=batch_size)
+        return values
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
         """Export to ONNX; arguments as in ``ExportMixin.to_onnx``.

@@ -225,21 +225,16 @@ class ScaleAwareCRD(AnomalibModule):
             level=level,
             sigma=sigma,
         )
-        size = self.input_size
-        if size is not None and min(size) < self.model.minimum_size:
-            msg = (
-                f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone {backbone!r} with layers "
-                f"{list(self.model.teacher.layers)} needs at least {self.model.minimum_size}"
-            )
-            raise ValueError(msg)
 
     def setup(self, stage: str) -> None:
-        """Give a training without a length the published one, and look at its data before the work starts.
+        """Give a training without a length the published one, and look at sizes and data before the work starts.
 
         Raises:
-            ValueError: If the data module would fail for lack of validation images.
+            ValueError: If the pre-processor makes the images too small, or the data module would fail for lack of
+                validation images.
             UnreadableImageError: If files are no images.
         """
+        self._check_size()
         if stage != "fit":
             return
         end_by_itself(self.trainer)  # before optimisers and schedules ask for the length
@@ -257,6 +252,21 @@ class ScaleAwareCRD(AnomalibModule):
             )
             raise ValueError(msg)
         check_images(image_files(self.trainer))
+
+    def _check_size(self) -> None:
+        """Refuse a pre-processor that makes images too small.
+
+        Not when the model is built: anomalib builds it with a pre-processor for 10 x 10 pixels where it only wants to
+        know the metrics.
+        """
+        size = self.input_size
+        if size is not None and min(size) < self.model.minimum_size:
+            msg = (
+                f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone "
+                f"{self.hparams['backbone']!r} with layers {list(self.model.teacher.layers)} needs at least "
+                f"{self.model.minimum_size}"
+            )
+            raise ValueError(msg)
 
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
@@ -366,14 +376,31 @@ class ScaleAwareCRD(AnomalibModule):
             values["ratio"] = terms.ratio
         return values
 
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
+    def to_onnx(  # type: ignore[override]  # anomalib's signature
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
         """Export to ONNX; arguments as in ``ExportMixin.to_onnx``.
 
         The exporter writes opset 18 in any case; asking for it spares the attempt, with its traceback, to convert the
         model to anomalib's default of 14.
+
+        Raises:
+            ValueError: If neither the pre-processor nor ``input_size`` says how large images are, or the pre-processor
+                makes them too small.
         """
+        self._check_size()
+        if input_size is None and self.input_size is None:
+            msg = (
+                "the pre-processor has no Resize, and without one the exporter cannot write a model for images of any "
+                f"size: give input_size, (height, width), each at least {self.model.minimum_size}, got None"
+            )
+            raise ValueError(msg)
         kwargs.setdefault("opset_version", _OPSET)
-        return super().to_onnx(*args, **kwargs)
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
         """Export to OpenVINO; arguments as in ``ExportMixin.to_openvino``."""

@@ -320,7 +320,6 @@ def test_trains_in_half_precision(precision: str, tiny_data: Callable, tmp_path:
         ({"noise_size": [0.3, 0.1]}, "size"),
         ({"noise_count": 0}, "count"),
         ({"contrast_weight": -0.1}, "contrast_weight must be at least 0"),
-        ({"pre_processor": ScaleAwareCRD.configure_pre_processor((16, 16))}, r"16 x 16 pixels.*at least 32"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:

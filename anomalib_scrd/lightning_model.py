@@ -84,7 +84,8 @@ class ScaleAwareCRD(AnomalibModule):
         learning_rate: Learning rate of Adam.
         betas: Betas of Adam.
         weight_decay: Decoupled weight decay.
-        schedule: Learning rate over the training: none or cosine.
+        schedule: Learning rate over the training: none, or cosine, which falls to zero at the last step (constant where
+            only a time limit ends the training).
         warmup_steps: Steps of linear warm-up of the cosine schedule.
         feature_cache: Memory of the model's device, in GiB per process, for the teacher's features of clean training
             images; after the first epoch the teacher sees the noisy ones only. 0 for none. Refused with augmentations.
@@ -277,8 +278,8 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.
 
-        Raises:
-            ValueError: If a cosine schedule is wanted for a training without a known length.
+        A cosine needs to know where it ends: in a training that only a time limit ends, the learning rate stays where
+        the warm-up has brought it.
         """
         optimizer = torch.optim.AdamW(
             self.model.trainable_parameters(),
@@ -291,10 +292,13 @@ class ScaleAwareCRD(AnomalibModule):
         if self.schedule == "none":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            msg = "schedule 'cosine' needs a length: give trainer.max_steps or trainer.max_epochs, not max_time alone"
-            raise ValueError(msg)
-        scheduler = cosine_with_warmup(optimizer, int(steps), self.warmup_steps)
+        known = math.isfinite(steps)
+        if not known:
+            logger.warning(
+                "schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
+                "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
+            )
+        scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:

@@ -292,10 +292,26 @@ def test_cosine_schedule_steps_with_the_optimiser(tiny_data: Callable, tmp_path:
     engine = build_engine(tmp_path, max_steps=4, accumulate_grad_batches=2, limit_val_batches=0)
     engine.fit(model, datamodule=tiny_data(train_batch_size=3))
     assert engine.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
-    with pytest.raises(ValueError, match="needs a length"):
-        build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0).fit(
-            build_model(schedule="cosine"), datamodule=tiny_data()
-        )
+
+
+def test_cosine_schedule_of_an_unknown_length_stays_constant(
+    tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_model(schedule="cosine", warmup_steps=2, learning_rate=3e-3)
+    rates = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            trainer.should_stop = len(rates) == 4
+
+    caplog.set_level("WARNING", "anomalib_scrd.lightning_model")
+    engine = build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0, callbacks=[Rates()])
+    engine.fit(model, datamodule=tiny_data())
+    assert rates == pytest.approx([2e-3, 3e-3, 3e-3, 3e-3])  # each after its step
+    told = [record.getMessage() for record in caplog.records if "max_time" in record.getMessage()]
+    assert len(told) == 1
+    assert "give trainer.max_steps or trainer.max_epochs" in told[0]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed"])

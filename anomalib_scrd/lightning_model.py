@@ -19,7 +19,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torchmetrics import Metric
-from torchvision.transforms.v2 import Normalize, Transform
+from torchvision import transforms as transforms_v1
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_scrd.anomaly_map import MergeMode
 from anomalib_scrd.calibration import CalibrationMode
@@ -332,7 +333,18 @@ class ScaleAwareCRD(AnomalibModule):
         if self.feature_cache is not None:
             paths = getattr(batch, "image_path", None)
             taught = self.feature_cache.features(self.model.teacher, images, noisy, paths)
-        features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)
+        try:
+            features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # batch norm's
+                raise
+            batch_size, _, height, width = images.shape
+            msg = (
+                f"a training batch of {batch_size} image of {height} x {width} pixels leaves one position of the "
+                "embedding, and batch norm needs two: give larger images, or a train_batch_size that leaves no single "
+                "image for the last batch of an epoch"
+            )
+            raise ValueError(msg) from error
         terms = self.loss(
             features.clean,
             features.student,
@@ -472,21 +484,21 @@ class ScaleAwareCRD(AnomalibModule):
         return LearningType.ONE_CLASS
 
 
-def normalisation_std(transform: Transform | None) -> torch.Tensor | None:
+def normalisation_std(transform: Any) -> torch.Tensor | None:
     """Standard deviation by which a pre-processing divides images in [0, 1].
 
     Args:
-        transform: Transform of a pre-processor, possibly nested.
+        transform: Transform of a pre-processor, of torchvision's first or second version, possibly nested.
 
     Returns:
-        (C,) float32, the product over all Normalize steps; None where there is none.
+        (C,) or (1,) float32, the product over all Normalize steps; None where there is none.
     """
-    if isinstance(transform, Normalize):
-        return torch.tensor(list(transform.std), dtype=torch.float32)
+    if isinstance(transform, (Normalize, transforms_v1.Normalize)):
+        return torch.as_tensor(transform.std, dtype=torch.float32).reshape(-1)
     # Compose keeps its steps in a plain list, out of reach of `modules()`
-    steps = [normalisation_std(step) for step in getattr(transform, "transforms", ())]
-    found = [std for std in steps if std is not None]
-    return torch.stack(found).prod(dim=0) if found else None
+    steps = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", ())
+    found = [std for std in map(normalisation_std, steps) if std is not None]
+    return math.prod(found, start=torch.ones(1)) if found else None
 
 
 def _plain(value: Any) -> Any:

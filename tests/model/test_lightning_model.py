@@ -11,7 +11,9 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
+from torch import nn
 from torch.utils.data import DataLoader
+from torchvision import transforms as v1
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
@@ -236,6 +238,39 @@ def test_normalisation_is_found_wherever_it_is() -> None:
         [Resize((32, 32)), Compose([Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), Normalize([0] * 3, [2, 2, 2])]
     )
     torch.testing.assert_close(normalisation_std(nested), torch.tensor([1.0, 0.5, 0.4]))
+
+
+@pytest.mark.parametrize(
+    ("transform", "std"),
+    [
+        (v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2]), [0.5, 0.25, 0.2]),
+        (v1.Compose([v1.Resize((32, 32)), v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), [0.5, 0.25, 0.2]),
+        (nn.Sequential(Resize((32, 32)), Normalize([0.5] * 3, [0.5, 0.25, 0.2])), [0.5, 0.25, 0.2]),
+        (Compose([nn.Sequential(v1.Normalize([0], [0.5])), Normalize([0] * 3, [0.5, 0.25, 0.2])]), [0.25, 0.125, 0.1]),
+        (Normalize([0], [0.5]), [0.5]),
+        (nn.Sequential(Resize((32, 32))), None),
+    ],
+)
+def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> None:
+    found = normalisation_std(transform)
+    assert (found if found is None else found.tolist()) == (std if std is None else pytest.approx(std))
+    if std is not None:  # what it is used for
+        image = torch.full((1, 3, 32, 32), 0.5)
+        torch.testing.assert_close(
+            transform(image + 0.1) - transform(image), (0.1 / found).view(1, -1, 1, 1).expand(image.shape)
+        )
+
+
+def test_a_single_smallest_image_is_refused_by_name() -> None:
+    model = build_model(restore_weight=0)
+    model.log = lambda *_args, **_kwargs: None
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.on_fit_start()
+    model.train()
+    with pytest.raises(ValueError, match=r"batch of 1 image of 32 x 32 pixels .*larger images, or a train_batch_size"):
+        model.training_step(ImageBatch(image=torch.rand(1, 3, 32, 32)))
+    for shape in ((2, 3, 32, 32), (1, 3, 33, 32)):
+        assert torch.isfinite(model.training_step(ImageBatch(image=torch.rand(shape))))
 
 
 @pytest.mark.parametrize("std", [None, [0.5, 0.25, 0.2]])

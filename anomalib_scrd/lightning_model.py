@@ -80,7 +80,7 @@ class ScaleAwareCRD(AnomalibModule):
         noise_period: Period of the coarsest octave, relative to the image.
         noise_octaves: Octaves of the noise.
         noise_persistence: Amplitude of an octave relative to the one before.
-        noise_foreground: Whether patches lie on the anatomy only.
+        noise_foreground: Whether anomalies lie on the anatomy only: patches are centred on it and end at its border.
         noise_seed: Seed of the synthetic anomalies; None takes the one of the run (``seed_everything``).
         learning_rate: Learning rate of Adam.
         betas: Betas of Adam.

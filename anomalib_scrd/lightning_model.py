@@ -24,6 +24,7 @@ from torchvision.transforms.v2 import Normalize
 
 from anomalib_scrd.anomaly_map import MergeMode
 from anomalib_scrd.calibration import CalibrationMode
+from anomalib_scrd.command_line import plain_errors
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.feature_cache import FeatureCache
@@ -150,83 +151,84 @@ class ScaleAwareCRD(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings, also
-        # where OmegaConf or jsonargparse hand over their own kinds.
-        layers = _plain(layers)
-        pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
-        student_depth = _plain(student_depth)
-        noise_strength = _plain(noise_strength)
-        noise_size = _plain(noise_size)
-        noise_count = _plain(noise_count)
-        betas = _plain(betas)
-        feature_cache_dir = str(feature_cache_dir) if isinstance(feature_cache_dir, Path) else feature_cache_dir
-        super().__init__(
-            pre_processor=pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        numbers = {
-            "pull_weight": pull_weight,
-            "restore_weight": restore_weight,
-            "contrast_weight": contrast_weight,
-            "top_k": top_k,
-            "level": level,
-            "sigma": sigma,
-            "noise_period": noise_period,
-            "noise_persistence": noise_persistence,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "feature_cache": feature_cache,
-        }
-        for name, value in numbers.items():
-            _check_number(name, value)
-        self.learning_rate = _positive("learning_rate", learning_rate)
-        self.betas = _betas(betas)
-        self.weight_decay = _at_least_zero("weight_decay", weight_decay)
-        if schedule not in SCHEDULES:
-            msg = f"schedule must be one of {SCHEDULES}, got {schedule!r}"
-            raise ValueError(msg)
-        self.schedule = schedule
-        self.warmup_steps = _whole("warmup_steps", warmup_steps)
-        memory = _at_least_zero("feature_cache", feature_cache)
-        if feature_cache_dir is not None and not isinstance(feature_cache_dir, str):
-            msg = f"feature_cache_dir must be the path of a folder or null, got {feature_cache_dir!r}"
-            raise ValueError(msg)
-        cached = memory > 0 or feature_cache_dir is not None
-        self.feature_cache = FeatureCache(memory, feature_cache_dir) if cached else None
+        with plain_errors():
+            # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings,
+            # also where OmegaConf or jsonargparse hand over their own kinds.
+            layers = _plain(layers)
+            pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
+            student_depth = _plain(student_depth)
+            noise_strength = _plain(noise_strength)
+            noise_size = _plain(noise_size)
+            noise_count = _plain(noise_count)
+            betas = _plain(betas)
+            feature_cache_dir = str(feature_cache_dir) if isinstance(feature_cache_dir, Path) else feature_cache_dir
+            super().__init__(
+                pre_processor=pre_processor,
+                post_processor=post_processor,
+                evaluator=evaluator,
+                visualizer=visualizer,
+            )
+            numbers = {
+                "pull_weight": pull_weight,
+                "restore_weight": restore_weight,
+                "contrast_weight": contrast_weight,
+                "top_k": top_k,
+                "level": level,
+                "sigma": sigma,
+                "noise_period": noise_period,
+                "noise_persistence": noise_persistence,
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "feature_cache": feature_cache,
+            }
+            for name, value in numbers.items():
+                _check_number(name, value)
+            self.learning_rate = _positive("learning_rate", learning_rate)
+            self.betas = _betas(betas)
+            self.weight_decay = _at_least_zero("weight_decay", weight_decay)
+            if schedule not in SCHEDULES:
+                msg = f"schedule must be one of {SCHEDULES}, got {schedule!r}"
+                raise ValueError(msg)
+            self.schedule = schedule
+            self.warmup_steps = _whole("warmup_steps", warmup_steps)
+            memory = _at_least_zero("feature_cache", feature_cache)
+            if feature_cache_dir is not None and not isinstance(feature_cache_dir, str):
+                msg = f"feature_cache_dir must be the path of a folder or null, got {feature_cache_dir!r}"
+                raise ValueError(msg)
+            cached = memory > 0 or feature_cache_dir is not None
+            self.feature_cache = FeatureCache(memory, feature_cache_dir) if cached else None
 
-        self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
-        self.synthetic_anomalies = SyntheticAnomalies(
-            kind=noise,
-            strength=noise_strength,
-            size=noise_size,
-            count=noise_count,
-            period=noise_period,
-            octaves=noise_octaves,
-            persistence=noise_persistence,
-            foreground=noise_foreground,
-        )
-        self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
-        self._batches_seen = 0
-        self._image_std: torch.Tensor | None = None
-        self._terms: tuple[LossTerms, int] | None = None
+            self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
+            self.synthetic_anomalies = SyntheticAnomalies(
+                kind=noise,
+                strength=noise_strength,
+                size=noise_size,
+                count=noise_count,
+                period=noise_period,
+                octaves=noise_octaves,
+                persistence=noise_persistence,
+                foreground=noise_foreground,
+            )
+            self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
+            self._batches_seen = 0
+            self._image_std: torch.Tensor | None = None
+            self._terms: tuple[LossTerms, int] | None = None
 
-        self.model = ScaleAwareCRDModel(
-            backbone=backbone,
-            layers=layers,
-            pre_trained=pre_trained,
-            student_block=student_block,
-            student_depth=student_depth,
-            feature_scaling=feature_scaling,
-            scale_adaptation=scale_adaptation,
-            calibration=calibration,
-            merge=merge,
-            score=score,
-            top_k=top_k,
-            level=level,
-            sigma=sigma,
-        )
+            self.model = ScaleAwareCRDModel(
+                backbone=backbone,
+                layers=layers,
+                pre_trained=pre_trained,
+                student_block=student_block,
+                student_depth=student_depth,
+                feature_scaling=feature_scaling,
+                scale_adaptation=scale_adaptation,
+                calibration=calibration,
+                merge=merge,
+                score=score,
+                top_k=top_k,
+                level=level,
+                sigma=sigma,
+            )
 
     def setup(self, stage: str) -> None:
         """Give a training without a length the published one, and look at sizes and data before the work starts.

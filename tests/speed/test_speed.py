@@ -6,6 +6,7 @@ No test looks at how long anything took.
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from anomalib_scrd.benchmark.speed.contenders import BASELINE, EDGE, FORMS, TIMM
 from anomalib_scrd.benchmark.speed.roofline import OperationCounter, Rates
 from anomalib_scrd.benchmark.speed.step import RELEASED
 from anomalib_scrd.benchmark.speed.timing import Stopwatch, Summary, alternate, ratio, ready, summary
+from anomalib_scrd.lightning_model import ScaleAwareCRD
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY: dict[str, Any] = {"backbone": "resnet18", "image_size": (64, 64), "batch": 2, "rounds": 1, "warmup": 0}
@@ -231,6 +233,14 @@ def test_baseline_for_other_backbones_has_the_same_student(config: Callable[...,
     assert trained([model.model.bottleneck, model.model.decoder]) == trained(
         [like.model.bottleneck, like.model.student]
     )
+
+
+def test_a_row_of_the_log_is_timed(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any]] = []
+    monkeypatch.setattr(parts, "_STEPS", 2)
+    monkeypatch.setattr(ScaleAwareCRD, "log_dict", lambda _, values, **__: rows.append(values))
+    assert parts._logging_seconds(config(), time.perf_counter) > 0
+    assert len(rows) == 1
 
 
 def test_parts_hold_the_whole_step(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:

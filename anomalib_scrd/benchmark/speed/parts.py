@@ -246,7 +246,7 @@ def _logging_seconds(config: SpeedConfig, clock: Clock) -> float:
         max_steps=_STEPS,
         accelerator="gpu" if config.torch_device.type == "cuda" else "cpu",
         devices=1,
-        log_every_n_steps=_LOG_EVERY,
+        log_every_n_steps=_STEPS,  # one row, at the last step
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -66,7 +66,9 @@ class ScaleAwareCRD(AnomalibModule):
         feature_scaling: Standardisation of the teacher's channels on normal images: channel or none (published).
         scale_adaptation: Weights of the scales: adaptive, published or uniform.
         calibration: Standardisation of the scales on normal images: position, scale or none.
-        merge: Map from the scales: max or mean (published).
+        damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
+            (published). In units of standardised channels unless feature_scaling is none.
+        merge: Map from the scales: norm, max or mean (published).
         score: Image score: scales (joins the calibrated peaks of the scales' maps), or of the merged map its mean
             (published), its max or its peak (top_k).
         top_k: Share of a map whose mean is its peak, in (0, 1]; for the scores scales and top_k.
@@ -122,7 +124,8 @@ class ScaleAwareCRD(AnomalibModule):
         feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
-        merge: MergeMode = "max",
+        damping: float = 5.0,
+        merge: MergeMode = "norm",
         score: ScoreKind = "scales",
         top_k: float = 0.02,
         level: float = 0.5,
@@ -168,6 +171,7 @@ class ScaleAwareCRD(AnomalibModule):
             "pull_weight": pull_weight,
             "restore_weight": restore_weight,
             "contrast_weight": contrast_weight,
+            "damping": damping,
             "top_k": top_k,
             "level": level,
             "sigma": sigma,
@@ -218,6 +222,7 @@ class ScaleAwareCRD(AnomalibModule):
             feature_scaling=feature_scaling,
             scale_adaptation=scale_adaptation,
             calibration=calibration,
+            damping=damping,
             merge=merge,
             score=score,
             top_k=top_k,

@@ -6,7 +6,6 @@ import inspect
 import logging
 import math
 
-from anomalib.engine import Engine
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -49,6 +48,8 @@ def _asked_epochs(trainer: Trainer) -> int | None:
 
     Only the engine keeps what it was asked for, and a trainer does not know its engine: it is found among the callers.
     """
+    from anomalib.engine import Engine  # late: this package is imported while anomalib's engine is being imported
+
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")

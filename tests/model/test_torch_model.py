@@ -103,15 +103,34 @@ def test_batch_of_one_equals_the_batch() -> None:
         torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[index], rtol=1e-4, atol=1e-5)
 
 
-def test_scale_weights_act_on_the_map() -> None:
-    """The released code's map ignores them."""
-    model = build(calibration="none").eval()
-    x = images(2, 3, 64, 64)
-    before = model(x).anomaly_map
-    with torch.no_grad():
-        model.scale_adaptation.linear.bias.copy_(torch.tensor([3.0, 0.0, -3.0]))
-    after = model(x).anomaly_map
-    assert (after - before).abs().max() > 1e-3
+@pytest.mark.parametrize("calibration", ["scale", "position", "none"])
+def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
+    """The released code's map ignores them; a calibration after them would divide the weights of all images out."""
+    x = images(4, 3, 64, 64)
+    results = []
+    for bias in ([0.0, 0.0, 0.0], [3.0, 0.0, -3.0]):
+        model = build(calibration=calibration).train()
+        with torch.no_grad():
+            model.scale_adaptation.linear.bias.copy_(torch.tensor(bias))
+            for _ in range(3):
+                model(x)
+            results.append(model.eval()(x))
+    before, after = results
+    assert (after.anomaly_map - before.anomaly_map).abs().max() > 0.1 * before.anomaly_map.std()
+    assert (after.pred_score - before.pred_score).abs().max() > 1e-2
+
+
+def test_damping_is_for_the_map_alone() -> None:
+    """Featureless places lose their distance in the map; the score goes by the plain cosine."""
+    x = images(4, 3, 64, 64)
+    results = []
+    for damping in (0.0, 5.0):
+        model = build(damping=damping).train()
+        with torch.no_grad():
+            model(x)
+            results.append(model.eval()(x))
+    torch.testing.assert_close(results[0].pred_score, results[1].pred_score)
+    assert (results[0].anomaly_map - results[1].anomaly_map).abs().max() > 1e-2
 
 
 def test_autocast_keeps_distances_in_float32() -> None:
@@ -147,6 +166,7 @@ def test_too_small_images_are_refused() -> None:
     ("arguments", "message"),
     [
         ({"score": "median"}, "score must be one of"),
+        ({"damping": -1.0}, "damping must be at least 0, got -1"),
         ({"top_k": 0.0}, r"top_k must lie in \(0, 1\], got 0"),
         ({"level": 1.5}, r"level must lie in \[0, 1\], got 1.5"),
         ({"feature_scaling": "whiten"}, "feature_scaling must be one of"),

@@ -152,6 +152,6 @@ class PeakCalibration(nn.Module):
 
 def _resized(mean: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """A (H, W) map at another size; one value stands for every position and needs none."""
-    if mean.shape in ((1, 1), size):  # noqa: PLR6201 - no set: an exporter's sizes are symbols, without a hash
+    if mean.shape in ((1, 1), size):
         return mean
     return F.interpolate(mean[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]

@@ -162,10 +162,9 @@ class SyntheticAnomalies:
         channel = points.field * channels + torch.arange(channels, device=device).unsqueeze(1)  # (C, P)
         anomaly = torch.zeros(batch * number * channels * height * width, device=device)
         anomaly.scatter_(0, (channel * (height * width) + place).flatten(), (noise * strength).flatten())
-        return (
-            anomaly.view(batch, number, channels, height, width).sum(dim=1),
-            present.view(batch, number, height, width).any(dim=1, keepdim=True),
-        )
+        anomaly = anomaly.view(batch, number, channels, height, width)
+        anomaly = anomaly[:, 0] if number == 1 else anomaly.sum(dim=1)  # a sum of one is a copy
+        return anomaly, present.view(batch, number, height, width).any(dim=1, keepdim=True)
 
     @staticmethod
     def apply(images: torch.Tensor, anomaly: torch.Tensor, std: torch.Tensor | None = None) -> torch.Tensor:

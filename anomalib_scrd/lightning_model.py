@@ -212,6 +212,7 @@ class ScaleAwareCRD(AnomalibModule):
         self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
         self._batches_seen = 0
         self._image_std: torch.Tensor | None = None
+        self._terms: tuple[LossTerms, int] | None = None
 
         self.model = ScaleAwareCRDModel(
             backbone=backbone,
@@ -229,21 +230,16 @@ class ScaleAwareCRD(AnomalibModule):
             level=level,
             sigma=sigma,
         )
-        size = self.input_size
-        if size is not None and min(size) < self.model.minimum_size:
-            msg = (
-                f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone {backbone!r} with layers "
-                f"{list(self.model.teacher.layers)} needs at least {self.model.minimum_size}"
-            )
-            raise ValueError(msg)
 
     def setup(self, stage: str) -> None:
-        """Give a training without a length the published one, and look at its data before the work starts.
+        """Give a training without a length the published one, and look at sizes and data before the work starts.
 
         Raises:
-            ValueError: If the data module would fail for lack of validation images.
+            ValueError: If the pre-processor makes the images too small, or the data module would fail for lack of
+                validation images.
             UnreadableImageError: If files are no images.
         """
+        self._check_size()
         if stage != "fit":
             return
         end_by_itself(self.trainer)  # before optimisers and schedules ask for the length
@@ -261,6 +257,21 @@ class ScaleAwareCRD(AnomalibModule):
             )
             raise ValueError(msg)
         check_images(image_files(self.trainer))
+
+    def _check_size(self) -> None:
+        """Refuse a pre-processor that makes images too small.
+
+        Not when the model is built: anomalib builds it with a pre-processor for 10 x 10 pixels where it only wants to
+        know the metrics.
+        """
+        size = self.input_size
+        if size is not None and min(size) < self.model.minimum_size:
+            msg = (
+                f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone "
+                f"{self.hparams['backbone']!r} with layers {list(self.model.teacher.layers)} needs at least "
+                f"{self.model.minimum_size}"
+            )
+            raise ValueError(msg)
 
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
@@ -330,7 +341,11 @@ class ScaleAwareCRD(AnomalibModule):
             noisy=features.noisy,
             restored=features.restored,
         )
-        self._log_terms(terms, batch_size=images.shape[0])
+        # Every part costs the host time: they are kept, and logged where a row is written.
+        self._terms = terms._replace(total=terms.total.detach()), images.shape[0]
+        self.log(
+            "train_loss", self._terms[0].total, on_step=True, on_epoch=True, prog_bar=True, batch_size=images.shape[0]
+        )
         return terms.total
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -338,10 +353,22 @@ class ScaleAwareCRD(AnomalibModule):
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
 
-    def _log_terms(self, terms: LossTerms, batch_size: int) -> None:
-        self.log("train_loss", terms.total.detach(), on_step=True, on_epoch=True, prog_bar=True, batch_size=batch_size)
-        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]  # set by a connector
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
+        """Log the terms of the step whose row goes to the loggers.
+
+        Only here is it known which one that is: the optimiser may have to wait for further batches, and the training
+        may have been stopped.
+        """
+        del outputs, batch, batch_idx
+        steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if self._terms is None or not steps:
             return
+        if self.global_step % steps == 0 or self.trainer.should_stop:
+            terms, batch_size = self._terms
+            self.log_dict(self._named(terms), batch_size=batch_size)
+
+    def _named(self, terms: LossTerms) -> dict[str, torch.Tensor]:
+        """The parts of the loss by the names under which they are logged."""
         values: dict[str, torch.Tensor] = {}
         for name in ("pull", "push", "restore", "weights"):
             per_scale = getattr(terms, name)
@@ -352,16 +379,33 @@ class ScaleAwareCRD(AnomalibModule):
                 )
         if terms.ratio is not None:
             values["ratio"] = terms.ratio
-        self.log_dict(values, batch_size=batch_size)
+        return values
 
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
+    def to_onnx(  # type: ignore[override]  # anomalib's signature
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
         """Export to ONNX; arguments as in ``ExportMixin.to_onnx``.
 
         The exporter writes opset 18 in any case; asking for it spares the attempt, with its traceback, to convert the
         model to anomalib's default of 14.
+
+        Raises:
+            ValueError: If neither the pre-processor nor ``input_size`` says how large images are, or the pre-processor
+                makes them too small.
         """
+        self._check_size()
+        if input_size is None and self.input_size is None:
+            msg = (
+                "the pre-processor has no Resize, and without one the exporter cannot write a model for images of any "
+                f"size: give input_size, (height, width), each at least {self.model.minimum_size}, got None"
+            )
+            raise ValueError(msg)
         kwargs.setdefault("opset_version", _OPSET)
-        return super().to_onnx(*args, **kwargs)
+        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
 
     def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
         """Export to OpenVINO; arguments as in ``ExportMixin.to_openvino``."""

@@ -48,7 +48,8 @@ def _asked_epochs(trainer: Trainer) -> int | None:
 
     Only the engine keeps what it was asked for, and a trainer does not know its engine: it is found among the callers.
     """
-    from anomalib.engine import Engine  # late: this package is imported while anomalib's engine is being imported
+    # Not at the top: where anomalib.engine is what is imported first, its import is what imported this module.
+    from anomalib.engine import Engine
 
     frame = inspect.currentframe()
     while frame is not None:

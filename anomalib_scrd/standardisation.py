@@ -10,6 +10,11 @@ from torch import nn
 
 FeatureScaling = Literal["channel", "none"]
 FEATURE_SCALINGS = ("channel", "none")
+
+# A channel is dead whose variance is below this share of the scale's mean, or of its own squared mean: what float32
+# leaves of the variance of a constant.
+_DEAD_SHARE = 1e-4
+_DEAD_CONSTANT = 1e-6
 _MIN_VARIANCE = 1e-10
 
 
@@ -22,6 +27,9 @@ class ChannelStandardisation(nn.Module):
 
     The statistics are those of the first training batches, which are normal, and fixed after them: the student's target
     must not move. No pass over the data of its own is needed.
+
+    A dead channel, which was constant in them, has no standard deviation of its own to be divided by: it gets the
+    scale's, and counts like any other if it wakes up later.
 
     Args:
         channels: Channels of the scales, finest first.
@@ -66,8 +74,12 @@ class ChannelStandardisation(nn.Module):
         result = []
         for scale, feature in enumerate(features):
             mean = self.get_buffer(f"mean_{scale}")
-            variance = self.get_buffer(f"square_{scale}") - mean.square()
-            factor = variance.clamp_min(_MIN_VARIANCE).rsqrt().view(1, -1, 1, 1)
+            variance = (self.get_buffer(f"square_{scale}") - mean.square()).clamp_min(0)
+            typical = variance.mean()
+            dead = variance <= _DEAD_SHARE * typical + _DEAD_CONSTANT * mean.square()
+            factor = torch.where(dead, typical, variance).clamp_min(_MIN_VARIANCE).rsqrt().view(1, -1, 1, 1)
             offset = -mean.view(1, -1, 1, 1) * factor
-            result.append(feature * factor.to(feature.dtype) + offset.to(feature.dtype))
+            # In float32 whatever the features are: product and offset may leave float16, and cancel, where their sum
+            # does not.
+            result.append((feature * factor + offset).to(feature.dtype))
         return result

@@ -1,4 +1,4 @@
-"""Command line: ``python -m anomalib_scrd.benchmark [quality] --config FILE``.
+"""Command line: ``python -m anomalib_scrd.benchmark [quality | speed] --config FILE``.
 
 The first word names what is measured; without one it is ``quality``. A command is a module with a function
 ``main(arguments) -> exit status``, loaded only when it is asked for.
@@ -9,7 +9,7 @@ __all__ = ["COMMANDS", "main"]
 import sys
 from importlib import import_module
 
-COMMANDS = {"quality": "anomalib_scrd.benchmark.quality"}
+COMMANDS = {"quality": "anomalib_scrd.benchmark.quality", "speed": "anomalib_scrd.benchmark.speed.command"}
 _DEFAULT = "quality"
 
 

@@ -9,6 +9,8 @@ import openvino
 import pytest
 import torch
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.pre_processing import PreProcessor
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_scrd import ScaleAwareCRD
 from tests.export.conftest import EDGE_SIZE, ODD_SIZE, Exported, Trained, engine, export
@@ -124,3 +126,15 @@ def test_fixed_batch_agrees(odd: Trained, tmp_path: Path) -> None:
     direct = [compiled(image[None].numpy()) for image in odd.images]
     results = {field: np.concatenate([result[field].reshape(1, -1) for result in direct]) for field in FIELDS}
     assert_agree(results, expected)
+
+
+@pytest.mark.parametrize("pre_processor", [False, PreProcessor(Normalize([0.5] * 3, [0.5] * 3))])
+@pytest.mark.parametrize("kind", ["to_onnx", "to_openvino"])
+def test_an_export_needs_a_size(kind: str, pre_processor: PreProcessor | bool, tmp_path: Path) -> None:
+    """anomalib would write a file for images of 2 x 2 pixels."""
+    model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, student_depth=1, pre_processor=pre_processor)
+    with pytest.raises(ValueError, match=r"has no Resize.*: give input_size, \(height, width\), each at least 32"):
+        getattr(model, kind)(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="images must be at least 32 x 32 pixels"):
+        getattr(model, kind)(tmp_path, input_size=(16, 64))

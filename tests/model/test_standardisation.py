@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.standardisation import ChannelStandardisation
+from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
 
 def batch(seed: int) -> list[torch.Tensor]:
@@ -47,3 +49,52 @@ def test_precision_is_kept() -> None:
     module.update([feature.bfloat16() for feature in batch(0)])
     assert module([feature.bfloat16() for feature in batch(0)])[0].dtype == torch.bfloat16
     assert module.get_buffer("mean_0").tolist() == pytest.approx([5.0, -1.0, 0.0], abs=3)
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.0, 300.0])
+def test_a_dead_channel_that_wakes_up_counts_like_any_other(constant: float) -> None:
+    module = ChannelStandardisation([64])
+    torch.manual_seed(0)
+    features = [3 * torch.randn(4, 64, 8, 8) + 1 for _ in range(4)]
+    for feature in features:
+        feature[:, 5] = constant
+        module.update([feature])
+    (before,) = module([features[0].half()])
+    assert before.dtype == torch.float16
+    assert before[:, 5].abs().max() < 0.2
+    awake = features[0].clone()
+    awake[:, 5] = constant + 6.0  # two standard deviations of the others
+    (after,) = module([awake.half()])
+    assert torch.isfinite(after).all()
+    assert after[:, 5].mean().item() == pytest.approx(2.0, rel=0.1)
+    others = [channel for channel in range(64) if channel != 5]
+    assert torch.equal(after[:, others], before[:, others])
+
+
+def test_only_constant_channels_are_dead() -> None:
+    """A channel with a hundredth of the others' standard deviation is standardised like any other."""
+    module = ChannelStandardisation([4])
+    torch.manual_seed(0)
+    feature = torch.randn(8, 4, 16, 16) * torch.tensor([1.0, 1.0, 1.0, 0.02]).view(1, 4, 1, 1)
+    module.update([feature])
+    torch.testing.assert_close(module([feature])[0].std(dim=(0, 2, 3)), torch.ones(4), atol=2e-2, rtol=0)
+
+
+def test_dead_channel_under_fp16_autocast() -> None:
+    model = ScaleAwareCRDModel("resnet18", pre_trained=False).train()
+    with torch.no_grad():
+        for block in (model.teacher.backbone.model.layer1, model.teacher.backbone.model.layer2):
+            # the channel is a constant: what enters the last ReLU is that, and so is the shortcut's
+            for norm in (block[-1].bn2, block[-2].bn2):
+                norm.weight[3] = 0.0
+                norm.bias[3] = -1e3
+            block[-1].bn2.bias[3] = 7.0
+    images = torch.randn(4, 3, 64, 64)
+    loss = ScaleAwareContrastiveLoss()
+    for _ in range(3):
+        with torch.autocast("cpu", dtype=torch.float16):
+            features = model(images, images + 0.1 * torch.randn_like(images), restore=True)
+            terms = loss(features.clean, features.student, features.scale, features.noisy, features.restored)
+        assert torch.isfinite(terms.total)
+        assert all(torch.isfinite(feature).all() for feature in features.clean)
+    assert (model.standardise.get_buffer("mean_0")[3] - 7).abs() < 1e-2

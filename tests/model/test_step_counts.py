@@ -30,7 +30,7 @@ def ready(rank: int = 0, **arguments: Any) -> ScaleAwareCRD:
     model = build_model(**({"noise_seed": 3} | arguments))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
     # logs everything in every step
-    model._trainer = SimpleNamespace(global_rank=rank, global_step=0, log_every_n_steps=1)
+    model._trainer = SimpleNamespace(global_rank=rank, global_step=0, log_every_n_steps=1, should_stop=False)
     model.on_fit_start()
     return model.train()
 
@@ -101,7 +101,9 @@ def test_a_step_never_makes_the_host_wait(arguments: dict[str, Any], monkeypatch
     model = ready(**(arguments | {"student_depth": 1}))
     batch = ImageBatch(image=images())
     with no_waiting(monkeypatch):
-        model.training_step(batch).backward()
+        loss = model.training_step(batch)
+        loss.backward()
+        model.on_train_batch_end({"loss": loss}, batch, 0)
 
 
 @pytest.mark.parametrize(

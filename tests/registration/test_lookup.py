@@ -63,6 +63,14 @@ def test_data_modules(outcomes: dict[str, Any], name: str, package: str, form: s
     assert outcomes[f"{package}{name} {form}"] == DATA[name]["root"]
 
 
+@pytest.mark.parametrize("first", ["anomalib.engine", "anomalib.models", "anomalib_scrd.lightning_model"])
+def test_registered_whatever_is_imported_first(first: str, tmp_path: Path):
+    code = f"import {first}, anomalib.models; print(anomalib.models.ScaleAwareCRD.__name__)"
+    done = run([sys.executable, "-c", code], tmp_path)
+    assert done.stdout.endswith("ScaleAwareCRD\n")
+    assert "anomalib_scrd is not available" not in done.stderr
+
+
 def test_entry_point():
     from anomalib_scrd import ScaleAwareCRD
 

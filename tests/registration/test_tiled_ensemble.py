@@ -87,7 +87,6 @@ def test_predicts_whole_images(folder: Path, told: str):
 
 
 # The stage builds the model with a pre-processor for 10 x 10 pixels, only to ask it for its metrics.
-@pytest.mark.xfail(strict=True, reason="ScaleAwareCRD refuses so small a pre-processor when it is built")
 def test_computes_the_metrics(folder: Path, told: str):
     assert "errors" not in told, told
     table = folder / "results/ScaleAwareCRD/tiles/v0/metric_results.csv"

@@ -183,10 +183,7 @@ def test_mistakes_are_named(mistake: dict[str, Any], message: str) -> None:
         SpeedConfig(**mistake)
 
 
-def test_command_line_writes_what_it_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(benchmark.COMMANDS, "speed", "anomalib_scrd.benchmark.speed.command")
+def test_command_line_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--sections", "[step]", "--backbone", "resnet18", "--image_size", "[64, 64]", "--batch", "2"]
     arguments += ["--rounds", "1", "--warmup", "0", "--variants.broken.noise", "pink", "--output", str(tmp_path)]
     assert benchmark.main(["speed", *arguments]) == 0

@@ -28,13 +28,13 @@ class ReleasedSchedule(nn.Module):
     def __init__(self, form: ScaleAwareCRD) -> None:
         super().__init__()
         self.model = form.model.to(memory_format=torch.contiguous_format)
-        self._optimizer = form.configure_optimizers
+        self.form = form
         self._anomalies = form.synthetic_anomalies
         self._noisy: torch.Tensor | None = None
 
     def configure_optimizers(self) -> object:
         """The optimiser of the published form."""
-        return self._optimizer()
+        return self.form.configure_optimizers()
 
     def training_step(self, batch: Batch) -> torch.Tensor:
         """The loss of a step."""

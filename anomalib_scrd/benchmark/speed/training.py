@@ -11,6 +11,7 @@ from anomalib.data import ImageBatch
 from lightning.pytorch import LightningModule
 
 from anomalib_scrd.benchmark.speed.config import Precision, SpeedConfig
+from anomalib_scrd.benchmark.speed.released import ReleasedSchedule
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -64,6 +65,8 @@ class TrainingStep:
         layout = torch.channels_last if config.channels_last else torch.preserve_format
         self.module: Any = module.to(self.device, memory_format=layout).train()
         self.trainer = _Trainer(global_rank=rank)  # the module keeps a weak reference only
+        if isinstance(module, ReleasedSchedule):
+            module.form.trainer = self.trainer  # type: ignore[assignment]  # what its optimiser asks
         if isinstance(module, LightningModule):
             self.module.trainer = self.trainer
             self.module.log = self.module.log_dict = _no_log

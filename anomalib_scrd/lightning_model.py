@@ -92,6 +92,7 @@ class ScaleAwareCRD(AnomalibModule):
             images; after the first epoch the teacher sees the noisy ones only. 0 for none. Refused with augmentations.
         feature_cache_dir: Folder for the features that find no room there, until the training ends; None for no files:
             what finds no room is computed in every epoch. A folder and 0 GiB put all of them there.
+        compile_model: Whether to train with ``torch.compile``, which needs a compiler; exports and tests do without.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
@@ -146,6 +147,7 @@ class ScaleAwareCRD(AnomalibModule):
         warmup_steps: int = 50,
         feature_cache: float = 0.0,
         feature_cache_dir: str | Path | None = None,
+        compile_model: bool = False,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -209,6 +211,7 @@ class ScaleAwareCRD(AnomalibModule):
             persistence=noise_persistence,
             foreground=noise_foreground,
         )
+        self.compile_model = compile_model
         self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
         self._batches_seen = 0
         self._image_std: torch.Tensor | None = None
@@ -309,6 +312,15 @@ class ScaleAwareCRD(AnomalibModule):
         transform = getattr(self.pre_processor, "transform", None)
         std = normalisation_std(transform)
         self._image_std = None if std is None else std.to(self.device)
+        if self.compile_model:
+            self.model.compile()
+            self.model.teacher.compile()  # the cache of features asks it alone
+
+    def on_fit_end(self) -> None:
+        """Leave the model as it was before it was compiled: exporters cannot read what came of it."""
+        if self.compile_model:
+            for module in (self.model, self.model.teacher):
+                module._compiled_call_impl = None  # noqa: SLF001 - torch has a way in, none out
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """One step: synthetic anomalies, teacher on both images, student, loss.

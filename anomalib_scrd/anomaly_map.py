@@ -1,6 +1,6 @@
 """From the distances of the scales to smoothed maps, and from these to one anomaly map."""
 
-__all__ = ["MERGES", "AnomalyMap", "GaussianSmoothing", "gaussian_kernel"]
+__all__ = ["MERGES", "AnomalyMap", "GaussianSmoothing", "gaussian_kernel", "joined_scales"]
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,9 +9,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-MergeMode = Literal["max", "mean"]
-MERGES = ("max", "mean")
+MergeMode = Literal["norm", "max", "mean"]
+MERGES = ("norm", "max", "mean")
 _TRUNCATE = 4.0
+
+
+def joined_scales(deviations: torch.Tensor) -> torch.Tensor:
+    """Join what the scales say about a place or an image: ``sqrt(sum_k softplus(z_k)^2)``.
+
+    A sum would let the noise of every scale drown an anomaly that one of them sees, a maximum would ignore that others
+    see it too; the Euclidean norm lies between. What lies below normal counts nothing, smoothly.
+
+    Args:
+        deviations: (B, K, ...) in standard deviations from normal.
+
+    Returns:
+        (B, ...), above 0.
+    """
+    return F.softplus(deviations).square().sum(dim=1).sqrt()
 
 
 def gaussian_kernel(sigma: float) -> torch.Tensor:
@@ -71,15 +86,16 @@ class AnomalyMap(nn.Module):
     """One map from the distances of all scales: upsampled, smoothed, merged.
 
     Args:
-        merge: ``mean`` over the scales (published, up to a factor), or ``max``: a position is as anomalous as at the
-            scale where it stands out most. The latter needs scales that are calibrated.
+        merge: ``mean`` over the scales (published, up to a factor), ``max``: a position is as anomalous as at the
+            scale where it stands out most, or ``norm``: see :func:`joined_scales`. The last two need scales that are
+            calibrated.
         sigma: Standard deviation of the smoothing in pixels of the input, 0 or more.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, merge: MergeMode = "max", sigma: float = 4.0) -> None:
+    def __init__(self, merge: MergeMode = "norm", sigma: float = 4.0) -> None:
         super().__init__()
         if merge not in MERGES:
             msg = f"merge must be one of {MERGES}, got {merge!r}"
@@ -90,19 +106,11 @@ class AnomalyMap(nn.Module):
         self.merge = merge
         self.smooth = GaussianSmoothing(sigma)
 
-    def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
-        """Merge the scales; arguments as in :meth:`scales`.
-
-        Returns:
-            (B, 1, H, W) float32.
-        """
-        return self.merged(self.scales(distances, size))
-
     def scales(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
         """A smooth map of each scale.
 
         Args:
-            distances: One (B, H_k, W_k) per scale, already weighted and calibrated.
+            distances: One (B, H_k, W_k) per scale.
             size: (H, W) of the input.
 
         Returns:
@@ -116,4 +124,6 @@ class AnomalyMap(nn.Module):
 
     def merged(self, scales: torch.Tensor) -> torch.Tensor:
         """One map from those of the scales, (B, K, H, W) to (B, 1, H, W)."""
+        if self.merge == "norm":
+            return joined_scales(scales).unsqueeze(1)
         return scales.amax(dim=1, keepdim=True) if self.merge == "max" else scales.mean(dim=1, keepdim=True)

@@ -14,7 +14,7 @@ CALIBRATIONS = ("position", "scale", "none")
 
 
 class DistanceCalibration(nn.Module):
-    """Standardises the weighted distance of each scale by its statistics on normal images.
+    """Standardises the distance of each scale by its statistics on normal images.
 
     The training images are normal, so the statistics are tracked while training, as batch norm tracks its own: as
     exponential averages of the mean and the mean square. They cost no pass over the data, are in every checkpoint and
@@ -36,7 +36,7 @@ class DistanceCalibration(nn.Module):
     batches: torch.Tensor
     square: torch.Tensor
 
-    def __init__(self, num_scales: int, mode: CalibrationMode = "position", momentum: float = 0.01) -> None:
+    def __init__(self, num_scales: int, mode: CalibrationMode = "scale", momentum: float = 0.01) -> None:
         super().__init__()
         if mode not in CALIBRATIONS:
             msg = f"calibration must be one of {CALIBRATIONS}, got {mode!r}"
@@ -116,28 +116,34 @@ class PeakCalibration(nn.Module):
     image, and would outvote the others if only its pixels had been standardised.
 
     Args:
-        num_scales: Number of scales.
+        num_peaks: Number of peaks of an image.
         momentum: Weight of a new batch in the averages, in (0, 1]. The first 1 / momentum batches are averaged evenly.
     """
 
     batches: torch.Tensor
+    seen: torch.Tensor
     mean: torch.Tensor
     square: torch.Tensor
 
-    def __init__(self, num_scales: int, momentum: float = 0.01) -> None:
+    def __init__(self, num_peaks: int, momentum: float = 0.01) -> None:
         super().__init__()
         self.momentum = momentum
         self.register_buffer("batches", torch.zeros(()))
-        self.register_buffer("mean", torch.zeros(num_scales))
-        self.register_buffer("square", torch.ones(num_scales))
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(num_peaks))
+        self.register_buffer("square", torch.ones(num_peaks))
 
     @torch.no_grad()
     def update(self, peaks: torch.Tensor) -> None:
         """Take the peaks of normal training images into account, (B, K)."""
         self.batches += 1
         rate = torch.clamp(1 / self.batches, min=self.momentum)
+        self.seen += peaks.shape[0]
         self.mean.lerp_(peaks.mean(dim=0), rate)
-        self.square.lerp_((peaks - self.mean).square().mean(dim=0), rate)
+        square = self.square.lerp((peaks - self.mean).square().mean(dim=0), rate)
+        # One peak has no spread: the next batch is then the first that tells one.
+        self.batches -= (self.seen == 1).to(self.batches)
+        self.square.copy_(torch.where(self.seen > 1, square, self.square))
 
     def forward(self, peaks: torch.Tensor) -> torch.Tensor:
         """Standardise peaks, (B, K): deviations from normal in standard deviations."""
@@ -146,6 +152,6 @@ class PeakCalibration(nn.Module):
 
 def _resized(mean: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """A (H, W) map at another size; one value stands for every position and needs none."""
-    if mean.shape in {(1, 1), tuple(size)}:
+    if mean.shape in ((1, 1), size):
         return mean
     return F.interpolate(mean[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]

@@ -1,6 +1,6 @@
 """The one distance between teacher and student features, shared by the loss and the anomaly map."""
 
-__all__ = ["cosine_distance", "image_distance", "position_distance"]
+__all__ = ["confidence", "cosine_distance", "image_distance", "position_distance"]
 
 import torch
 
@@ -60,3 +60,21 @@ def position_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Ten
         (B, H, W) float32 in [0, 2].
     """
     return cosine_distance(teacher, student, dim=(1,))
+
+
+def confidence(teacher: torch.Tensor, damping: float) -> torch.Tensor:
+    """How much the direction of the teacher's features says at each position: ``|t|^2 / (|t|^2 + damping * C)``.
+
+    Where an image shows nothing the teacher's standardised features are short, their direction is noise, and the cosine
+    calls it anomalous. The distance times this factor does not. The student's length takes no part: a cosine trains
+    directions only.
+
+    Args:
+        teacher: Features, (B, C, H, W).
+        damping: Mean square of a channel at which half of a distance remains; 0 leaves distances as they are.
+
+    Returns:
+        (B, H, W) float32 in [0, 1].
+    """
+    square = teacher.float().square().mean(dim=1)
+    return square / (square + damping) if damping > 0 else torch.ones_like(square)

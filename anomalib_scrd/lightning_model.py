@@ -68,9 +68,11 @@ class ScaleAwareCRD(AnomalibModule):
         feature_scaling: Standardisation of the teacher's channels on normal images: channel or none (published).
         scale_adaptation: Weights of the scales: adaptive, published or uniform.
         calibration: Standardisation of the scales on normal images: position, scale or none.
-        merge: Map from the scales: max or mean (published).
-        score: Image score: scales (joins the calibrated peaks of the scales' maps), or of the merged map its mean
-            (published), its max or its peak (top_k).
+        damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
+            (published). In units of standardised channels unless feature_scaling is none.
+        merge: Map from the scales: norm, max or mean (published).
+        score: Image score: scales (joins the calibrated peaks of the scales' maps, damped and plain), or of the merged
+            map its mean (published), its max or its peak (top_k).
         top_k: Share of a map whose mean is its peak, in (0, 1]; for the scores scales and top_k.
         level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the same.
         sigma: Smoothing of the map, pixels of the model's input.
@@ -93,6 +95,7 @@ class ScaleAwareCRD(AnomalibModule):
             images; after the first epoch the teacher sees the noisy ones only. 0 for none. Refused with augmentations.
         feature_cache_dir: Folder for the features that find no room there, until the training ends; None for no files:
             what finds no room is computed in every epoch. A folder and 0 GiB put all of them there.
+        compile_model: Whether to train with ``torch.compile``, which needs a compiler; exports and tests do without.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
@@ -125,7 +128,8 @@ class ScaleAwareCRD(AnomalibModule):
         feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
-        merge: MergeMode = "max",
+        damping: float = 5.0,
+        merge: MergeMode = "norm",
         score: ScoreKind = "scales",
         top_k: float = 0.02,
         level: float = 0.5,
@@ -146,6 +150,7 @@ class ScaleAwareCRD(AnomalibModule):
         warmup_steps: int = 50,
         feature_cache: float = 0.0,
         feature_cache_dir: str | Path | None = None,
+        compile_model: bool = False,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -172,6 +177,7 @@ class ScaleAwareCRD(AnomalibModule):
                 "pull_weight": pull_weight,
                 "restore_weight": restore_weight,
                 "contrast_weight": contrast_weight,
+                "damping": damping,
                 "top_k": top_k,
                 "level": level,
                 "sigma": sigma,
@@ -209,6 +215,7 @@ class ScaleAwareCRD(AnomalibModule):
                 persistence=noise_persistence,
                 foreground=noise_foreground,
             )
+            self.compile_model = compile_model
             self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
             self._batches_seen = 0
             self._image_std: torch.Tensor | None = None
@@ -223,6 +230,7 @@ class ScaleAwareCRD(AnomalibModule):
                 feature_scaling=feature_scaling,
                 scale_adaptation=scale_adaptation,
                 calibration=calibration,
+                damping=damping,
                 merge=merge,
                 score=score,
                 top_k=top_k,
@@ -311,6 +319,15 @@ class ScaleAwareCRD(AnomalibModule):
         transform = getattr(self.pre_processor, "transform", None)
         std = normalisation_std(transform)
         self._image_std = None if std is None else std.to(self.device)
+        if self.compile_model:
+            self.model.compile()
+            self.model.teacher.compile()  # the cache of features asks it alone
+
+    def on_fit_end(self) -> None:
+        """Leave the model as it was before it was compiled: exporters cannot read what came of it."""
+        if self.compile_model:
+            for module in (self.model, self.model.teacher):
+                module._compiled_call_impl = None  # noqa: SLF001 - torch has a way in, none out
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """One step: synthetic anomalies, teacher on both images, student, loss.

@@ -1,11 +1,10 @@
 """One number for an image from its anomaly map, or from the maps of its scales."""
 
-__all__ = ["SCORES", "ScoreKind", "image_score", "map_level", "map_peak", "scales_score"]
+__all__ = ["SCORES", "ScoreKind", "image_score", "map_level", "map_peak"]
 
 from typing import Literal
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 ScoreKind = Literal["scales", "mean", "max", "top_k"]
 SCORES = ("scales", "mean", "max", "top_k")
@@ -27,7 +26,7 @@ def image_score(anomaly_map: torch.Tensor, kind: ScoreKind, top_k: float = 0.02,
         (B,) in the units of the map.
 
     Raises:
-        ValueError: If ``kind`` is unknown, or needs the scales (:func:`scales_score`).
+        ValueError: If ``kind`` is unknown, or needs the scales (:func:`~anomalib_scrd.anomaly_map.joined_scales`).
     """
     if kind == "mean":
         return anomaly_map.flatten(1).mean(dim=1)
@@ -72,18 +71,3 @@ def map_level(maps: torch.Tensor) -> torch.Tensor:
     grid = maps[..., ::_LEVEL_STRIDE, ::_LEVEL_STRIDE].flatten(2)
     # topk rather than median or kthvalue, which the exporters lack
     return grid.topk((grid.shape[2] + 1) // 2, dim=2, sorted=False).values.amin(dim=2)
-
-
-def scales_score(deviations: torch.Tensor) -> torch.Tensor:
-    """Join what the scales say about an image: ``sqrt(sum_k softplus(z_k)^2)``.
-
-    A sum would let the noise of every scale drown an anomaly that one of them sees, a maximum would ignore that others
-    see it too; the Euclidean norm lies between. What lies below normal counts nothing, smoothly.
-
-    Args:
-        deviations: (B, K) peaks of the scales in standard deviations from those of normal images.
-
-    Returns:
-        (B,), above 0.
-    """
-    return F.softplus(deviations).square().sum(dim=1).sqrt()

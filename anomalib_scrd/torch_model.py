@@ -10,13 +10,13 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_scrd.anomaly_map import AnomalyMap, MergeMode
+from anomalib_scrd.anomaly_map import AnomalyMap, MergeMode, joined_scales
 from anomalib_scrd.blocks import BLOCK_KINDS, BlockKind
 from anomalib_scrd.bottleneck import Bottleneck
 from anomalib_scrd.calibration import CalibrationMode, DistanceCalibration, PeakCalibration
-from anomalib_scrd.distance import position_distance
+from anomalib_scrd.distance import confidence, position_distance
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
-from anomalib_scrd.score import SCORES, ScoreKind, image_score, map_peak, scales_score
+from anomalib_scrd.score import SCORES, ScoreKind, image_score, map_peak
 from anomalib_scrd.standardisation import FEATURE_SCALINGS, ChannelStandardisation, FeatureScaling
 from anomalib_scrd.student import Student
 from anomalib_scrd.teacher import Teacher
@@ -69,11 +69,14 @@ class ScaleAwareCRDModel(nn.Module):
             :class:`~anomalib_scrd.standardisation.ChannelStandardisation`, or ``none`` (published).
         scale_adaptation: See :class:`~anomalib_scrd.scale_adaptation.ScaleAdaptation`.
         calibration: See :class:`~anomalib_scrd.calibration.DistanceCalibration`.
+        damping: Mean square of the teacher's channels at which half of a distance remains in the map, see
+            :func:`~anomalib_scrd.distance.confidence`; 0 for none (published).
         merge: See :class:`~anomalib_scrd.anomaly_map.AnomalyMap`.
-        score: ``scales``, see :func:`~anomalib_scrd.score.scales_score`, or one of
-            :func:`~anomalib_scrd.score.image_score`.
+        score: ``scales``: the peaks of the scales' maps, damped and plain ones, standardised by those of normal images,
+            weighted and joined (:func:`~anomalib_scrd.anomaly_map.joined_scales`); or one of
+            :func:`~anomalib_scrd.score.image_score` of the merged map.
         top_k: Share of a map which ``scales`` and ``top_k`` average, in (0, 1].
-        level: Share of a map's median which they subtract, in [0, 1].
+        level: Share of a map's median which they subtract, in [0, 1]; from the damped peaks of ``scales`` all of it.
         sigma: Standard deviation of the map's smoothing, pixels of the input.
 
     Raises:
@@ -90,7 +93,8 @@ class ScaleAwareCRDModel(nn.Module):
         feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
-        merge: MergeMode = "max",
+        damping: float = 5.0,
+        merge: MergeMode = "norm",
         score: ScoreKind = "scales",
         top_k: float = 0.02,
         level: float = 0.5,
@@ -106,9 +110,13 @@ class ScaleAwareCRDModel(nn.Module):
         if not 0 < top_k <= 1:
             msg = f"top_k must lie in (0, 1], got {top_k}"
             raise ValueError(msg)
+        if not damping >= 0:
+            msg = f"damping must be at least 0, got {damping}"
+            raise ValueError(msg)
         if not 0 <= level <= 1:
             msg = f"level must lie in [0, 1], got {level}"
             raise ValueError(msg)
+        self.damping = damping
         self.level = level
         self.score: ScoreKind = score
         self.top_k = top_k
@@ -137,7 +145,7 @@ class ScaleAwareCRDModel(nn.Module):
         )
         self.calibration = DistanceCalibration(len(channels), calibrate)
         self.anomaly_map = anomaly_map
-        self.calibrate_peaks = PeakCalibration(len(channels)) if score == "scales" else None
+        self.calibrate_peaks = PeakCalibration(2 * len(channels)) if score == "scales" else None
 
     @property
     def minimum_size(self) -> int:
@@ -204,7 +212,7 @@ class ScaleAwareCRDModel(nn.Module):
         else:
             embedding, student = self._decode(clean)
             scale = self.scale_adaptation(embedding)
-        self._calibrate(self._distances(clean, [f.detach() for f in student], scale), images.shape[-2:])
+        self._calibrate(clean, student, images.shape[-2:])
         return TrainingFeatures(clean, student, scale, noisy, restored)
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
@@ -213,35 +221,58 @@ class ScaleAwareCRDModel(nn.Module):
         if self.standardise is not None:
             clean = self.standardise(clean)
         embedding, student = self._decode(clean)
-        distances = self._distances(clean, student, self.scale_adaptation(embedding))
-        scales = self.anomaly_map.scales(self.calibration(distances), images.shape[-2:])
-        anomaly_map = self.anomaly_map.merged(scales)
+        weights = self.scale_adaptation(embedding).weights
+        distances, damped = self._distances(clean, student)
+        shown, plain = self._maps(distances, damped, images.shape[-2:])
+        # Weighted after the calibration, which would divide a weight of all images out again.
+        anomaly_map = self.anomaly_map.merged(weights[..., None, None] * shown)
         if self.calibrate_peaks is None:
             score = image_score(anomaly_map, self.score, self.top_k, self.level)
         else:
-            score = scales_score(self.calibrate_peaks(map_peak(scales, self.top_k, self.level)))
+            peaks = self.calibrate_peaks(self._peaks(shown, plain))
+            score = joined_scales(torch.cat([weights, weights], dim=1) * peaks)
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
     @torch.no_grad()
-    def _calibrate(self, distances: list[torch.Tensor], size: torch.Size) -> None:
+    def _calibrate(self, clean: list[torch.Tensor], student: list[torch.Tensor], size: torch.Size) -> None:
         """Let the calibration see the distances of normal training images."""
-        self.calibration.update(distances)
+        distances, damped = self._distances(clean, student)
+        self.calibration.update(damped)
         if self.calibrate_peaks is not None:
-            some = self.calibration([distance[::_PEAK_SHARE] for distance in distances])
-            self.calibrate_peaks.update(map_peak(self.anomaly_map.scales(some, size), self.top_k, self.level))
+            few, few_damped = ([d[::_PEAK_SHARE] for d in part] for part in (distances, damped))
+            self.calibrate_peaks.update(self._peaks(*self._maps(few, few_damped, size)))
+
+    def _maps(
+        self, distances: list[torch.Tensor], damped: list[torch.Tensor], size: torch.Size
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smooth maps of the scales, (B, K, H, W) each: the damped ones that are shown, and the plain ones."""
+        shown = self.calibration(damped)
+        if self.calibrate_peaks is None:  # nothing asks for the plain ones
+            maps = self.anomaly_map.scales(shown, size)
+            return maps, maps
+        shown_maps, plain_maps = self.anomaly_map.scales([*shown, *distances], size).tensor_split(2, dim=1)
+        return shown_maps, plain_maps
+
+    def _peaks(self, shown: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+        """Peaks that the score goes by, (B, 2K).
+
+        The plain ones keep a share of what an image has everywhere, for diffuse anomalies; the damped ones tell only
+        what stands out from the rest of the image.
+        """
+        return torch.cat([map_peak(shown, self.top_k, 1.0), map_peak(plain, self.top_k, self.level)], dim=1)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)
         return embedding, self.student(embedding, [feature.shape[-2:] for feature in features])
 
-    @staticmethod
-    def _distances(teacher: list[torch.Tensor], student: list[torch.Tensor], scale: ScaleWeights) -> list[torch.Tensor]:
-        """Weighted distance of every scale, (B, H_k, W_k) each."""
-        weights = scale.weights.detach()
-        return [
-            weights[:, k, None, None] * position_distance(t, s)
-            for k, (t, s) in enumerate(zip(teacher, student, strict=True))
-        ]
+    def _distances(
+        self, teacher: list[torch.Tensor], student: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Distance of every scale, plain and damped, (B, H_k, W_k) each."""
+        distances = [position_distance(t, s) for t, s in zip(teacher, student, strict=True)]
+        if self.damping == 0:
+            return distances, distances
+        return distances, [d * confidence(t, self.damping) for d, t in zip(distances, teacher, strict=True)]
 
     def _check_images(self, images: torch.Tensor) -> None:
         if torch.compiler.is_compiling():  # the exporter probes with sizes of its own

@@ -1,4 +1,4 @@
-"""Score a folder of images with an OpenVINO file and write heat maps beside them.
+"""Score a folder of images with an OpenVINO file and write heat maps, in the folders that the images lie in.
 
 python examples/predict_openvino.py MODEL.xml IMAGES OUTPUT
 """
@@ -19,7 +19,7 @@ inferencer = OpenVINOInferencer(model, config={"INFERENCE_PRECISION_HINT": "f32"
 height, width = (inferencer.input_blob.partial_shape[axis] for axis in (2, 3))
 fixed = None if height.is_dynamic or width.is_dynamic else [height.get_length(), width.get_length()]
 
-Path(output).mkdir(parents=True, exist_ok=True)
+root = Path(images) if Path(images).is_dir() else Path(images).parent
 for path in get_image_filenames(images):
     image = read_image(path, as_tensor=True)
     if fixed:  # as in training: with anti-aliasing, which an exported model leaves out
@@ -28,4 +28,6 @@ for path in get_image_filenames(images):
     print(f"{prediction.pred_score.item():.4f}  {path}")
     heat = visualize_anomaly_map(prediction.anomaly_map.squeeze())
     original = Image.open(path).convert("RGB")
-    Image.blend(original, heat.resize(original.size), 0.4).save(Path(output) / f"{Path(path).stem}.png")
+    target = (Path(output) / Path(path).relative_to(root)).with_suffix(".png")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.blend(original, heat.resize(original.size), 0.4).save(target)

@@ -14,7 +14,7 @@ def load_config(arguments: list[str]) -> BenchmarkConfig:
     """Read a benchmark's description.
 
     Args:
-        arguments: Command line, e.g. ``["--config", "configs/benchmark/first_table.yaml", "--seeds", "[0, 1, 2]"]``.
+        arguments: Command line, e.g. ``["--config", "configs/benchmark/baselines.yaml", "--seeds", "[0, 1, 2]"]``.
 
     Returns:
         The description, checked.

@@ -1,11 +1,12 @@
 """Noise fields of every kind: octaves over (channel, row, column)."""
 
-__all__ = ["NOISE_KINDS", "NoiseState", "noise_field", "sample_state"]
+__all__ = ["NOISE_KINDS", "NoiseState", "noise_at", "noise_field", "sample_state"]
 
 from typing import NamedTuple
 
 import torch
 
+from anomalib_scrd.noise.patches import Points, grid_points
 from anomalib_scrd.noise.perlin import perlin
 from anomalib_scrd.noise.simplex import simplex
 from anomalib_scrd.noise.white import white
@@ -15,9 +16,9 @@ NOISE_KINDS = ("simplex", "perlin", "gaussian")
 # Fields begin anywhere in this many periods of their first octave: far from each other, near enough for float32.
 _SPAN = 64.0
 
-# Points computed at a time: what the cache of a processor holds, and what bounds the memory on other devices.
-_POINTS_CPU = 2**16
-_POINTS = 2**22
+# Numbers computed at a time: what the cache of a processor holds, and what bounds the memory on other devices.
+_AT_ONCE_CPU = 2**16
+_AT_ONCE = 2**22
 
 
 class NoiseState(NamedTuple):
@@ -71,32 +72,62 @@ def noise_field(
     Raises:
         ValueError: If ``kind`` is unknown.
     """
+    points = grid_points(len(state.seeds), height, width, state.seeds.device)
+    field = noise_at(kind, state, points, channels, period=period, persistence=persistence)
+    return field.view(channels, -1, height, width).transpose(0, 1).contiguous()
+
+
+def noise_at(
+    kind: str,
+    state: NoiseState,
+    points: Points,
+    channels: int,
+    *,
+    period: float,
+    persistence: float,
+) -> torch.Tensor:
+    """Compute noise fields at some of their points.
+
+    Args:
+        kind: ``simplex``, ``perlin`` or ``gaussian``.
+        state: What is random, for N fields.
+        points: P points of these fields.
+        channels: Number of channels C, computed at every point.
+        period: Period of the first octave in pixels, above 0.
+        persistence: Amplitude of an octave relative to the one before.
+
+    Returns:
+        (C, P) float32.
+
+    Raises:
+        ValueError: If ``kind`` is unknown.
+    """
     if kind not in NOISE_KINDS:
         msg = f"noise must be one of {NOISE_KINDS}, got {kind!r}"
         raise ValueError(msg)
     device = state.seeds.device
-    shapes = ((1, channels, 1, 1), (1, 1, height, 1), (1, 1, 1, width))
-    steps = [torch.arange(max(shape), device=device).view(shape) for shape in shapes]
+    channel = torch.arange(channels, device=device).view(-1, 1)
+    seeds, offsets = state.seeds.t(), state.offsets.permute(2, 1, 0)  # (octaves, N) and (3, octaves, N)
     if kind == "gaussian":
-        z, y, x = (step.to(torch.int32) for step in steps)
-        return white(z, y, x, state.seeds[:, 0].view(-1, 1, 1, 1))
-    # Every octave is computed as a field of its own.
-    octaves = torch.arange(state.seeds.shape[1], device=device)
-    frequency = ((1 << octaves) / period).repeat(len(state.seeds)).view(-1, 1, 1, 1)
-    offsets = state.offsets.view(-1, 3, 1, 1, 1).unbind(1)
-    points = [
-        *(offset + frequency * step for offset, step in zip(offsets, steps, strict=True)),
-        state.seeds.view(-1, 1, 1, 1),
-    ]
+        z, y, x = (steps.to(torch.int32) for steps in (channel, points.row, points.column))
+        return white(z, y, x, seeds[0, points.field])
     function = simplex if kind == "simplex" else perlin
-    pieces = zip(*(axis.split(_fields_at_once(channels * height * width, device)) for axis in points), strict=True)
-    fields = torch.cat([function(*piece) for piece in pieces])
-    weights = (persistence**octaves).view(-1, 1, 1, 1)
-    return (fields.view(*state.seeds.shape, channels, height, width) * weights).sum(dim=1)
+    octave = torch.arange(len(seeds), device=device).view(-1, 1, 1)
+    frequency, weight = (1 << octave) / period, persistence**octave
+
+    def compute(field: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        starts = offsets.index_select(2, field).unsqueeze(2)
+        # all octaves at once: few kernels on a GPU
+        z, y, x = (start + frequency * step for start, step in zip(starts, (channel, row, column), strict=True))
+        octaves = function(z, y, x, seeds.index_select(1, field).unsqueeze(1))  # (octaves, C, P)
+        return octaves.mul_(weight).sum(dim=0)
+
+    size = _points_at_once(seeds.shape[0] * channels, device)
+    return torch.cat([compute(*piece) for piece in zip(*(part.split(size) for part in points), strict=True)], dim=1)
 
 
-def _fields_at_once(points: int, device: torch.device) -> int:
-    """How many fields of so many points to compute at a time."""
+def _points_at_once(numbers: int, device: torch.device) -> int:
+    """How many points to compute at a time, each with so many numbers."""
     if torch.compiler.is_compiling():
         return 2**62  # the compiler cuts the work itself
-    return max(1, (_POINTS_CPU if device.type == "cpu" else _POINTS) // points)
+    return max(1, (_AT_ONCE_CPU if device.type == "cpu" else _AT_ONCE) // numbers)

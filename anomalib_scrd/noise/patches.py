@@ -1,8 +1,51 @@
 """Where synthetic anomalies lie: rectangles of random size and place."""
 
-__all__ = ["sample_rectangles", "where_allowed"]
+__all__ = ["Points", "covered_points", "grid_points", "sample_rectangles", "where_allowed"]
+
+from typing import NamedTuple
 
 import torch
+
+
+class Points(NamedTuple):
+    """Points of N fields, in any order.
+
+    Attributes:
+        field: (P,) int64, number of the field.
+        row: (P,) int64.
+        column: (P,) int64.
+    """
+
+    field: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+
+
+def grid_points(fields: int, height: int, width: int, device: torch.device) -> Points:
+    """All points of N fields."""
+    axes = [torch.arange(length, device=device) for length in (fields, height, width)]
+    return Points(*(axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij")))
+
+
+def covered_points(covered: torch.Tensor) -> Points:
+    """The points at which something is to be drawn, where their number is at hand; else all points.
+
+    A GPU would have to tell it to the host, which would wait, and a compiled graph is made for one number of points.
+
+    Args:
+        covered: (N, H, W) bool, where something is to be drawn.
+
+    Returns:
+        At least the covered points of N fields.
+    """
+    if _number_is_at_hand(covered.device):
+        return Points(*covered.nonzero().unbind(dim=1))
+    fields, height, width = covered.shape
+    return grid_points(fields, height, width, covered.device)
+
+
+def _number_is_at_hand(device: torch.device) -> bool:
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def sample_rectangles(

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from anomalib_scrd.noise.fields import NOISE_KINDS, NoiseState, noise_field, sample_state
+from anomalib_scrd.noise.fields import NOISE_KINDS, NoiseState, noise_at, sample_state
 from anomalib_scrd.noise.foreground import foreground_mask
-from anomalib_scrd.noise.patches import sample_rectangles, where_allowed
+from anomalib_scrd.noise.patches import covered_points, sample_rectangles, where_allowed
 
 
 class AnomalyParameters(NamedTuple):
@@ -128,7 +128,8 @@ class SyntheticAnomalies:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw what is added to the images, in units of an image in [0, 1].
 
-        The noise is computed on a window of the largest possible rectangle, not on the whole image.
+        The noise is computed in the rectangles only, or on a window of the largest possible one, never on the whole
+        image: see :func:`~anomalib_scrd.noise.patches.covered_points`.
 
         Args:
             parameters: What to draw.
@@ -142,32 +143,34 @@ class SyntheticAnomalies:
         batch, channels, height, width = images_shape
         number = parameters.rectangles.shape[1]
         device = parameters.rectangles.device
-        window = self._sides(height)[1], self._sides(width)[1]
-        field = noise_field(
+        rectangles = parameters.rectangles.view(-1, 4)
+        steps = [torch.arange(self._sides(length)[1], device=device) for length in (height, width)]
+        rows, columns = (step < rectangles[:, axis, None] for axis, step in enumerate(steps, start=2))
+        inside = rows.unsqueeze(2) & columns.unsqueeze(1)
+        strengths = parameters.strengths.view(-1, 1, 1) * inside  # (B * N, h, w), on the windows
+
+        points = covered_points(strengths != 0)
+        noise = noise_at(
             self.kind,
             parameters.noise,
+            points,
             channels,
-            *window,
             period=self.period * height,
             persistence=self.persistence,
-        )  # (B * N, C, h, w)
+        )  # (C, P)
+        strength = strengths[points.field, points.row, points.column]
+        top, left = rectangles[points.field, :2].unbind(dim=1)
+        # what leaves the image comes in again on the other side: it lies outside the rectangle and has no strength
+        place = (top + points.row) % height * width + (left + points.column) % width
 
-        # Where the pixels of a window lie. What leaves the image comes in again on the other side: it is zero.
-        inside, places = [], []
-        for axis, length in enumerate((height, width)):
-            start, extent = (parameters.rectangles[..., axis + offset].view(-1, 1) for offset in (0, 2))
-            step = torch.arange(window[axis], device=device)
-            inside.append(step < extent)  # (B * N, h) and (B * N, w)
-            places.append((start + step) % length)
-        place = (places[0].unsqueeze(2) * width + places[1].unsqueeze(1)).view(batch * number, 1, -1)
-        mask = (inside[0].unsqueeze(2) & inside[1].unsqueeze(1)).view(batch * number, 1, -1)  # (B * N, 1, h * w)
-        strengths = parameters.strengths.view(-1, 1, 1)
-
-        anomaly = torch.zeros(batch * number, channels, height * width, device=device)
-        anomaly.scatter_(2, place.expand(-1, channels, -1), field.flatten(2) * (mask * strengths))
-        present = torch.zeros(batch * number, 1, height * width, dtype=torch.bool, device=device)
-        present.scatter_(2, place, mask & (strengths != 0))
-        anomaly = anomaly.view(batch, number, channels, height, width).sum(dim=1)
+        # Every point of a patch has a place of its own there, so that nothing depends on an order.
+        present = torch.zeros(batch * number * height * width, dtype=torch.bool, device=device)
+        present.scatter_(0, points.field * (height * width) + place, strength != 0)
+        channel = points.field * channels + torch.arange(channels, device=device).unsqueeze(1)  # (C, P)
+        anomaly = torch.zeros(batch * number * channels * height * width, device=device)
+        anomaly.scatter_(0, (channel * (height * width) + place).flatten(), (noise * strength).flatten())
+        anomaly = anomaly.view(batch, number, channels, height, width)
+        anomaly = anomaly[:, 0] if number == 1 else anomaly.sum(dim=1)  # a sum of one is a copy
         present = present.view(batch, number, height, width).any(dim=1, keepdim=True)
         if foreground is not None:
             allowed = where_allowed(foreground)

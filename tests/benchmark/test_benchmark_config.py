@@ -31,7 +31,7 @@ def test_configs_load_and_begin_with_their_command(path: Path) -> None:
 
 
 def test_there_are_configs() -> None:
-    assert {path.stem for path in CONFIGS} == {"ablation", "baselines", "first_table", "paper"}
+    assert {path.stem for path in CONFIGS} == {"ablation", "baselines", "paper"}
 
 
 def test_every_variant_of_the_ablation_differs_and_is_accepted() -> None:

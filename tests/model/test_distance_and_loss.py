@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_scrd.distance import cosine_distance, image_distance, position_distance
+from anomalib_scrd.distance import confidence, cosine_distance, image_distance, position_distance
 from anomalib_scrd.loss import (
     ScaleAwareContrastiveLoss,
     contrastive_ratio,
@@ -75,6 +75,18 @@ def test_position_distance_equals_the_loops() -> None:
     teacher, student = features(0)[0], features(1)[0]
     expected = reference.position_map(teacher.numpy(), student.numpy())
     np.testing.assert_allclose(position_distance(teacher, student).numpy(), expected, atol=1e-6)
+
+
+def test_confidence_equals_the_loops() -> None:
+    teacher = features(0)[0]
+    result = confidence(teacher, 0.7).numpy()
+    batch, channels, height, width = teacher.shape
+    for b, i, j in np.ndindex(batch, height, width):
+        square = sum(float(teacher[b, c, i, j]) ** 2 for c in range(channels))
+        assert result[b, i, j] == pytest.approx(square / (square + 0.7 * channels), rel=1e-5)
+    assert torch.equal(confidence(teacher, 0.0), torch.ones_like(teacher[:, 0]))
+    assert confidence(torch.zeros_like(teacher), 0.7).max() == 0
+    assert confidence(torch.full_like(teacher, 0.7**0.5), 0.7).mean().item() == pytest.approx(0.5)
 
 
 def test_image_distance_at_one_position_is_the_position_distance() -> None:

@@ -8,7 +8,7 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.models import get_model
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from torch import nn
@@ -127,6 +127,34 @@ def test_a_given_length_wins(length: dict, tiny_data: Callable, tmp_path: Path) 
     engine = build_engine(tmp_path, limit_val_batches=0, **length)
     engine.fit(build_model(), datamodule=tiny_data())
     assert engine.trainer.global_step == length.get("max_steps", 6)
+
+
+@pytest.mark.parametrize("cache", [0.0, 1.0])
+def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
+    cache: float, monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
+) -> None:
+    compiled: list[str] = []
+    compile_module = torch.nn.Module.compile
+
+    def without_a_compiler(module: torch.nn.Module) -> None:
+        compiled.append(type(module).__name__)
+        compile_module(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    losses = []
+    for switch in (False, True):
+        recorder = Recorder()
+        seed_everything(0)
+        model = build_model(compile_model=switch, feature_cache=cache)
+        build_engine(tmp_path / str(switch), max_steps=4, limit_val_batches=0, callbacks=[recorder]).fit(
+            model, datamodule=tiny_data()
+        )
+        losses.append(recorder.losses)
+    assert compiled == ["ScaleAwareCRDModel", "Teacher"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == 4
+    assert model.model._compiled_call_impl is None
+    assert model.model.teacher._compiled_call_impl is None
 
 
 def test_no_length_means_the_published_one(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel
+from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel, joined_scales
 from anomalib_scrd.calibration import DistanceCalibration, PeakCalibration
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, scale_weights
-from anomalib_scrd.score import image_score, map_level, map_peak, scales_score
+from anomalib_scrd.score import image_score, map_level, map_peak
 from tests import reference
 
 
@@ -17,14 +17,16 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("merge", ["max", "mean"])
+@pytest.mark.parametrize("merge", ["norm", "max", "mean"])
 def test_map_equals_the_loops(merge: str) -> None:
     scales = [rand(2, 8, 6), rand(2, 4, 3, seed=1), rand(2, 2, 2, seed=2)]
-    result = AnomalyMap(merge, sigma=1.0)(scales, (16, 12))
+    merging = AnomalyMap(merge, sigma=1.0)  # type: ignore[arg-type]
+    result = merging.merged(merging.scales(scales, (16, 12)))
     assert result.shape == (2, 1, 16, 12)
     for b in range(2):
         smooth = [reference.smooth(reference.bilinear(scale[b].numpy(), 16, 12), 1.0) for scale in scales]
-        merged = np.max(smooth, axis=0) if merge == "max" else np.mean(smooth, axis=0)
+        norm = np.sqrt(sum(np.log1p(np.exp(one)) ** 2 for one in smooth))
+        merged = {"norm": norm, "max": np.max(smooth, axis=0), "mean": np.mean(smooth, axis=0)}[merge]
         np.testing.assert_allclose(result[b, 0].numpy(), merged, atol=1e-5)
 
 
@@ -92,8 +94,8 @@ def test_peak_against_the_loops() -> None:
 def test_score_of_the_scales_in_closed_form() -> None:
     deviations = torch.tensor([[3.0, -1.0], [0.0, 0.0], [-50.0, -50.0], [40.0, 30.0]])
     expected = [math.hypot(math.log(1 + math.exp(a)), math.log(1 + math.exp(b))) for a, b in deviations.tolist()]
-    np.testing.assert_allclose(scales_score(deviations).numpy(), expected, rtol=1e-5, atol=1e-9)
-    assert scales_score(deviations)[3].item() == pytest.approx(50.0, rel=1e-5)
+    np.testing.assert_allclose(joined_scales(deviations).numpy(), expected, rtol=1e-5, atol=1e-9)
+    assert joined_scales(deviations)[3].item() == pytest.approx(50.0, rel=1e-5)
 
 
 def test_peak_calibration_against_numpy() -> None:
@@ -109,6 +111,16 @@ def test_peak_calibration_against_numpy() -> None:
     np.testing.assert_allclose(calibration(batches[0]).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_one_peak_tells_no_spread() -> None:
+    """A training with small batches shows the calibration one image at a time."""
+    calibration = PeakCalibration(2)
+    peaks = rand(3, 2)
+    calibration.update(peaks[:1])
+    torch.testing.assert_close(calibration(peaks[1:]), peaks[1:] - peaks[:1])  # a spread of 1, not of nothing
+    calibration.update(peaks[1:])
+    torch.testing.assert_close(calibration.square, peaks[1:].var(0, unbiased=False))
+
+
 def test_a_scale_with_high_peaks_in_normal_images_does_not_outvote_the_others() -> None:
     """Two scales with standardised pixels, one of them with a bright speck in every normal image."""
 
@@ -121,7 +133,7 @@ def test_a_scale_with_high_peaks_in_normal_images_does_not_outvote_the_others() 
     calibration.update(map_peak(images(64, 0)))
     normal, anomalous = images(16, 2), images(16, 4)
     anomalous[:, 0, 20:26, 20:26] += 2
-    scores = [scales_score(calibration(map_peak(maps))) for maps in (normal, anomalous)]
+    scores = [joined_scales(calibration(map_peak(maps))) for maps in (normal, anomalous)]
     assert scores[1].min() > scores[0].max()
     merged = [map_peak(maps.amax(1, keepdim=True))[:, 0] for maps in (normal, anomalous)]
     assert merged[1].min() < merged[0].max()

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from anomalib_scrd import ScaleAwareCRD, anomaly_map
 from anomalib_scrd.benchmark.speed.contenders import FORMS
-from anomalib_scrd.noise import step_generator
+from anomalib_scrd.noise import patches, step_generator
 from tests.model.conftest import build_model
 
 BATCH = 2
@@ -75,12 +75,13 @@ class NoWaiting(TorchDispatchMode):
 
 @contextmanager
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """NoWaiting, and what reads a CPU tensor past the dispatcher."""
+    """NoWaiting, and what reads a CPU tensor past the dispatcher; the noise takes the way that it takes on a GPU."""
 
     def refuse(*_: object) -> None:
         pytest.fail("a tensor was read by the host")
 
     with monkeypatch.context() as patch, NoWaiting():
+        patch.setattr(patches, "_number_is_at_hand", lambda _: False)
         for name in ("item", "tolist", "numpy", "cpu"):
             patch.setattr(torch.Tensor, name, refuse)
         yield

@@ -1,11 +1,15 @@
 """The torch model: what flows where, sizes, modes, precision, compilation."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from anomalib.data import InferenceBatch
 
 from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.torch_model import ScaleAwareCRDModel, TrainingFeatures
+from tests import reference
 
 
 def build(**arguments: object) -> ScaleAwareCRDModel:
@@ -103,15 +107,56 @@ def test_batch_of_one_equals_the_batch() -> None:
         torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[index], rtol=1e-4, atol=1e-5)
 
 
-def test_scale_weights_act_on_the_map() -> None:
-    """The released code's map ignores them."""
-    model = build(calibration="none").eval()
-    x = images(2, 3, 64, 64)
-    before = model(x).anomaly_map
+@pytest.mark.parametrize("calibration", ["scale", "position", "none"])
+def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
+    """The released code's map ignores them; a calibration after them would divide the weights of all images out."""
+    x = images(4, 3, 64, 64)
+    results = []
+    for bias in ([0.0, 0.0, 0.0], [3.0, 0.0, -3.0]):
+        model = build(calibration=calibration).train()
+        with torch.no_grad():
+            model.scale_adaptation.linear.bias.copy_(torch.tensor(bias))
+            for _ in range(3):
+                model(x)
+            results.append(model.eval()(x))
+    before, after = results
+    assert (after.anomaly_map - before.anomaly_map).abs().max() > 0.1 * before.anomaly_map.std()
+    assert (after.pred_score - before.pred_score).abs().max() > 1e-2
+
+
+def test_prediction_against_the_loops() -> None:
+    """Map and score from distances, damping, calibration, weights, peaks: each step by the slow reference."""
+    model = build(sigma=1.0, top_k=0.05).train()
+    x = images(2, 3, 64, 64, seed=9)
     with torch.no_grad():
-        model.scale_adaptation.linear.bias.copy_(torch.tensor([3.0, 0.0, -3.0]))
-    after = model(x).anomaly_map
-    assert (after - before).abs().max() > 1e-3
+        model.scale_adaptation.linear.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+        for seed in range(3):
+            model(images(16, 3, 64, 64, seed=seed))
+        model.eval()
+        result = model(x)
+        teacher = model.standardise(model.teacher(x))
+        embedding, student = model._decode(teacher)
+        weights = model.scale_adaptation(embedding).weights.double().numpy()
+    peaks, shown = model.calibrate_peaks, []
+    sums = np.zeros(2)
+    for k, features in enumerate(zip(teacher, student, strict=True)):
+        t, s = (part.double().numpy() for part in features)
+        plain = reference.position_map(t, s)
+        square = (t**2).mean(1)
+        spread = math.sqrt(model.calibration.square[k].item())
+        damped = (plain * square / (square + 5.0) - model.calibration.mean(k).item()) / spread
+        for b in range(2):
+            maps = [reference.smooth(reference.bilinear(part[b], 64, 64), 1.0) for part in (damped, plain)]
+            for index, values, level in ((k, maps[0], 1.0), (3 + k, maps[1], 0.5)):
+                grid = np.sort(values[::4, ::4].ravel())
+                peak = np.sort(values.ravel())[-int(0.05 * values.size) :].mean() - level * grid[len(grid) // 2]
+                z = (peak - peaks.mean[index].item()) / math.sqrt(peaks.square[index].item())
+                sums[b] += math.log1p(math.exp(weights[b, k] * z)) ** 2
+            shown.append((b, np.log1p(np.exp(weights[b, k] * maps[0])) ** 2))
+    np.testing.assert_allclose(result.pred_score.numpy(), np.sqrt(sums), rtol=2e-3)
+    for b in range(2):
+        expected = np.sqrt(sum(part for image, part in shown if image == b))
+        np.testing.assert_allclose(result.anomaly_map[b, 0].numpy(), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_autocast_keeps_distances_in_float32() -> None:
@@ -147,6 +192,7 @@ def test_too_small_images_are_refused() -> None:
     ("arguments", "message"),
     [
         ({"score": "median"}, "score must be one of"),
+        ({"damping": -1.0}, "damping must be at least 0, got -1"),
         ({"top_k": 0.0}, r"top_k must lie in \(0, 1\], got 0"),
         ({"level": 1.5}, r"level must lie in \[0, 1\], got 1.5"),
         ({"feature_scaling": "whiten"}, "feature_scaling must be one of"),

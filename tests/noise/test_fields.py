@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_scrd.noise.fields import NOISE_KINDS, NoiseState, noise_field, sample_state
+from anomalib_scrd.noise import fields
+from anomalib_scrd.noise.fields import NOISE_KINDS, NoiseState, noise_at, noise_field, sample_state
 from anomalib_scrd.noise.hashing import PRIMES, hash_lattice, uniform
+from anomalib_scrd.noise.patches import Points
 from anomalib_scrd.noise.simplex import AMPLITUDE, STRETCH, simplex
 
 
@@ -85,6 +87,14 @@ def test_simplex_equals_the_loop() -> None:
     expected = [simplex_slow(*point, 987654) for point in points.double().tolist()]
     np.testing.assert_allclose(result.numpy(), expected, atol=2e-4)
     assert np.abs(expected).max() > 0.2
+
+
+def test_simplex_broadcasts() -> None:
+    seeds = torch.randint(-(2**31), 2**31, (4, 1, 1), generator=generator()).to(torch.int32)
+    z, y, x = torch.tensor(0.3), torch.rand(5, 1, generator=generator()), torch.rand(6, generator=generator())
+    result = simplex(z, y, x, seeds)
+    assert result.shape == (4, 5, 6)
+    assert result[2, 3, 4].item() == pytest.approx(simplex_slow(0.3, float(y[3]), float(x[4]), int(seeds[2])), abs=2e-4)
 
 
 def test_octaves_add_up() -> None:
@@ -191,6 +201,19 @@ def test_perlin_is_zero_on_its_lattice_and_continuous() -> None:
     torch.testing.assert_close(field[0, 0, ::8, ::8], torch.zeros(5, 5))
     fine = noise_field("perlin", NoiseState(seeds, torch.zeros(1, 1, 3)), 1, 2, 4000, period=1000, persistence=0.5)
     assert fine.diff(dim=-1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("kind", NOISE_KINDS)
+def test_some_points_of_a_field(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order, and cut into pieces or not."""
+    state, form = sample_state(3, 4, generator()), {"period": 8.0, "persistence": 0.6}
+    field = noise_field(kind, state, 2, 9, 7, **form)
+    points = Points(*(torch.randint(0, size, (50,), generator=generator(1)) for size in (3, 9, 7)))
+    for numbers in (1, 100, 2**16):
+        monkeypatch.setattr(fields, "_AT_ONCE_CPU", numbers)
+        torch.testing.assert_close(
+            noise_at(kind, state, points, 2, **form), field[points.field, :, points.row, points.column].t()
+        )
 
 
 def test_unknown_kind_is_told_what_exists() -> None:

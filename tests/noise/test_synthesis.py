@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.noise import SyntheticAnomalies, patches, step_generator
 from anomalib_scrd.noise.foreground import foreground_mask
 from anomalib_scrd.noise.patches import sample_rectangles
 
@@ -133,6 +134,60 @@ def test_replay() -> None:
     anomalies = SyntheticAnomalies(count=2)
     parameters = anomalies.sample((2, 3, 64, 64), generator=generator())
     assert torch.equal(anomalies.render(parameters, (2, 3, 64, 64))[0], anomalies.render(parameters, (2, 3, 64, 64))[0])
+
+
+def test_patches_add_up() -> None:
+    shape = (3, 2, 30, 40)
+    anomalies = SyntheticAnomalies(count=3, size=(0.5, 0.9))
+    parameters = anomalies.sample(shape, generator=generator())
+    together, mask = anomalies.render(parameters, shape)
+    alone = [
+        anomalies.render(parameters._replace(strengths=parameters.strengths * (torch.arange(3) == patch)), shape)
+        for patch in range(3)
+    ]
+    torch.testing.assert_close(together, sum(anomaly for anomaly, _ in alone))
+    assert torch.equal(mask, torch.stack([covered for _, covered in alone]).any(dim=0))
+
+
+@pytest.mark.parametrize("kind", ["simplex", "perlin", "gaussian"])
+def test_a_gpu_and_a_compiler_compute_all_points_of_the_windows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host does not know how many points lie in the rectangles there; the anomalies are the same."""
+    shape = (3, 2, 30, 40)
+    anomalies = SyntheticAnomalies(kind, count=(1, 3), size=(0.2, 0.6))
+    parameters = anomalies.sample(shape, generator=generator())
+    expected = anomalies.render(parameters, shape)
+
+    compiled = torch.compile(anomalies.render, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(parameters, shape), expected)
+    torch._dynamo.reset()
+
+    assert patches._number_is_at_hand(torch.device("cpu"))
+    assert not patches._number_is_at_hand(torch.device("cuda"))
+    monkeypatch.setattr(patches, "_number_is_at_hand", lambda _: False)
+    torch.testing.assert_close(anomalies.render(parameters, shape), expected)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is dispatched: at most one kernel each."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_kernels_do_not_grow_with_octaves_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "_number_is_at_hand", lambda _: False)
+    counts = set()
+    for batch, octaves in [(2, 2), (2, 6), (4, 6)]:
+        anomalies, shape = SyntheticAnomalies(octaves=octaves), (batch, 3, 32, 32)
+        parameters = anomalies.sample(shape, generator=generator())
+        with Operations() as operations:
+            anomalies.render(parameters, shape)
+        counts.add(operations.count)
+    assert len(counts) == 1
+    assert counts.pop() < 400
 
 
 def test_half_precision_is_kept() -> None:

@@ -23,7 +23,7 @@ from anomalib_scrd.benchmark.speed.command import load_config, run_speed
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import BASELINE, EDGE, FORMS, TIMM_BASELINE, build_baseline, build_form
 from anomalib_scrd.benchmark.speed.roofline import OperationCounter, Rates
-from anomalib_scrd.benchmark.speed.step import RELEASED
+from anomalib_scrd.benchmark.speed.step import CACHED, RELEASED
 from anomalib_scrd.benchmark.speed.timing import Stopwatch, Summary, alternate, ratio, ready, summary
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 
@@ -191,7 +191,7 @@ def test_command_line_writes_what_it_measured(tmp_path: Path, capsys: pytest.Cap
     assert benchmark.main(["speed", *arguments]) == 0
 
     stored = json.loads((tmp_path / "speed.json").read_text(), parse_constant=pytest.fail)  # no NaN
-    contenders = {"default", "published", "pull only", BASELINE, RELEASED}
+    contenders = {"default", "published", "pull only", *CACHED, BASELINE, RELEASED}
     assert stored["sections"]["step"]["samples"]["step"].keys() == contenders
     assert all(len(seconds) == 1 for seconds in stored["sections"]["step"]["samples"]["step"].values())
     assert "pink" in stored["sections"]["step"]["errors"]["broken"]

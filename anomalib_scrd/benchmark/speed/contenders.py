@@ -30,6 +30,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "feature_scaling": "none",
         "scale_adaptation": "published",
         "calibration": "none",
+        "damping": 0.0,
         "merge": "mean",
         "score": "mean",
         "sigma": 4.0,

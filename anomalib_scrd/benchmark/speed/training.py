@@ -79,6 +79,9 @@ class TrainingStep:
         self.scheduler = found["lr_scheduler"]["scheduler"] if isinstance(found, dict) else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "16")
         self.images = random_images(config, config.batch, config.image_size) if images is None else images
+        self.paths = [str(number) for number in range(len(self.images))]
+        if getattr(self.module, "feature_cache", None) is not None:
+            self.module.feature_cache.begin(len(self.images))
         self._step = self.module.training_step if wrap is None else wrap(self.module)
 
     def __call__(self) -> None:
@@ -91,7 +94,7 @@ class TrainingStep:
     def forward(self) -> torch.Tensor:
         """The loss."""
         with self.autocast():
-            loss = self._step(ImageBatch(image=self.images))
+            loss = self._step(ImageBatch(image=self.images, image_path=self.paths))
         return loss["loss"] if isinstance(loss, dict) else loss
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -1,0 +1,30 @@
+"""Compare the scores of an OpenVINO file with those of the checkpoint that it was exported from.
+
+python examples/check_export.py CHECKPOINT MODEL.xml IMAGES
+"""
+
+import sys
+
+import torch
+from anomalib.data.utils import get_image_filenames, read_image
+from anomalib.deploy import OpenVINOInferencer
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_scrd import ScaleAwareCRD
+
+checkpoint, exported, images = sys.argv[1:]
+
+model = ScaleAwareCRD.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+inferencer = OpenVINOInferencer(exported, config={"INFERENCE_PRECISION_HINT": "f32"})
+
+differences = []
+for path in get_image_filenames(images):
+    image = resize(read_image(path, as_tensor=True), list(model.input_size), antialias=True)
+    with torch.no_grad():
+        expected = model(image[None]).pred_score.item()
+    found = inferencer.predict(image.numpy().transpose(1, 2, 0)).pred_score.item()
+    differences.append(abs(found - expected))
+
+print(f"largest difference of {len(differences)} scores: {max(differences):.1e}")
+if max(differences) > 1e-3:
+    sys.exit("the exported model scores otherwise than the trained one")

@@ -354,7 +354,7 @@ class ScaleAwareCRD(AnomalibModule):
             taught = self.feature_cache.features(self.model.teacher, images, noisy, paths)
         try:
             features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # the latter from a compiled model
             if "more than 1 value per channel" not in str(error):  # batch norm's
                 raise
             batch_size, _, height, width = images.shape

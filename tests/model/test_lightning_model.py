@@ -289,12 +289,15 @@ def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> 
         )
 
 
-def test_a_single_smallest_image_is_refused_by_name() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
     model = build_model(restore_weight=0)
     model.log = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.on_fit_start()
     model.train()
+    if compiled:
+        model.model.compile(backend="eager")
     with pytest.raises(ValueError, match=r"batch of 1 image of 32 x 32 pixels .*larger images, or a train_batch_size"):
         model.training_step(ImageBatch(image=torch.rand(1, 3, 32, 32)))
     for shape in ((2, 3, 32, 32), (1, 3, 33, 32)):

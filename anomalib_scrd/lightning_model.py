@@ -19,10 +19,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from torchmetrics import Metric
-from torchvision.transforms.v2 import Normalize, Transform
+from torchvision import transforms as transforms_v1
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_scrd.anomaly_map import MergeMode
 from anomalib_scrd.calibration import CalibrationMode
+from anomalib_scrd.command_line import plain_errors
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.feature_cache import FeatureCache
@@ -81,12 +83,13 @@ class ScaleAwareCRD(AnomalibModule):
         noise_period: Period of the coarsest octave, relative to the image.
         noise_octaves: Octaves of the noise.
         noise_persistence: Amplitude of an octave relative to the one before.
-        noise_foreground: Whether patches lie on the anatomy only.
+        noise_foreground: Whether anomalies lie on the anatomy only: patches are centred on it and end at its border.
         noise_seed: Seed of the synthetic anomalies; None takes the one of the run (``seed_everything``).
         learning_rate: Learning rate of Adam.
         betas: Betas of Adam.
         weight_decay: Decoupled weight decay.
-        schedule: Learning rate over the training: none or cosine.
+        schedule: Learning rate over the training: none, or cosine, which falls to zero at the last step (constant where
+            only a time limit ends the training).
         warmup_steps: Steps of linear warm-up of the cosine schedule.
         feature_cache: Memory of the model's device, in GiB per process, for the teacher's features of clean training
             images; after the first epoch the teacher sees the noisy ones only. 0 for none. Refused with augmentations.
@@ -153,86 +156,87 @@ class ScaleAwareCRD(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings, also
-        # where OmegaConf or jsonargparse hand over their own kinds.
-        layers = _plain(layers)
-        pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
-        student_depth = _plain(student_depth)
-        noise_strength = _plain(noise_strength)
-        noise_size = _plain(noise_size)
-        noise_count = _plain(noise_count)
-        betas = _plain(betas)
-        feature_cache_dir = str(feature_cache_dir) if isinstance(feature_cache_dir, Path) else feature_cache_dir
-        super().__init__(
-            pre_processor=pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        numbers = {
-            "pull_weight": pull_weight,
-            "restore_weight": restore_weight,
-            "contrast_weight": contrast_weight,
-            "damping": damping,
-            "top_k": top_k,
-            "level": level,
-            "sigma": sigma,
-            "noise_period": noise_period,
-            "noise_persistence": noise_persistence,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "feature_cache": feature_cache,
-        }
-        for name, value in numbers.items():
-            _check_number(name, value)
-        self.learning_rate = _positive("learning_rate", learning_rate)
-        self.betas = _betas(betas)
-        self.weight_decay = _at_least_zero("weight_decay", weight_decay)
-        if schedule not in SCHEDULES:
-            msg = f"schedule must be one of {SCHEDULES}, got {schedule!r}"
-            raise ValueError(msg)
-        self.schedule = schedule
-        self.warmup_steps = _whole("warmup_steps", warmup_steps)
-        memory = _at_least_zero("feature_cache", feature_cache)
-        if feature_cache_dir is not None and not isinstance(feature_cache_dir, str):
-            msg = f"feature_cache_dir must be the path of a folder or null, got {feature_cache_dir!r}"
-            raise ValueError(msg)
-        cached = memory > 0 or feature_cache_dir is not None
-        self.feature_cache = FeatureCache(memory, feature_cache_dir) if cached else None
+        with plain_errors():
+            # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings,
+            # also where OmegaConf or jsonargparse hand over their own kinds.
+            layers = _plain(layers)
+            pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
+            student_depth = _plain(student_depth)
+            noise_strength = _plain(noise_strength)
+            noise_size = _plain(noise_size)
+            noise_count = _plain(noise_count)
+            betas = _plain(betas)
+            feature_cache_dir = str(feature_cache_dir) if isinstance(feature_cache_dir, Path) else feature_cache_dir
+            super().__init__(
+                pre_processor=pre_processor,
+                post_processor=post_processor,
+                evaluator=evaluator,
+                visualizer=visualizer,
+            )
+            numbers = {
+                "pull_weight": pull_weight,
+                "restore_weight": restore_weight,
+                "contrast_weight": contrast_weight,
+                "damping": damping,
+                "top_k": top_k,
+                "level": level,
+                "sigma": sigma,
+                "noise_period": noise_period,
+                "noise_persistence": noise_persistence,
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "feature_cache": feature_cache,
+            }
+            for name, value in numbers.items():
+                _check_number(name, value)
+            self.learning_rate = _positive("learning_rate", learning_rate)
+            self.betas = _betas(betas)
+            self.weight_decay = _at_least_zero("weight_decay", weight_decay)
+            if schedule not in SCHEDULES:
+                msg = f"schedule must be one of {SCHEDULES}, got {schedule!r}"
+                raise ValueError(msg)
+            self.schedule = schedule
+            self.warmup_steps = _whole("warmup_steps", warmup_steps)
+            memory = _at_least_zero("feature_cache", feature_cache)
+            if feature_cache_dir is not None and not isinstance(feature_cache_dir, str):
+                msg = f"feature_cache_dir must be the path of a folder or null, got {feature_cache_dir!r}"
+                raise ValueError(msg)
+            cached = memory > 0 or feature_cache_dir is not None
+            self.feature_cache = FeatureCache(memory, feature_cache_dir) if cached else None
 
-        self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
-        self.synthetic_anomalies = SyntheticAnomalies(
-            kind=noise,
-            strength=noise_strength,
-            size=noise_size,
-            count=noise_count,
-            period=noise_period,
-            octaves=noise_octaves,
-            persistence=noise_persistence,
-            foreground=noise_foreground,
-        )
-        self.compile_model = compile_model
-        self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
-        self._batches_seen = 0
-        self._image_std: torch.Tensor | None = None
-        self._terms: tuple[LossTerms, int] | None = None
+            self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
+            self.synthetic_anomalies = SyntheticAnomalies(
+                kind=noise,
+                strength=noise_strength,
+                size=noise_size,
+                count=noise_count,
+                period=noise_period,
+                octaves=noise_octaves,
+                persistence=noise_persistence,
+                foreground=noise_foreground,
+            )
+            self.compile_model = compile_model
+            self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
+            self._batches_seen = 0
+            self._image_std: torch.Tensor | None = None
+            self._terms: tuple[LossTerms, int] | None = None
 
-        self.model = ScaleAwareCRDModel(
-            backbone=backbone,
-            layers=layers,
-            pre_trained=pre_trained,
-            student_block=student_block,
-            student_depth=student_depth,
-            feature_scaling=feature_scaling,
-            scale_adaptation=scale_adaptation,
-            calibration=calibration,
-            damping=damping,
-            merge=merge,
-            score=score,
-            top_k=top_k,
-            level=level,
-            sigma=sigma,
-        )
+            self.model = ScaleAwareCRDModel(
+                backbone=backbone,
+                layers=layers,
+                pre_trained=pre_trained,
+                student_block=student_block,
+                student_depth=student_depth,
+                feature_scaling=feature_scaling,
+                scale_adaptation=scale_adaptation,
+                calibration=calibration,
+                damping=damping,
+                merge=merge,
+                score=score,
+                top_k=top_k,
+                level=level,
+                sigma=sigma,
+            )
 
     def setup(self, stage: str) -> None:
         """Give a training without a length the published one, and look at sizes and data before the work starts.
@@ -285,8 +289,8 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.
 
-        Raises:
-            ValueError: If a cosine schedule is wanted for a training without a known length.
+        A cosine needs to know where it ends: in a training that only a time limit ends, the learning rate stays where
+        the warm-up has brought it.
         """
         optimizer = torch.optim.AdamW(
             self.model.trainable_parameters(),
@@ -299,10 +303,13 @@ class ScaleAwareCRD(AnomalibModule):
         if self.schedule == "none":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            msg = "schedule 'cosine' needs a length: give trainer.max_steps or trainer.max_epochs, not max_time alone"
-            raise ValueError(msg)
-        scheduler = cosine_with_warmup(optimizer, int(steps), self.warmup_steps)
+        known = math.isfinite(steps)
+        if not known:
+            logger.warning(
+                "schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
+                "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
+            )
+        scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
@@ -345,7 +352,18 @@ class ScaleAwareCRD(AnomalibModule):
         if self.feature_cache is not None:
             paths = getattr(batch, "image_path", None)
             taught = self.feature_cache.features(self.model.teacher, images, noisy, paths)
-        features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)
+        try:
+            features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # batch norm's
+                raise
+            batch_size, _, height, width = images.shape
+            msg = (
+                f"a training batch of {batch_size} image of {height} x {width} pixels leaves one position of the "
+                "embedding, and batch norm needs two: give larger images, or a train_batch_size that leaves no single "
+                "image for the last batch of an epoch"
+            )
+            raise ValueError(msg) from error
         terms = self.loss(
             features.clean,
             features.student,
@@ -485,21 +503,21 @@ class ScaleAwareCRD(AnomalibModule):
         return LearningType.ONE_CLASS
 
 
-def normalisation_std(transform: Transform | None) -> torch.Tensor | None:
+def normalisation_std(transform: Any) -> torch.Tensor | None:
     """Standard deviation by which a pre-processing divides images in [0, 1].
 
     Args:
-        transform: Transform of a pre-processor, possibly nested.
+        transform: Transform of a pre-processor, of torchvision's first or second version, possibly nested.
 
     Returns:
-        (C,) float32, the product over all Normalize steps; None where there is none.
+        (C,) or (1,) float32, the product over all Normalize steps; None where there is none.
     """
-    if isinstance(transform, Normalize):
-        return torch.tensor(list(transform.std), dtype=torch.float32)
+    if isinstance(transform, (Normalize, transforms_v1.Normalize)):
+        return torch.as_tensor(transform.std, dtype=torch.float32).reshape(-1)
     # Compose keeps its steps in a plain list, out of reach of `modules()`
-    steps = [normalisation_std(step) for step in getattr(transform, "transforms", ())]
-    found = [std for std in steps if std is not None]
-    return torch.stack(found).prod(dim=0) if found else None
+    steps = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", ())
+    found = [std for std in map(normalisation_std, steps) if std is not None]
+    return math.prod(found, start=torch.ones(1)) if found else None
 
 
 def _plain(value: Any) -> Any:

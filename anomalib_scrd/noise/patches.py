@@ -1,6 +1,6 @@
 """Where synthetic anomalies lie: rectangles of random size and place."""
 
-__all__ = ["Points", "covered_points", "grid_points", "sample_rectangles"]
+__all__ = ["Points", "covered_points", "grid_points", "sample_rectangles", "where_allowed"]
 
 from typing import NamedTuple
 
@@ -81,11 +81,23 @@ def sample_rectangles(
         top = (draw[2] * (rows - height + 1)).long()
         left = (draw[3] * (columns - width + 1)).long()
     else:
-        allowed = (foreground > 0).flatten(1).float()  # (B, H * W)
-        allowed = torch.where(allowed.any(dim=1, keepdim=True), allowed, torch.ones_like(allowed))
+        allowed = where_allowed(foreground).flatten(1).float()  # (B, H * W)
         # The largest of independent uniform numbers is equally likely at every allowed pixel.
         lottery = torch.rand(batch, count, rows * columns, generator=generator, device=device)
         centre = (lottery * allowed.unsqueeze(1)).argmax(dim=-1)
         top = torch.minimum((centre // columns - height // 2).clamp_min(0), rows - height)
         left = torch.minimum((centre % columns - width // 2).clamp_min(0), columns - width)
     return torch.stack([top, left, height, width], dim=-1)
+
+
+def where_allowed(foreground: torch.Tensor) -> torch.Tensor:
+    """Where anomalies may lie.
+
+    Args:
+        foreground: (B, 1, H, W), above 0 in the foreground.
+
+    Returns:
+        (B, 1, H, W) bool: the foreground, or everywhere in an image without one.
+    """
+    inside = foreground > 0
+    return inside | ~inside.flatten(1).any(dim=1).view(-1, 1, 1, 1)

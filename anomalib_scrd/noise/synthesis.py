@@ -10,7 +10,7 @@ import torch
 
 from anomalib_scrd.noise.fields import NOISE_KINDS, NoiseState, noise_at, sample_state
 from anomalib_scrd.noise.foreground import foreground_mask
-from anomalib_scrd.noise.patches import covered_points, sample_rectangles
+from anomalib_scrd.noise.patches import covered_points, sample_rectangles, where_allowed
 
 
 class AnomalyParameters(NamedTuple):
@@ -41,7 +41,8 @@ class SyntheticAnomalies:
         period: Period of the first octave relative to the image's height, above 0.
         octaves: Number of octaves, at least 1.
         persistence: Amplitude of an octave relative to the one before, above 0.
-        foreground: Whether rectangles are centred on the foreground only.
+        foreground: Whether anomalies lie on the foreground only: rectangles are centred on it, and end where it ends.
+            An image without foreground has them anywhere.
 
     Raises:
         ValueError: If an argument is out of range; the message names it.
@@ -119,7 +120,12 @@ class SyntheticAnomalies:
             strengths = strengths * (torch.arange(number, device=generator.device) < wanted)
         return AnomalyParameters(rectangles, strengths, sample_state(batch * number, self.octaves, generator))
 
-    def render(self, parameters: AnomalyParameters, images_shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def render(
+        self,
+        parameters: AnomalyParameters,
+        images_shape: Sequence[int],
+        foreground: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw what is added to the images, in units of an image in [0, 1].
 
         The noise is computed in the rectangles only, or on a window of the largest possible one, never on the whole
@@ -128,10 +134,11 @@ class SyntheticAnomalies:
         Args:
             parameters: What to draw.
             images_shape: (B, C, H, W).
+            foreground: (B, 1, H, W), above 0 where anomalies may lie, as it was given to :meth:`sample`.
 
         Returns:
-            The additive anomaly (B, C, H, W), float32, zero outside the rectangles and summed where they overlap, and
-            where it lies, (B, 1, H, W), bool.
+            The additive anomaly (B, C, H, W), float32, zero outside the rectangles and the foreground, summed where
+            rectangles overlap, and where it lies, (B, 1, H, W), bool.
         """
         batch, channels, height, width = images_shape
         number = parameters.rectangles.shape[1]
@@ -164,7 +171,11 @@ class SyntheticAnomalies:
         anomaly.scatter_(0, (channel * (height * width) + place).flatten(), (noise * strength).flatten())
         anomaly = anomaly.view(batch, number, channels, height, width)
         anomaly = anomaly[:, 0] if number == 1 else anomaly.sum(dim=1)  # a sum of one is a copy
-        return anomaly, present.view(batch, number, height, width).any(dim=1, keepdim=True)
+        present = present.view(batch, number, height, width).any(dim=1, keepdim=True)
+        if foreground is not None:
+            allowed = where_allowed(foreground)
+            anomaly, present = anomaly * allowed, present & allowed
+        return anomaly, present
 
     @staticmethod
     def apply(images: torch.Tensor, anomaly: torch.Tensor, std: torch.Tensor | None = None) -> torch.Tensor:
@@ -201,7 +212,7 @@ class SyntheticAnomalies:
         """
         foreground = foreground_mask(images) if self.foreground else None
         parameters = self.sample(images.shape, generator=generator, foreground=foreground)
-        anomaly, mask = self.render(parameters, images.shape)
+        anomaly, mask = self.render(parameters, images.shape, foreground)
         return self.apply(images, anomaly, std), mask
 
 

@@ -11,7 +11,9 @@ from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
+from torch import nn
 from torch.utils.data import DataLoader
+from torchvision import transforms as v1
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
@@ -266,6 +268,39 @@ def test_normalisation_is_found_wherever_it_is() -> None:
     torch.testing.assert_close(normalisation_std(nested), torch.tensor([1.0, 0.5, 0.4]))
 
 
+@pytest.mark.parametrize(
+    ("transform", "std"),
+    [
+        (v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2]), [0.5, 0.25, 0.2]),
+        (v1.Compose([v1.Resize((32, 32)), v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), [0.5, 0.25, 0.2]),
+        (nn.Sequential(Resize((32, 32)), Normalize([0.5] * 3, [0.5, 0.25, 0.2])), [0.5, 0.25, 0.2]),
+        (Compose([nn.Sequential(v1.Normalize([0], [0.5])), Normalize([0] * 3, [0.5, 0.25, 0.2])]), [0.25, 0.125, 0.1]),
+        (Normalize([0], [0.5]), [0.5]),
+        (nn.Sequential(Resize((32, 32))), None),
+    ],
+)
+def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> None:
+    found = normalisation_std(transform)
+    assert (found if found is None else found.tolist()) == (std if std is None else pytest.approx(std))
+    if std is not None:  # what it is used for
+        image = torch.full((1, 3, 32, 32), 0.5)
+        torch.testing.assert_close(
+            transform(image + 0.1) - transform(image), (0.1 / found).view(1, -1, 1, 1).expand(image.shape)
+        )
+
+
+def test_a_single_smallest_image_is_refused_by_name() -> None:
+    model = build_model(restore_weight=0)
+    model.log = lambda *_args, **_kwargs: None
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.on_fit_start()
+    model.train()
+    with pytest.raises(ValueError, match=r"batch of 1 image of 32 x 32 pixels .*larger images, or a train_batch_size"):
+        model.training_step(ImageBatch(image=torch.rand(1, 3, 32, 32)))
+    for shape in ((2, 3, 32, 32), (1, 3, 33, 32)):
+        assert torch.isfinite(model.training_step(ImageBatch(image=torch.rand(shape))))
+
+
 @pytest.mark.parametrize("std", [None, [0.5, 0.25, 0.2]])
 def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     """In normalised space the patch is 1 / std times as strong, whatever the pre-processor is."""
@@ -320,10 +355,26 @@ def test_cosine_schedule_steps_with_the_optimiser(tiny_data: Callable, tmp_path:
     engine = build_engine(tmp_path, max_steps=4, accumulate_grad_batches=2, limit_val_batches=0)
     engine.fit(model, datamodule=tiny_data(train_batch_size=3))
     assert engine.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
-    with pytest.raises(ValueError, match="needs a length"):
-        build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0).fit(
-            build_model(schedule="cosine"), datamodule=tiny_data()
-        )
+
+
+def test_cosine_schedule_of_an_unknown_length_stays_constant(
+    tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_model(schedule="cosine", warmup_steps=2, learning_rate=3e-3)
+    rates = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            trainer.should_stop = len(rates) == 4
+
+    caplog.set_level("WARNING", "anomalib_scrd.lightning_model")
+    engine = build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0, callbacks=[Rates()])
+    engine.fit(model, datamodule=tiny_data())
+    assert rates == pytest.approx([2e-3, 3e-3, 3e-3, 3e-3])  # each after its step
+    told = [record.getMessage() for record in caplog.records if "max_time" in record.getMessage()]
+    assert len(told) == 1
+    assert "give trainer.max_steps or trainer.max_epochs" in told[0]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed"])

@@ -51,6 +51,24 @@ def test_features_are_those_of_the_whole_network() -> None:
     assert sum(p.numel() for p in teacher.parameters()) < sum(p.numel() for p in whole.parameters()) / 3
 
 
+def test_a_backbone_with_a_fixed_size_is_asked_at_that_size() -> None:
+    teacher = Teacher("swin_tiny_patch4_window7_224", ["layers.0", "layers.1"], pre_trained=False)
+    assert teacher.non_negative == (False, False)
+    assert [tuple(m.shape) for m in teacher(torch.rand(1, 3, 224, 224))] == [(1, 96, 56, 56), (1, 192, 28, 28)]
+
+
+def test_a_backbone_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Teacher, "forward", fail)
+    message = (
+        r"'resnet18' gives no feature maps of layers \['layer1', 'layer2'\] for .* 64 x 64 pixels \(AssertionError"
+    )
+    with pytest.raises(ValueError, match=message):
+        Teacher("resnet18", ["layer1", "layer2"], pre_trained=False)
+
+
 def test_layers_may_be_chosen() -> None:
     teacher = Teacher("resnet18", ["layer2", "layer4"], pre_trained=False)
     assert teacher.strides == (8, 32)
@@ -72,7 +90,7 @@ def test_stays_frozen_and_in_evaluation_mode() -> None:
 def test_the_probe_draws_no_random_numbers() -> None:
     teacher = Teacher("resnet18", pre_trained=False)
     before = torch.get_rng_state()
-    teacher._probe()
+    teacher._probe("resnet18")
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -223,6 +223,24 @@ def test_patches_keep_to_the_foreground() -> None:
     assert anywhere[..., 0].max() > 54
 
 
+def test_anomalies_end_where_the_foreground_ends() -> None:
+    x = torch.zeros(200, 3, 32, 32)
+    x[:100, :, 10:22, 8:20] = 1  # the others are even: they have no foreground
+    anomalies = SyntheticAnomalies(strength=0.5, size=(0.3, 0.6), count=2, foreground=True)
+    noisy, mask = anomalies(x, generator=generator())
+    inside = x[:, :1] == 1
+    assert not (mask & ~inside)[:100].any()
+    assert ((noisy != x) & ~mask).sum() == 0
+    assert mask.flatten(1).any(dim=1).all()  # every image has its anomaly
+    assert mask[:100].float().mean() > 0.5 * inside[:100].float().mean()
+    assert mask[100:, :, 0].any()
+    assert mask[100:, :, :, -1].any()
+
+    mine = foreground_mask(x)
+    parameters = anomalies.sample(x.shape, generator=generator(), foreground=mine)  # what is drawn can be replayed
+    assert torch.equal(x + anomalies.render(parameters, x.shape, mine)[0], noisy)
+
+
 def test_step_generator_depends_on_all_it_is_given() -> None:
     def draw(*arguments: int) -> list[float]:
         return torch.rand(4, generator=step_generator(*arguments)).tolist()

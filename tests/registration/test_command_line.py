@@ -29,6 +29,7 @@ IMAGES = {
 }
 MODEL = ["--model.backbone=resnet18", "--model.pre_trained=false", "--trainer.accelerator=cpu"]
 DATA = [f"--data.{name}={value}" for name, value in IMAGES.items()]
+DATA_MODULE = ["--data=PhantomSlices", *DATA]
 CHECKPOINT = ["--ckpt_path", "results/ScaleAwareCRD/PhantomSlices/v0/weights/lightning/model.ckpt"]
 GRID = {
     "accelerator": "cpu",
@@ -41,10 +42,20 @@ GRID = {
 COMMANDS: dict[str, list[str]] = {
     "help": ["train", "--model.help", "ScaleAwareCRD"],
     "train again": ["train", "--config", "results/ScaleAwareCRD/PhantomSlices/v0/config.yaml"],
-    "test": ["test", "--model=anomalib_scrd.ScaleAwareCRD", *MODEL, "--data=PhantomSlices", *DATA, *CHECKPOINT],
+    "test": ["test", "--model=anomalib_scrd.ScaleAwareCRD", *MODEL, *DATA_MODULE, *CHECKPOINT],
     "predict": ["predict", "--model=ScaleAwareCRD", *MODEL, "--data=drawn/test/large", *CHECKPOINT],
     "export": ["export", "--model=ScaleAwareCRD", *MODEL, "--export_type=torch", *CHECKPOINT],
     "benchmark": ["benchmark", "--config", "grid.yaml"],
+    "wrong layer": ["train", "--model=ScaleAwareCRD", *MODEL, "--model.layers=[layer1,layer9]", *DATA_MODULE],
+    "wrong backbone": ["export", "--model=ScaleAwareCRD", *MODEL, "--model.backbone=resnet19", "--export_type=torch"],
+    "no such weights": ["predict", "--model=ScaleAwareCRD", *MODEL, "--model.pre_trained=gone.pth", "--data=drawn"],
+    "wrong rate": ["test", "--model=ScaleAwareCRD", *MODEL, "--model.learning_rate=-1", *DATA_MODULE],
+}
+MISTAKES = {
+    "wrong layer": "layers ['layer9'] are unknown in backbone 'resnet18'; it has: ",
+    "wrong backbone": "backbone 'resnet19' is unknown to timm; close names are ",
+    "no such weights": "pre_trained: there is no file 'gone.pth'; give true, false or a path ",
+    "wrong rate": "learning_rate must be above 0, got -1.0",
 }
 # The pipeline has no argument for the length of a training; Lightning reads this variable.
 VARIABLES = {"benchmark": {"PL_TRAINER_MAX_STEPS": "2"}}
@@ -130,3 +141,12 @@ def test_benchmark_beside_a_model_of_anomalib(folder: Path, printed: dict[str, s
     for row in rows:
         assert 0 <= float(row["image_AUROC"]) <= 1
         assert 0 <= float(row["pixel_F1Score"]) <= 1
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message(printed: dict[str, str], mistake: str):
+    before, _, last = printed[mistake].rstrip().rpartition("\n--- ")
+    assert last.startswith(f"anomalib: error: {MISTAKES[mistake]}")
+    assert "\n" not in last
+    for noise in ("Traceback", "Union subtypes", "Namespace(", "Expected a"):
+        assert noise not in before

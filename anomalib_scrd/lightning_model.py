@@ -28,6 +28,7 @@ from anomalib_scrd.command_line import plain_errors
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.feature_cache import FeatureCache
+from anomalib_scrd.full_batches import FullBatches
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
 from anomalib_scrd.openvino_names import keep_names_of_outputs
@@ -73,8 +74,10 @@ class ScaleAwareCRD(AnomalibModule):
         merge: Map from the scales: norm, max or mean (published).
         score: Image score: scales (joins the calibrated peaks of the scales' maps, damped and plain), or of the merged
             map its mean (published), its max or its peak (top_k).
-        top_k: Share of a map whose mean is its peak, in (0, 1]; for the scores scales and top_k.
-        level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the same.
+        top_k: Share of a map whose mean is its peak, in (0, 1]; for the score top_k, and the damped maps of scales.
+        diffuse_top_k: The same for the plain maps of the score scales, which tell diffuse anomalies.
+        level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the score top_k, and the plain
+            maps of scales.
         sigma: Smoothing of the map, pixels of the model's input.
         noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
         noise_strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
@@ -128,10 +131,11 @@ class ScaleAwareCRD(AnomalibModule):
         feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
-        damping: float = 5.0,
+        damping: float = 10.0,
         merge: MergeMode = "norm",
         score: ScoreKind = "scales",
         top_k: float = 0.02,
+        diffuse_top_k: float = 0.1,
         level: float = 0.5,
         sigma: float = 4.0,
         noise: Literal["simplex", "perlin", "gaussian"] = "simplex",
@@ -179,6 +183,7 @@ class ScaleAwareCRD(AnomalibModule):
                 "contrast_weight": contrast_weight,
                 "damping": damping,
                 "top_k": top_k,
+                "diffuse_top_k": diffuse_top_k,
                 "level": level,
                 "sigma": sigma,
                 "noise_period": noise_period,
@@ -218,6 +223,7 @@ class ScaleAwareCRD(AnomalibModule):
             self.compile_model = compile_model
             self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
             self._batches_seen = 0
+            self._full_batches = FullBatches()
             self._image_std: torch.Tensor | None = None
             self._terms: tuple[LossTerms, int] | None = None
 
@@ -234,6 +240,7 @@ class ScaleAwareCRD(AnomalibModule):
                 merge=merge,
                 score=score,
                 top_k=top_k,
+                diffuse_top_k=diffuse_top_k,
                 level=level,
                 sigma=sigma,
             )
@@ -313,7 +320,8 @@ class ScaleAwareCRD(AnomalibModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Fix the seed of the synthetic anomalies and read the pre-processor's normalisation."""
+        """Fix the seed of the synthetic anomalies, read the pre-processor's normalisation, forget earlier batches."""
+        self._full_batches = FullBatches()
         if self.noise_seed is None:
             self.noise_seed = torch.initial_seed() % 2**63
         transform = getattr(self.pre_processor, "transform", None)
@@ -324,7 +332,8 @@ class ScaleAwareCRD(AnomalibModule):
             self.model.teacher.compile()  # the cache of features asks it alone
 
     def on_fit_end(self) -> None:
-        """Leave the model as it was before it was compiled: exporters cannot read what came of it."""
+        """Let go of the last images, and leave the model as it was before it was compiled: exporters cannot read that."""
+        self._full_batches = FullBatches()
         if self.compile_model:
             for module in (self.model, self.model.teacher):
                 module._compiled_call_impl = None  # noqa: SLF001 - torch has a way in, none out
@@ -341,7 +350,8 @@ class ScaleAwareCRD(AnomalibModule):
             The loss, ().
         """
         del args, kwargs
-        images, noisy = cast("torch.Tensor", batch.image), None
+        images, paths = self._full_batches(cast("torch.Tensor", batch.image), getattr(batch, "image_path", None))
+        noisy = None
         if self.loss.needs_noisy:
             generator = step_generator(
                 self.noise_seed or 0, self._batches_seen, rank=self.global_rank, device=images.device
@@ -350,7 +360,6 @@ class ScaleAwareCRD(AnomalibModule):
         self._batches_seen += 1
         taught = None
         if self.feature_cache is not None:
-            paths = getattr(batch, "image_path", None)
             taught = self.feature_cache.features(self.model.teacher, images, noisy, paths)
         try:
             features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)

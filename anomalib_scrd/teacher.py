@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import nn
 
+from anomalib_scrd.folding import fold_batch_norms
 from anomalib_scrd.weights import OFFLINE_PACKAGES, fit_state_dict, installed_weights, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ class Teacher(nn.Module):
         self.requires_grad_(requires_grad=False)
         self.to(memory_format=torch.channels_last)  # twice as fast for most backbones, on CPUs and GPUs
         self.eval()
-        self.non_negative = self._probe(backbone, _probe_size(complete))
+        example = _example(_probe_size(complete))
+        self.non_negative = self._probe(backbone, example)
+        fold_batch_norms(self.backbone, example.contiguous(memory_format=torch.channels_last))
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode, whatever ``mode`` is."""
@@ -104,20 +107,15 @@ class Teacher(nn.Module):
             images if torch.compiler.is_exporting() else images.contiguous(memory_format=torch.channels_last)
         )
 
-    def _probe(self, backbone: str, size: tuple[int, int] = _PROBE_SIZE) -> tuple[bool, ...]:
-        """Run the network once: are the published channels true, and which maps end in a ReLU?
-
-        The image is a fixed pattern, so that no random number is drawn and the answer is the same at every start.
-        """
-        rows, columns = torch.linspace(-2, 2, size[0])[:, None], torch.linspace(-2, 2, size[1])
-        image = torch.stack([rows * columns, torch.sin(9 * rows) + columns, torch.cos(7 * columns * rows)])
+    def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:
+        """Run the network once: are the published channels true, and which maps end in a ReLU?"""
         try:
-            outputs = self(image.unsqueeze(0))
+            outputs = self(image)
         except Exception as error:  # a network fails at a size or a layer in a way of its own
             msg = (
                 f"backbone {backbone!r} gives no feature maps of layers {list(self.layers)} for an image of "
-                f"{size[0]} x {size[1]} pixels ({type(error).__name__}: {error}); take a convolutional network, e.g. "
-                "resnet18"
+                f"{image.shape[-2]} x {image.shape[-1]} pixels ({type(error).__name__}: {error}); take a convolutional "
+                "network, e.g. resnet18"
             )
             raise ValueError(msg) from error
         produced = tuple(output.shape[1] for output in outputs)
@@ -145,6 +143,13 @@ def _create(backbone: str) -> nn.Module:
         msg = f"backbone {backbone!r} has no feature maps; take one with maps at several strides, e.g. resnet18"
         raise ValueError(msg)
     return model
+
+
+def _example(size: tuple[int, int]) -> torch.Tensor:
+    """An image, (1, 3, H, W): a fixed pattern, so that no random number is drawn and every start is the same."""
+    rows, columns = torch.linspace(-2, 2, size[0])[:, None], torch.linspace(-2, 2, size[1])
+    image = torch.stack([rows * columns, torch.sin(9 * rows) + columns, torch.cos(7 * columns * rows)])
+    return image.unsqueeze(0)
 
 
 def _probe_size(network: Any) -> tuple[int, int]:

@@ -75,7 +75,8 @@ class ScaleAwareCRDModel(nn.Module):
         score: ``scales``: the peaks of the scales' maps, damped and plain ones, standardised by those of normal images,
             weighted and joined (:func:`~anomalib_scrd.anomaly_map.joined_scales`); or one of
             :func:`~anomalib_scrd.score.image_score` of the merged map.
-        top_k: Share of a map which ``scales`` and ``top_k`` average, in (0, 1].
+        top_k: Share of a map which ``top_k`` averages, and ``scales`` of the damped ones, in (0, 1].
+        diffuse_top_k: Share of a plain map which ``scales`` averages, in (0, 1].
         level: Share of a map's median which they subtract, in [0, 1]; from the damped peaks of ``scales`` all of it.
         sigma: Standard deviation of the map's smoothing, pixels of the input.
 
@@ -93,10 +94,11 @@ class ScaleAwareCRDModel(nn.Module):
         feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",
-        damping: float = 5.0,
+        damping: float = 10.0,
         merge: MergeMode = "norm",
         score: ScoreKind = "scales",
         top_k: float = 0.02,
+        diffuse_top_k: float = 0.1,
         level: float = 0.5,
         sigma: float = 4.0,
     ) -> None:
@@ -107,9 +109,10 @@ class ScaleAwareCRDModel(nn.Module):
         if feature_scaling not in FEATURE_SCALINGS:
             msg = f"feature_scaling must be one of {FEATURE_SCALINGS}, got {feature_scaling!r}"
             raise ValueError(msg)
-        if not 0 < top_k <= 1:
-            msg = f"top_k must lie in (0, 1], got {top_k}"
-            raise ValueError(msg)
+        for name, share in (("top_k", top_k), ("diffuse_top_k", diffuse_top_k)):
+            if not 0 < share <= 1:
+                msg = f"{name} must lie in (0, 1], got {share}"
+                raise ValueError(msg)
         if not damping >= 0:
             msg = f"damping must be at least 0, got {damping}"
             raise ValueError(msg)
@@ -120,6 +123,7 @@ class ScaleAwareCRDModel(nn.Module):
         self.level = level
         self.score: ScoreKind = score
         self.top_k = top_k
+        self.diffuse_top_k = diffuse_top_k
 
         # Cheap checks come first: loading the teacher can mean a download.
         anomaly_map = AnomalyMap(merge, sigma)
@@ -256,10 +260,10 @@ class ScaleAwareCRDModel(nn.Module):
     def _peaks(self, shown: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
         """Peaks that the score goes by, (B, 2K).
 
-        The plain ones keep a share of what an image has everywhere, for diffuse anomalies; the damped ones tell only
-        what stands out from the rest of the image.
+        The plain ones, of a larger share of the map, keep a part of what an image has everywhere, for diffuse
+        anomalies; the damped ones tell only what stands out from the rest of the image.
         """
-        return torch.cat([map_peak(shown, self.top_k, 1.0), map_peak(plain, self.top_k, self.level)], dim=1)
+        return torch.cat([map_peak(shown, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)], dim=1)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)

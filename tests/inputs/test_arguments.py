@@ -20,6 +20,7 @@ WRONG = {
     "restore_weight": ([-0.1, NAN, INF, "1", None], "at least 0|finite number"),
     "contrast_weight": ([-0.1, NAN, INF, "1", None], "at least 0|finite number"),
     "top_k": ([0, -0.1, 1.1, NAN, INF, "1", None], r"\(0, 1\]|finite number"),
+    "diffuse_top_k": ([0, -0.1, 1.1, NAN, INF, "1", None], r"\(0, 1\]|finite number"),
     "level": ([-0.1, 1.1, NAN, INF, "1", None], r"\[0, 1\]|finite number"),
     "sigma": ([-1, NAN, INF, "4", None], "at least 0 pixels|finite number"),
     "noise_strength": (

@@ -85,10 +85,10 @@ def test_dead_channel_under_fp16_autocast() -> None:
     with torch.no_grad():
         for block in (model.teacher.backbone.model.layer1, model.teacher.backbone.model.layer2):
             # the channel is a constant: what enters the last ReLU is that, and so is the shortcut's
-            for norm in (block[-1].bn2, block[-2].bn2):
-                norm.weight[3] = 0.0
-                norm.bias[3] = -1e3
-            block[-1].bn2.bias[3] = 7.0
+            for convolution in (block[-1].conv2, block[-2].conv2):
+                convolution.weight[3] = 0.0
+                convolution.bias[3] = -1e3
+            block[-1].conv2.bias[3] = 7.0
     images = torch.randn(4, 3, 64, 64)
     loss = ScaleAwareContrastiveLoss()
     for _ in range(3):

@@ -33,21 +33,20 @@ def test_published_equals_produced(backbone: str) -> None:
     ]
 
 
-def test_features_are_those_of_the_whole_network() -> None:
+def test_features_are_those_of_the_whole_network(tmp_path: Path) -> None:
     """Cutting off what lies behind the last map changes nothing in the maps."""
     torch.manual_seed(0)
     whole = timm.create_model(
         "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3)
     ).eval()
-    teacher = Teacher("tf_efficientnet_lite0", pre_trained=False)
-    tensors = {name: value for name, value in whole.state_dict().items() if name in teacher.backbone.model.state_dict()}
-    teacher.backbone.model.load_state_dict(tensors)
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    teacher = Teacher("tf_efficientnet_lite0", pre_trained=tmp_path / "whole.pth")
     whole.to(memory_format=torch.channels_last)  # as the teacher is: another layout sums in another order
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         expected = whole(image.contiguous(memory_format=torch.channels_last))
         for mine, theirs in zip(teacher(image), expected, strict=True):
-            torch.testing.assert_close(mine, theirs)
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)  # batch norm is folded
     assert sum(p.numel() for p in teacher.parameters()) < sum(p.numel() for p in whole.parameters()) / 3
 
 
@@ -88,10 +87,13 @@ def test_stays_frozen_and_in_evaluation_mode() -> None:
 
 
 def test_the_probe_draws_no_random_numbers() -> None:
-    teacher = Teacher("resnet18", pre_trained=False)
-    before = torch.get_rng_state()
-    teacher._probe("resnet18")
-    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(0)
+    timm.create_model("resnet18", pretrained=False)
+    timm.create_model("resnet18", pretrained=False)
+    expected = torch.get_rng_state()
+    torch.manual_seed(0)
+    Teacher("resnet18", pre_trained=False)
+    assert torch.equal(torch.get_rng_state(), expected)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +128,12 @@ def test_weights_from_a_file(form: str, tmp_path: Path) -> None:
     else:
         torch.save(tensors, path)
     teacher = Teacher("resnet18", pre_trained=path)
-    loaded = teacher.backbone.model.state_dict()
-    assert all(torch.equal(value, tensors[name]) for name, value in loaded.items() if "num_batches" not in name)
+    network = timm.create_model("resnet18", pretrained=False, features_only=True, out_indices=(1, 2, 3)).eval()
+    network.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(("layer4", "fc"))})
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        for mine, theirs in zip(teacher(image), network(image), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)  # batch norm is folded
 
 
 def test_weights_of_another_library_are_matched_by_order() -> None:

@@ -126,7 +126,7 @@ def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
 
 def test_prediction_against_the_loops() -> None:
     """Map and score from distances, damping, calibration, weights, peaks: each step by the slow reference."""
-    model = build(sigma=1.0, top_k=0.05).train()
+    model = build(sigma=1.0, top_k=0.05, diffuse_top_k=0.2, damping=3.0).train()
     x = images(2, 3, 64, 64, seed=9)
     with torch.no_grad():
         model.scale_adaptation.linear.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
@@ -144,12 +144,12 @@ def test_prediction_against_the_loops() -> None:
         plain = reference.position_map(t, s)
         square = (t**2).mean(1)
         spread = math.sqrt(model.calibration.square[k].item())
-        damped = (plain * square / (square + 5.0) - model.calibration.mean(k).item()) / spread
+        damped = (plain * square / (square + 3.0) - model.calibration.mean(k).item()) / spread
         for b in range(2):
             maps = [reference.smooth(reference.bilinear(part[b], 64, 64), 1.0) for part in (damped, plain)]
-            for index, values, level in ((k, maps[0], 1.0), (3 + k, maps[1], 0.5)):
+            for index, values, share, level in ((k, maps[0], 0.05, 1.0), (3 + k, maps[1], 0.2, 0.5)):
                 grid = np.sort(values[::4, ::4].ravel())
-                peak = np.sort(values.ravel())[-int(0.05 * values.size) :].mean() - level * grid[len(grid) // 2]
+                peak = np.sort(values.ravel())[-int(share * values.size) :].mean() - level * grid[len(grid) // 2]
                 z = (peak - peaks.mean[index].item()) / math.sqrt(peaks.square[index].item())
                 sums[b] += math.log1p(math.exp(weights[b, k] * z)) ** 2
             shown.append((b, np.log1p(np.exp(weights[b, k] * maps[0])) ** 2))

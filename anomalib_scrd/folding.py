@@ -1,0 +1,112 @@
+"""Batch norm that no longer learns, folded into the convolutions before it."""
+
+__all__ = ["fold_batch_norms"]
+
+from collections import Counter
+from typing import Any
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+_TOLERANCE = 1e-3
+
+
+@torch.no_grad()
+def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> int:
+    """Fold the batch norms of a frozen network into the convolutions that feed them; in place.
+
+    In evaluation mode batch norm multiplies and adds constants, which the convolution before it can do by its weights:
+    ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``. One pass over every feature map less, which
+    is a third of the time of a MobileNet-like backbone. Which convolution feeds which batch norm is seen by running the
+    network. Batch norms that follow something else, or a convolution that is used twice, stay.
+
+    Args:
+        network: A network in evaluation mode that returns a list of tensors.
+        example: An image that it takes, (1, 3, H, W).
+
+    Returns:
+        Number of batch norms that were folded; 0 where the outputs would have changed by more than rounding, the
+        network is then as it was.
+    """
+    before = network(example)
+    pairs = _fed_by_convolutions(network, example)
+    original = {key: value.clone() for key, value in network.state_dict().items()}
+    replaced = [_fold(network, convolution, norm) for convolution, norm in pairs]
+    after = network(example)
+    if all(_agree(*outputs) for outputs in zip(before, after, strict=True)):
+        return len(pairs)
+    for (convolution, _), (parent, name, norm, had_bias) in zip(pairs, replaced, strict=True):
+        parent.register_module(name, norm)
+        if not had_bias:
+            convolution.bias = None
+    network.load_state_dict(original)
+    return 0
+
+
+def _agree(before: torch.Tensor, after: torch.Tensor) -> bool:
+    return bool((before - after).abs().max() <= _TOLERANCE * before.abs().max())
+
+
+def _fed_by_convolutions(network: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions and the batch norms that take their very output, each used once."""
+    made_by: dict[int, nn.Conv2d] = {}
+    outputs: list[torch.Tensor] = []  # kept, so that no two have the same id
+    takes: list[tuple[nn.Conv2d | None, nn.BatchNorm2d]] = []
+    uses: Counter[int] = Counter()
+
+    def remember(convolution: Any, _: Any, output: torch.Tensor) -> None:
+        uses[id(convolution)] += 1
+        outputs.append(output)
+        made_by[id(output)] = convolution
+
+    def look_up(norm: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        uses[id(norm)] += 1
+        takes.append((made_by.get(id(inputs[0])), norm))
+
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(remember))
+        elif type(module) in {nn.BatchNorm2d, BatchNormAct2d} and module.track_running_stats:
+            hooks.append(module.register_forward_pre_hook(look_up))
+    try:
+        network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        (convolution, norm)
+        for convolution, norm in takes
+        if convolution is not None and uses[id(convolution)] == uses[id(norm)] == 1
+    ]
+
+
+def _fold(
+    network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d
+) -> tuple[nn.Module, str, nn.BatchNorm2d, bool]:
+    """Fold one pair; returns where the batch norm was, it, and whether the convolution had a bias."""
+    had_bias = convolution.bias is not None
+    weight, bias = fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
+    convolution.weight, convolution.bias = (
+        nn.Parameter(tensor, requires_grad=convolution.weight.requires_grad) for tensor in (weight, bias)
+    )
+    parent, name = next(
+        (parent, name) for parent in network.modules() for name, child in parent.named_children() if child is norm
+    )
+    parent.register_module(name, _behind(norm))
+    return parent, name, norm, had_bias
+
+
+def _behind(norm: nn.BatchNorm2d) -> nn.Module:
+    """What timm's batch norm does after normalising: its activation."""
+    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()

@@ -88,11 +88,13 @@ def _fold(
 ) -> tuple[nn.Module, str, nn.BatchNorm2d, bool]:
     """Fold one pair; returns where the batch norm was, it, and whether the convolution had a bias."""
     had_bias = convolution.bias is not None
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None  # noqa: S101, PT018 - track_running_stats
     weight, bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,
-        norm.running_mean,
-        norm.running_var,
+        mean,
+        variance,
         norm.eps,
         norm.weight,
         norm.bias,

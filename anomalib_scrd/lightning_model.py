@@ -332,7 +332,7 @@ class ScaleAwareCRD(AnomalibModule):
             self.model.teacher.compile()  # the cache of features asks it alone
 
     def on_fit_end(self) -> None:
-        """Let go of the last images, and leave the model as it was before it was compiled: exporters cannot read that."""
+        """Let go of the last images, and leave the model as it was before it was compiled, for the exporters."""
         self._full_batches = FullBatches()
         if self.compile_model:
             for module in (self.model, self.model.teacher):

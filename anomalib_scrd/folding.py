@@ -89,7 +89,7 @@ def _fold(
     """Fold one pair; returns where the batch norm was, it, and whether the convolution had a bias."""
     had_bias = convolution.bias is not None
     mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None and variance is not None  # noqa: S101, PT018 - track_running_stats
+    assert mean is not None and variance is not None  # noqa: PT018 - it tracks them
     weight, bias = fuse_conv_bn_weights(
         convolution.weight,
         convolution.bias,

@@ -1,6 +1,6 @@
 """What the distances of normal images look like, so that scales (and places) can be compared."""
 
-__all__ = ["CALIBRATIONS", "DistanceCalibration", "PeakCalibration"]
+__all__ = ["CALIBRATIONS", "DistanceCalibration", "PeakCalibration", "averaging_rate"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,13 +12,34 @@ from torch.nn import functional as F  # noqa: N812
 CalibrationMode = Literal["position", "scale", "none"]
 CALIBRATIONS = ("position", "scale", "none")
 
+# The averages reach back over about a tenth of the training: longer, and they hold what the student could not yet.
+_REACH = 10
+_LEAST_FREE = 1e-6
+
+
+def averaging_rate(batches: torch.Tensor, reach: int = _REACH) -> torch.Tensor:
+    """Weight of the newest batch in an average over the last part of a training of any length.
+
+    Polynomial-decay averaging (Shamir and Zhang, ICML 2013): ``reach / (n + reach - 1)`` for the n-th batch. What is in
+    the average is ``n / (reach + 1)`` batches old in the mean. An exponential average has a length of its own, which is
+    too long for a short training and too short for a long one.
+
+    Args:
+        batches: () number of batches so far, this one included, at least 1.
+        reach: 1 averages all batches evenly; the larger, the fewer count.
+
+    Returns:
+        () in (0, 1]; 1 for the first batch.
+    """
+    return reach / (batches + (reach - 1))
+
 
 class DistanceCalibration(nn.Module):
     """Standardises the distance of each scale by its statistics on normal images.
 
     The training images are normal, so the statistics are tracked while training, as batch norm tracks its own: as
-    exponential averages of the mean and the mean square. They cost no pass over the data, are in every checkpoint and
-    export from the first step on, and follow the student as it improves.
+    averages over the last part of it (:func:`averaging_rate`). They cost no pass over the data, are in every checkpoint
+    and export from the first step on, and follow the student as it improves.
 
     ``scale`` standardises each scale as a whole. ``position`` subtracts the mean at each position and divides by the
     spread of the whole scale: where images are aligned, the places that are hard in every image no longer stand out,
@@ -27,26 +48,23 @@ class DistanceCalibration(nn.Module):
     Args:
         num_scales: Number of scales.
         mode: One of the above.
-        momentum: Weight of a new batch in the averages, in (0, 1]. The first 1 / momentum batches are averaged evenly.
+        reach: See :func:`averaging_rate`.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If the mode is unknown.
     """
 
     batches: torch.Tensor
     square: torch.Tensor
 
-    def __init__(self, num_scales: int, mode: CalibrationMode = "scale", momentum: float = 0.01) -> None:
+    def __init__(self, num_scales: int, mode: CalibrationMode = "scale", reach: int = _REACH) -> None:
         super().__init__()
         if mode not in CALIBRATIONS:
             msg = f"calibration must be one of {CALIBRATIONS}, got {mode!r}"
             raise ValueError(msg)
-        if not 0 < momentum <= 1:
-            msg = f"calibration momentum must lie in (0, 1], got {momentum}"
-            raise ValueError(msg)
         self.mode = mode
         self.num_scales = num_scales
-        self.momentum = momentum
+        self.reach = reach
         if mode == "none":
             return
         self.register_buffer("batches", torch.zeros(()))
@@ -69,7 +87,7 @@ class DistanceCalibration(nn.Module):
         if self.mode == "none":
             return
         self.batches += 1
-        rate = torch.clamp(1 / self.batches, min=self.momentum)
+        rate = averaging_rate(self.batches, self.reach)
         for scale, distance in enumerate(distances):
             mean = distance.mean(dim=0)
             if self.mode == "scale":
@@ -117,37 +135,46 @@ class PeakCalibration(nn.Module):
 
     Args:
         num_peaks: Number of peaks of an image.
-        momentum: Weight of a new batch in the averages, in (0, 1]. The first 1 / momentum batches are averaged evenly.
+        reach: See :func:`averaging_rate`.
     """
 
     batches: torch.Tensor
-    seen: torch.Tensor
     mean: torch.Tensor
     square: torch.Tensor
+    concentration: torch.Tensor
 
-    def __init__(self, num_peaks: int, momentum: float = 0.01) -> None:
+    def __init__(self, num_peaks: int, reach: int = _REACH) -> None:
         super().__init__()
-        self.momentum = momentum
+        self.reach = reach
         self.register_buffer("batches", torch.zeros(()))
-        self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("mean", torch.zeros(num_peaks))
         self.register_buffer("square", torch.ones(num_peaks))
+        # Sum of the squared weights of all peaks: 1 where one peak has all the weight, and tells no spread.
+        self.register_buffer("concentration", torch.ones(()))
 
     @torch.no_grad()
     def update(self, peaks: torch.Tensor) -> None:
         """Take the peaks of normal training images into account, (B, K)."""
         self.batches += 1
-        rate = torch.clamp(1 / self.batches, min=self.momentum)
-        self.seen += peaks.shape[0]
-        self.mean.lerp_(peaks.mean(dim=0), rate)
-        square = self.square.lerp((peaks - self.mean).square().mean(dim=0), rate)
-        # One peak has no spread: the next batch is then the first that tells one.
-        self.batches -= (self.seen == 1).to(self.batches)
-        self.square.copy_(torch.where(self.seen > 1, square, self.square))
+        rate = averaging_rate(self.batches, self.reach)
+        keep = 1 - rate
+        mean = peaks.mean(dim=0)
+        # Weighted variance of everything so far: that within the parts, and that between their means.
+        within = (peaks - mean).square().mean(dim=0)
+        self.square.copy_(keep * self.square + rate * within + keep * rate * (mean - self.mean).square())
+        self.mean.lerp_(mean, rate)
+        self.concentration.copy_(keep.square() * self.concentration + rate.square() / peaks.shape[0])
 
     def forward(self, peaks: torch.Tensor) -> torch.Tensor:
-        """Standardise peaks, (B, K): deviations from normal in standard deviations."""
-        return (peaks - self.mean) / self.square.clamp_min(1e-12).sqrt()
+        """Standardise peaks, (B, K): deviations from normal in standard deviations.
+
+        The variance is that of a sample with weights, unbiased; a single peak has none, and is only subtracted.
+        """
+        free = 1 - self.concentration
+        variance = torch.where(
+            free > _LEAST_FREE, self.square / free.clamp_min(_LEAST_FREE), torch.ones_like(self.square)
+        )
+        return (peaks - self.mean) / variance.clamp_min(1e-12).sqrt()
 
 
 def _resized(mean: torch.Tensor, size: torch.Size) -> torch.Tensor:

@@ -258,12 +258,14 @@ class ScaleAwareCRDModel(nn.Module):
         return shown_maps, plain_maps
 
     def _peaks(self, shown: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
-        """Peaks that the score goes by, (B, 2K).
+        """Peaks that the score goes by, (B, 2K), at least 0.
 
         The plain ones, of a larger share of the map, keep a part of what an image has everywhere, for diffuse
-        anomalies; the damped ones tell only what stands out from the rest of the image.
+        anomalies; the damped ones tell only what stands out from the rest of the image. The root of a cosine distance
+        is, up to a factor, the length between the two directions; it is distributed more evenly than its square.
         """
-        return torch.cat([map_peak(shown, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)], dim=1)
+        peaks = [map_peak(shown, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
+        return torch.cat(peaks, dim=1).clamp_min(0).sqrt()
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel, joined_scales
-from anomalib_scrd.calibration import DistanceCalibration, PeakCalibration
+from anomalib_scrd.calibration import DistanceCalibration, PeakCalibration, averaging_rate
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, scale_weights
 from anomalib_scrd.score import image_score, map_level, map_peak
 from tests import reference
@@ -98,27 +98,66 @@ def test_score_of_the_scales_in_closed_form() -> None:
     assert joined_scales(deviations)[3].item() == pytest.approx(50.0, rel=1e-5)
 
 
-def test_peak_calibration_against_numpy() -> None:
-    calibration = PeakCalibration(2)
-    batches = [rand(4, 2, seed=s) * torch.tensor([0.1, 20.0]) + torch.tensor([3.0, -5.0]) for s in range(8)]
+def weights_of_batches(number: int, reach: int) -> np.ndarray:
+    """The weight that each batch has in the end, from the rates one after the other."""
+    weights = np.zeros(number)
+    for n in range(1, number + 1):
+        rate = reach / (n + reach - 1)
+        weights *= 1 - rate
+        weights[n - 1] = rate
+    return weights
+
+
+@pytest.mark.parametrize("reach", [1, 5, 20])
+def test_averages_reach_back_over_the_same_share_of_any_training(reach: int) -> None:
+    for number in (200, 2000):
+        rates = [averaging_rate(torch.tensor(float(n)), reach).item() for n in range(1, number + 1)]
+        np.testing.assert_allclose(rates, [reach / (n + reach - 1) for n in range(1, number + 1)], rtol=1e-6)
+        weights = weights_of_batches(number, reach)
+        assert weights.sum() == pytest.approx(1)
+        age = (weights * np.arange(number)[::-1]).sum()
+        assert age / number == pytest.approx(1 / (reach + 1), abs=0.005)
+    if reach == 1:
+        np.testing.assert_allclose(weights, 1 / number, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("reach", "size"), [(1, 4), (10, 4), (10, 1)])
+def test_peak_calibration_against_numpy(reach: int, size: int) -> None:
+    """Weighted mean and unbiased weighted variance of all peaks at once."""
+    calibration = PeakCalibration(2, reach)
+    batches = [rand(size, 2, seed=s) * torch.tensor([0.1, 20.0]) + torch.tensor([3.0, -5.0]) for s in range(8)]
     assert torch.equal(calibration(batches[0]), batches[0])  # nothing seen: nothing changed
-    running, square = np.zeros(2), np.zeros(2)
-    for n, batch in enumerate(batches, start=1):
+    for batch in batches:
         calibration.update(batch)
-        running = running + (batch.double().numpy().mean(0) - running) / n
-        square = square + (((batch.double().numpy() - running) ** 2).mean(0) - square) / n
-    expected = (batches[0].numpy() - running) / np.sqrt(square)
+    peaks = torch.cat(batches).double().numpy()
+    weights = np.repeat(weights_of_batches(8, reach) / size, size)[:, None]
+    mean = (weights * peaks).sum(0)
+    variance = (weights * (peaks - mean) ** 2).sum(0) / (1 - (weights**2).sum())
+    if reach == 1:
+        np.testing.assert_allclose(variance, peaks.var(0, ddof=1), rtol=1e-9)
+    expected = (batches[0].numpy() - mean) / np.sqrt(variance)
     np.testing.assert_allclose(calibration(batches[0]).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_one_peak_tells_no_spread() -> None:
     """A training with small batches shows the calibration one image at a time."""
     calibration = PeakCalibration(2)
-    peaks = rand(3, 2)
+    peaks = rand(2, 2)
     calibration.update(peaks[:1])
     torch.testing.assert_close(calibration(peaks[1:]), peaks[1:] - peaks[:1])  # a spread of 1, not of nothing
     calibration.update(peaks[1:])
-    torch.testing.assert_close(calibration.square, peaks[1:].var(0, unbiased=False))
+    assert (calibration(peaks[:1]) - calibration(peaks[1:])).abs().tolist()[0] == pytest.approx([2**0.5] * 2, rel=1e-3)
+
+
+def test_peaks_of_an_untrained_student_are_forgotten() -> None:
+    """Distances that fall over the training leave no trace in what counts as normal at its end."""
+    calibration = PeakCalibration(1)
+    for step in range(600):
+        calibration.update(
+            1 + 4 * math.exp(-step / 100) + 0.1 * torch.randn(4, 1, generator=torch.Generator().manual_seed(step))
+        )
+    assert calibration.mean.item() == pytest.approx(1.0, abs=0.05)
+    assert calibration(torch.tensor([[2.0]])).item() == pytest.approx(10, rel=0.15)
 
 
 def test_a_scale_with_high_peaks_in_normal_images_does_not_outvote_the_others() -> None:
@@ -141,8 +180,8 @@ def test_a_scale_with_high_peaks_in_normal_images_does_not_outvote_the_others() 
 
 @pytest.mark.parametrize("mode", ["scale", "position"])
 def test_calibration_against_numpy(mode: str) -> None:
-    """While fewer than 1 / momentum batches were seen the averages are plain means."""
-    calibration = DistanceCalibration(2, mode)  # type: ignore[arg-type]
+    """With a reach of 1 the averages are plain means."""
+    calibration = DistanceCalibration(2, mode, reach=1)  # type: ignore[arg-type]
     batches = [[rand(4, 6, 5, seed=s) * 0.1 + 0.3, rand(4, 3, 2, seed=s + 50) * 2] for s in range(8)]
     for batch in batches:
         calibration.update(batch)
@@ -186,12 +225,9 @@ def test_calibration_makes_scales_comparable() -> None:
     assert first.std().item() == pytest.approx(second.std().item(), rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [((1, "pixel"), "calibration must be one of"), ((1, "scale", 0.0), "momentum")]
-)
-def test_calibration_arguments(arguments: tuple, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DistanceCalibration(*arguments)
+def test_calibration_mode_is_checked() -> None:
+    with pytest.raises(ValueError, match="calibration must be one of"):
+        DistanceCalibration(1, "pixel")  # type: ignore[arg-type]
 
 
 def test_scale_weights_in_closed_form() -> None:

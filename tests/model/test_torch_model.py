@@ -143,14 +143,15 @@ def test_prediction_against_the_loops() -> None:
         t, s = (part.double().numpy() for part in features)
         plain = reference.position_map(t, s)
         square = (t**2).mean(1)
-        spread = math.sqrt(model.calibration.square[k].item())
-        damped = (plain * square / (square + 3.0) - model.calibration.mean(k).item()) / spread
+        deviation = math.sqrt(model.calibration.square[k].item())
+        damped = (plain * square / (square + 3.0) - model.calibration.mean(k).item()) / deviation
         for b in range(2):
             maps = [reference.smooth(reference.bilinear(part[b], 64, 64), 1.0) for part in (damped, plain)]
             for index, values, share, level in ((k, maps[0], 0.05, 1.0), (3 + k, maps[1], 0.2, 0.5)):
                 grid = np.sort(values[::4, ::4].ravel())
                 peak = np.sort(values.ravel())[-int(share * values.size) :].mean() - level * grid[len(grid) // 2]
-                z = (peak - peaks.mean[index].item()) / math.sqrt(peaks.square[index].item())
+                spread = math.sqrt(peaks.square[index].item() / (1 - peaks.concentration.item()))
+                z = (math.sqrt(peak) - peaks.mean[index].item()) / spread
                 sums[b] += math.log1p(math.exp(weights[b, k] * z)) ** 2
             shown.append((b, np.log1p(np.exp(weights[b, k] * maps[0])) ** 2))
     np.testing.assert_allclose(result.pred_score.numpy(), np.sqrt(sums), rtol=2e-3)

@@ -237,7 +237,7 @@ def test_baseline_for_other_backbones_has_the_same_student(config: Callable[...,
 
 def test_a_row_of_the_log_is_timed(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[dict[str, Any]] = []
-    monkeypatch.setattr(parts, "_STEPS", 2)
+    monkeypatch.setattr(parts, "_LOG_EVERY", 2)
     monkeypatch.setattr(ScaleAwareCRD, "log_dict", lambda _, values, **__: rows.append(values))
     assert parts._logging_seconds(config(), time.perf_counter) > 0
     assert len(rows) == 1
@@ -245,7 +245,7 @@ def test_a_row_of_the_log_is_timed(config: Callable[..., SpeedConfig], monkeypat
 
 def test_parts_hold_the_whole_step(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "FORMS", {"default": {}})
-    monkeypatch.setattr(parts, "_STEPS", 1)
+    monkeypatch.setattr(parts, "_LOG_EVERY", 1)
     monkeypatch.setattr(parts, "measure_rates", lambda *_: Rates(1e11, 1e10))
     result = parts.measure(config())
     assert result.errors == {}

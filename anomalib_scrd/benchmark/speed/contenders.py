@@ -53,7 +53,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 EDGE: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
-    "student_block": "separable",
+    "student_block": "basic",
     "student_depth": 1,
 }
 """configs/model/edge.yaml without weights; a test compares them."""

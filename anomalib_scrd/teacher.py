@@ -22,6 +22,10 @@ DEFAULT_STRIDES = (4, 8, 16)
 _MIN_SCALES = 2
 _PROBE_SIZE = (64, 64)
 
+# A CPU takes a batch in pieces of so many pixels: what lies between two layers then finds room in its caches, and small
+# backbones are up to twice as fast. For large ones it makes no difference.
+_CPU_PIXELS = 2**17
+
 
 class Teacher(nn.Module):
     """Feature maps of a frozen timm backbone.
@@ -103,9 +107,14 @@ class Teacher(nn.Module):
         Returns:
             One (B, C_k, H_k, W_k) per layer, finest first, without gradient.
         """
-        return self.backbone(
-            images if torch.compiler.is_exporting() else images.contiguous(memory_format=torch.channels_last)
-        )
+        if torch.compiler.is_exporting():
+            return self.backbone(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        number = max(1, _CPU_PIXELS // (images.shape[-2] * images.shape[-1]))
+        if images.device.type != "cpu" or torch.compiler.is_compiling() or len(images) <= number:
+            return self.backbone(images)
+        pieces = [self.backbone(piece) for piece in images.split(number)]
+        return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
     def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:
         """Run the network once: are the published channels true, and which maps end in a ReLU?"""

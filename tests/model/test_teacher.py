@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from anomalib_scrd import teacher as teacher_module
 from anomalib_scrd.teacher import Teacher
 from anomalib_scrd.weights import fit_state_dict, read_state_dict
 
@@ -195,3 +196,19 @@ def test_offline_package_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> No
     torch.manual_seed(0)
     assert kernel.std() > 0.1  # random initialisation has 0.06 here
     assert kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0"])
+def test_pieces_of_a_batch_are_the_batch(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU takes large batches in pieces; the last one may be smaller, and one image may be larger than a piece."""
+    teacher = Teacher(backbone, pre_trained=False)
+    images = torch.randn(5, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    whole, sizes = teacher(images), []
+    teacher.backbone.register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))
+    for pixels, expected in ((2 * 64 * 96, [2, 2, 1]), (100, [1] * 5)):
+        sizes.clear()
+        monkeypatch.setattr(teacher_module, "_CPU_PIXELS", pixels)
+        for piecewise, feature in zip(teacher(images), whole, strict=True):
+            assert piecewise.stride() == feature.stride()
+            torch.testing.assert_close(piecewise, feature, rtol=1e-4, atol=1e-4)
+        assert sizes == expected

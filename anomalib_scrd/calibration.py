@@ -14,6 +14,7 @@ CALIBRATIONS = ("position", "scale", "none")
 
 # The averages reach back over about a tenth of the training: longer, and they hold what the student could not yet.
 _REACH = 10
+# A concentration nearer to 1 than this is rounding of a single peak's.
 _LEAST_FREE = 1e-6
 
 

@@ -2,6 +2,7 @@
 
 __all__ = ["MERGES", "AnomalyMap", "GaussianSmoothing", "gaussian_kernel", "joined_scales"]
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,10 @@ from torch.nn import functional as F  # noqa: N812
 MergeMode = Literal["norm", "max", "mean"]
 MERGES = ("norm", "max", "mean")
 _TRUNCATE = 4.0
+
+# A map of this smoothing or more, in pixels, is computed on every second row and column: it holds nothing finer, and
+# smoothing and peaks would cost four times as much.
+_COARSE_SIGMA = 4.0
 
 
 def joined_scales(deviations: torch.Tensor) -> torch.Tensor:
@@ -90,12 +95,16 @@ class AnomalyMap(nn.Module):
             scale where it stands out most, or ``norm``: see :func:`joined_scales`. The last two need scales that are
             calibrated.
         sigma: Standard deviation of the smoothing in pixels of the input, 0 or more.
+        broad_factor: That of a second smoothing over sigma, above 1; 0 for none (published).
+
+    Attributes:
+        stride: Pixels of the input between two of the grid on which the scales are smoothed and merged.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, merge: MergeMode = "norm", sigma: float = 4.0) -> None:
+    def __init__(self, merge: MergeMode = "norm", sigma: float = 4.0, broad_factor: float = 4.0) -> None:
         super().__init__()
         if merge not in MERGES:
             msg = f"merge must be one of {MERGES}, got {merge!r}"
@@ -103,27 +112,74 @@ class AnomalyMap(nn.Module):
         if not sigma >= 0:
             msg = f"sigma must be at least 0 pixels, got {sigma}"
             raise ValueError(msg)
+        if broad_factor != 0 and not broad_factor > 1:
+            msg = f"broad_factor must be 0 or above 1, got {broad_factor}"
+            raise ValueError(msg)
         self.merge = merge
-        self.smooth = GaussianSmoothing(sigma)
+        self.stride = 2 if sigma >= _COARSE_SIGMA else 1
+        self.smooth = GaussianSmoothing(sigma / self.stride)
+        # A pyramid: what is smooth already is smoothed further on a grid of half the standard deviation.
+        self.broad_stride = max(1, int(broad_factor * sigma / (2 * self.stride)))
+        further = sigma * math.sqrt(broad_factor**2 - 1) if broad_factor else 0.0
+        self.smooth_further = GaussianSmoothing(further / (self.stride * self.broad_stride))
+
+    @property
+    def has_broad(self) -> bool:
+        """Whether there is a second smoothing."""
+        return self.smooth_further.sigma > 0
 
     def scales(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
-        """A smooth map of each scale.
+        """A smooth map of each scale, on the grid.
 
         Args:
             distances: One (B, H_k, W_k) per scale.
             size: (H, W) of the input.
 
         Returns:
-            (B, K, H, W) float32.
+            (B, K, ceil(H / stride), ceil(W / stride)) float32.
         """
-        upsampled = [
-            F.interpolate(distance.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False)
-            for distance in distances
-        ]
-        return self.smooth(torch.cat(upsampled, dim=1))
+        grid = _strided(size, self.stride)
+        return self.smooth(torch.cat([_resized(distance.unsqueeze(1), grid) for distance in distances], dim=1))
 
-    def merged(self, scales: torch.Tensor) -> torch.Tensor:
-        """One map from those of the scales, (B, K, H, W) to (B, 1, H, W)."""
+    def broad(self, scales: torch.Tensor) -> torch.Tensor:
+        """The maps of the scales, smoothed further.
+
+        Noise of every size hides in a fine map what lies over a large part of an image, faintly: Lindeberg's scale
+        space, with two scales.
+
+        Args:
+            scales: (B, K, h, w) on the grid.
+
+        Returns:
+            (B, K, h, w), or (B, 0, h, w) where there is no second smoothing.
+        """
+        if not self.has_broad:
+            return scales[:, :0]
+        size = scales.shape[-2:]
+        return _resized(self.smooth_further(_resized(scales, _strided(size, self.broad_stride))), size)
+
+    def merged(self, scales: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
+        """One map from several.
+
+        Args:
+            scales: (B, M, h, w) on the grid.
+            size: (H, W) of the input.
+
+        Returns:
+            (B, 1, H, W).
+        """
         if self.merge == "norm":
-            return joined_scales(scales).unsqueeze(1)
-        return scales.amax(dim=1, keepdim=True) if self.merge == "max" else scales.mean(dim=1, keepdim=True)
+            joined = joined_scales(scales).unsqueeze(1)
+        else:
+            joined = scales.amax(dim=1, keepdim=True) if self.merge == "max" else scales.mean(dim=1, keepdim=True)
+        return _resized(joined, size)
+
+
+def _strided(size: Sequence[int], stride: int) -> list[int]:
+    return [-(-side // stride) for side in size]
+
+
+def _resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

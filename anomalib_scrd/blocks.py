@@ -69,15 +69,18 @@ class ResidualBlock(nn.Module):
     """A residual block that keeps, halves or multiplies the resolution.
 
     Args:
-        kind: ``basic`` (two 3x3 convolutions), ``bottleneck`` (1x1, 3x3, 1x1 at half the output's channels: the
-            width of a wide ResNet) or ``separable`` (two depthwise 3x3 with pointwise 1x1: the cheap one).
+        kind: ``basic`` (two 3x3 convolutions), ``bottleneck`` (1x1, 3x3, 1x1 with fewer channels inside) or
+            ``separable`` (two depthwise 3x3 with pointwise 1x1: the cheap one).
         inputs: Input channels.
         outputs: Output channels.
         down: Factor by which the resolution shrinks (1 or 2).
         up: Factor by which the resolution grows (1, 2, 4, ...).
+        expansion: Output channels per channel inside a ``bottleneck`` block: 2 in a wide ResNet, 4 in a ResNet.
     """
 
-    def __init__(self, kind: BlockKind, inputs: int, outputs: int, *, down: int = 1, up: int = 1) -> None:
+    def __init__(
+        self, kind: BlockKind, inputs: int, outputs: int, *, down: int = 1, up: int = 1, expansion: int = 2
+    ) -> None:
         super().__init__()
         relu = nn.ReLU(inplace=True)
 
@@ -87,7 +90,7 @@ class ResidualBlock(nn.Module):
             return conv_norm_act(channels, channels, 3, stride=down)
 
         if kind == "bottleneck":
-            width = max(outputs // 2, 1)
+            width = max(outputs // expansion, 1)
             self.branch = nn.Sequential(
                 conv_norm_act(inputs, width, 1),
                 resample(width),
@@ -137,14 +140,17 @@ class ResidualStage(nn.Module):
         depth: Number of blocks, at least 1.
         down: Factor by which the resolution shrinks.
         up: Factor by which the resolution grows.
+        expansion: See :class:`ResidualBlock`.
     """
 
-    def __init__(self, kind: BlockKind, inputs: int, outputs: int, *, depth: int, down: int = 1, up: int = 1) -> None:
+    def __init__(
+        self, kind: BlockKind, inputs: int, outputs: int, *, depth: int, down: int = 1, up: int = 1, expansion: int = 2
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             [
-                ResidualBlock(kind, inputs, outputs, down=down, up=up),
-                *(ResidualBlock(kind, outputs, outputs) for _ in range(depth - 1)),
+                ResidualBlock(kind, inputs, outputs, down=down, up=up, expansion=expansion),
+                *(ResidualBlock(kind, outputs, outputs, expansion=expansion) for _ in range(depth - 1)),
             ],
         )
 

@@ -15,7 +15,9 @@ class Bottleneck(nn.Module):
 
     Every scale is brought to the resolution of the coarsest by 3x3 convolutions of stride 2 (scale k passes through
     the channels of the scales after it), all are concatenated, mixed by a 1x1 convolution and halved once more by
-    residual blocks. With wide_resnet50_2 at layer1..3 the embedding has 2048 channels at stride 32.
+    residual blocks. With wide_resnet50_2 at layer1..3 the embedding has 2048 channels at stride 32. Its blocks are a
+    ResNet's, as in anomalib's ReverseDistillation: a wide one's would hold half of all weights of bottleneck and
+    student.
 
     Args:
         channels: Channels of the teacher's scales, finest first.
@@ -37,7 +39,7 @@ class Bottleneck(nn.Module):
             [self._reduction(channels, strides, scale, block) for scale in range(len(channels))],
         )
         self.mix = conv_norm_act(len(channels) * coarsest, coarsest, 1)
-        self.compress = ResidualStage(block, coarsest, self.out_channels, depth=depth, down=2)
+        self.compress = ResidualStage(block, coarsest, self.out_channels, depth=depth, down=2, expansion=4)
         init_convolutions(self)
 
     @staticmethod

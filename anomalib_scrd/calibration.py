@@ -1,8 +1,8 @@
-"""What the distances of normal images look like, so that scales (and places) can be compared."""
+"""What the maps of normal images look like, so that scales (and places) can be compared."""
 
-__all__ = ["CALIBRATIONS", "DistanceCalibration", "PeakCalibration", "averaging_rate"]
+__all__ = ["CALIBRATIONS", "MapCalibration", "PeakCalibration", "averaging_rate"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -35,19 +35,20 @@ def averaging_rate(batches: torch.Tensor, reach: int = _REACH) -> torch.Tensor:
     return reach / (batches + (reach - 1))
 
 
-class DistanceCalibration(nn.Module):
-    """Standardises the distance of each scale by its statistics on normal images.
+class MapCalibration(nn.Module):
+    """Standardises smoothed maps of distances by their statistics on normal images.
 
     The training images are normal, so the statistics are tracked while training, as batch norm tracks its own: as
     averages over the last part of it (:func:`averaging_rate`). They cost no pass over the data, are in every checkpoint
-    and export from the first step on, and follow the student as it improves.
+    and export from the first step on, and follow the student as it improves. Maps are standardised after the smoothing:
+    the noise that a wide smoothing leaves is small, and so is what it leaves of an anomaly.
 
-    ``scale`` standardises each scale as a whole. ``position`` subtracts the mean at each position and divides by the
-    spread of the whole scale: where images are aligned, the places that are hard in every image no longer stand out,
-    and where they are not, the mean is flat and nothing is lost. ``none`` leaves the distances as they are.
+    ``scale`` standardises each map as a whole. ``position`` subtracts the mean at each position and divides by the
+    spread of the whole map: where images are aligned, the places that are hard in every image no longer stand out,
+    and where they are not, the mean is flat and nothing is lost. ``none`` leaves the maps as they are.
 
     Args:
-        num_scales: Number of scales.
+        num_maps: Number of maps of an image.
         mode: One of the above.
         reach: See :func:`averaging_rate`.
 
@@ -56,75 +57,64 @@ class DistanceCalibration(nn.Module):
     """
 
     batches: torch.Tensor
+    mean: torch.Tensor
     square: torch.Tensor
 
-    def __init__(self, num_scales: int, mode: CalibrationMode = "scale", reach: int = _REACH) -> None:
+    def __init__(self, num_maps: int, mode: CalibrationMode = "scale", reach: int = _REACH) -> None:
         super().__init__()
         if mode not in CALIBRATIONS:
             msg = f"calibration must be one of {CALIBRATIONS}, got {mode!r}"
             raise ValueError(msg)
         self.mode = mode
-        self.num_scales = num_scales
         self.reach = reach
         if mode == "none":
             return
         self.register_buffer("batches", torch.zeros(()))
-        self.register_buffer("square", torch.zeros(num_scales))
-        for scale in range(num_scales):
-            # One value until the first batch shows the size of the scale's map.
-            self.register_buffer(f"mean_{scale}", torch.zeros(1, 1))
-
-    def mean(self, scale: int) -> torch.Tensor:
-        """Mean distance of a scale, (H_k, W_k) in mode ``position``, else (1, 1)."""
-        return self.get_buffer(f"mean_{scale}")
+        self.register_buffer("square", torch.zeros(num_maps))
+        # One value each until the first batch shows the size of the maps.
+        self.register_buffer("mean", torch.zeros(num_maps, 1, 1))
 
     @torch.no_grad()
-    def update(self, distances: Sequence[torch.Tensor]) -> None:
+    def update(self, maps: torch.Tensor) -> None:
         """Take a training batch of normal images into account.
 
         Args:
-            distances: One (B, H_k, W_k) per scale. Maps of another size than before are resized to that of the first.
+            maps: (B, M, h, w). Maps of another size than before are resized to that of the first.
         """
         if self.mode == "none":
             return
         self.batches += 1
         rate = averaging_rate(self.batches, self.reach)
-        for scale, distance in enumerate(distances):
-            mean = distance.mean(dim=0)
-            if self.mode == "scale":
-                mean = mean.mean().view(1, 1)
-            elif self.mean(scale).shape == (1, 1):
-                setattr(self, f"mean_{scale}", torch.zeros_like(mean))
-            stored = self.mean(scale)
-            stored.lerp_(_resized(mean, stored.shape[-2:]), rate)
-            # The spread is that around the stored mean, so that what the mean explains is not counted twice.
-            deviation = (distance - _resized(stored, distance.shape[-2:])).square().mean()
-            self.square[scale].lerp_(deviation, rate)
+        mean = maps.mean(dim=0)
+        if self.mode == "scale":
+            mean = mean.mean(dim=(1, 2), keepdim=True)
+        elif self.mean.shape[-2:] == (1, 1):
+            self.mean = torch.zeros_like(mean)
+        self.mean.lerp_(_resized(mean, self.mean.shape[-2:]), rate)
+        # The spread is that around the stored mean, so that what the mean explains is not counted twice.
+        deviation = (maps - _resized(self.mean, maps.shape[-2:])).square().mean(dim=(0, 2, 3))
+        self.square.lerp_(deviation, rate)
 
-    def forward(self, distances: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Standardise distances.
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Standardise maps.
 
         Args:
-            distances: One (B, H_k, W_k) per scale.
+            maps: (B, M, h, w).
 
         Returns:
-            The same shapes: deviations from normal in standard deviations. Unchanged before the first update.
+            The same shape: deviations from normal in standard deviations. Unchanged before the first update.
         """
         if self.mode == "none":
-            return list(distances)
+            return maps
         # tensor arithmetic rather than a branch: exporters do not follow the value of a tensor
         spread = torch.where(self.batches > 0, self.square, torch.ones_like(self.square)).clamp_min(1e-12).sqrt()
-        return [
-            (distance - _resized(self.mean(scale), distance.shape[-2:])) / spread[scale]
-            for scale, distance in enumerate(distances)
-        ]
+        return (maps - _resized(self.mean, maps.shape[-2:])) / spread[:, None, None]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # The maps' sizes come from the data, so a fresh module takes those of the checkpoint.
-        for scale in range(self.num_scales if self.mode != "none" else 0):
-            saved = state_dict.get(f"{prefix}mean_{scale}")
-            if saved is not None and saved.shape != self.mean(scale).shape:
-                setattr(self, f"mean_{scale}", self.mean(scale).new_zeros(saved.shape))
+        # The maps' size comes from the data, so a fresh module takes that of the checkpoint.
+        saved = state_dict.get(f"{prefix}mean")
+        if self.mode != "none" and saved is not None and saved.shape[:-2] == self.mean.shape[:-2]:
+            self.mean = self.mean.new_zeros(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
 
 
@@ -179,7 +169,7 @@ class PeakCalibration(nn.Module):
 
 
 def _resized(mean: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """A (H, W) map at another size; one value stands for every position and needs none."""
-    if mean.shape in ((1, 1), size):
+    """(M, H, W) maps at another size; one value stands for every position and needs none."""
+    if mean.shape[-2:] in ((1, 1), size):
         return mean
-    return F.interpolate(mean[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
+    return F.interpolate(mean[None], size=tuple(size), mode="bilinear", align_corners=False)[0]

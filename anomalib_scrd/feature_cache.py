@@ -163,7 +163,7 @@ class FeatureCache(Callback):
             paths: What tells the clean images apart, B of them.
 
         Returns:
-            One (2B, C_k, H_k, W_k) per scale, or (B, C_k, H_k, W_k) without noisy images.
+            One (B + b, C_k, H_k, W_k) per scale for b noisy images.
 
         Raises:
             ValueError: If there are no paths.

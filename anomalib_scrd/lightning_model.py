@@ -63,8 +63,8 @@ class ScaleAwareCRD(AnomalibModule):
         student_block: Blocks of bottleneck and student: auto, basic, bottleneck or separable.
         student_depth: Blocks per scale, coarsest first, or one number for all; None for the block's usual depth.
         pull_weight: Weight of the distance between the student and the clean teacher.
-        restore_weight: Weight of the same distance with the student fed by the noisy image; above 0 it costs a second
-            pass of the student.
+        restore_weight: Weight of the same distance with the student fed by the noisy image; above 0 the student
+            makes a pass over the noisy images.
         contrast_weight: Weight of the published ratio pull / push.
         feature_scaling: Standardisation of the teacher's channels on normal images: channel or none (published).
         scale_adaptation: Weights of the scales: adaptive, published or uniform.
@@ -79,7 +79,11 @@ class ScaleAwareCRD(AnomalibModule):
         level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the score top_k, and the plain
             maps of scales.
         sigma: Smoothing of the map, pixels of the model's input.
+        broad_factor: Width of a second smoothing over sigma, above 1; its maps join the others in the anomaly map, for
+            what lies over a large part of an image, faintly. 0 for none (published).
         noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
+        noise_share: Share of the images of a batch that the model sees with synthetic anomalies as well, in (0, 1], at
+            least one image; 1 is published. A step costs that much of a teacher's and a student's pass more.
         noise_strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
         noise_size: Smallest and largest side of a patch, relative to the image's.
         noise_count: Patches per image, or a range (low, high).
@@ -138,7 +142,9 @@ class ScaleAwareCRD(AnomalibModule):
         diffuse_top_k: float = 0.1,
         level: float = 0.5,
         sigma: float = 4.0,
+        broad_factor: float = 4.0,
         noise: Literal["simplex", "perlin", "gaussian"] = "simplex",
+        noise_share: float = 0.25,
         noise_strength: float | Sequence[float] = 0.4,
         noise_size: Sequence[float] = (0.06, 0.32),
         noise_count: int | Sequence[int] = 1,
@@ -186,6 +192,8 @@ class ScaleAwareCRD(AnomalibModule):
                 "diffuse_top_k": diffuse_top_k,
                 "level": level,
                 "sigma": sigma,
+                "broad_factor": broad_factor,
+                "noise_share": noise_share,
                 "noise_period": noise_period,
                 "noise_persistence": noise_persistence,
                 "learning_rate": learning_rate,
@@ -220,6 +228,10 @@ class ScaleAwareCRD(AnomalibModule):
                 persistence=noise_persistence,
                 foreground=noise_foreground,
             )
+            if not 0 < noise_share <= 1:
+                msg = f"noise_share must lie in (0, 1], got {noise_share}"
+                raise ValueError(msg)
+            self.noise_share = noise_share
             self.compile_model = compile_model
             self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
             self._batches_seen = 0
@@ -243,6 +255,7 @@ class ScaleAwareCRD(AnomalibModule):
                 diffuse_top_k=diffuse_top_k,
                 level=level,
                 sigma=sigma,
+                broad_factor=broad_factor,
             )
 
     def setup(self, stage: str) -> None:
@@ -356,7 +369,8 @@ class ScaleAwareCRD(AnomalibModule):
             generator = step_generator(
                 self.noise_seed or 0, self._batches_seen, rank=self.global_rank, device=images.device
             )
-            noisy, _ = self.synthetic_anomalies(images, generator=generator, std=self._image_std)
+            count = math.ceil(self.noise_share * len(images))
+            noisy, _ = self.synthetic_anomalies(images[:count], generator=generator, std=self._image_std)
         self._batches_seen += 1
         taught = None
         if self.feature_cache is not None:

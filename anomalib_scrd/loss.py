@@ -144,8 +144,10 @@ class ScaleAwareContrastiveLoss(nn.Module):
             clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
             student: Student's features of the clean images.
             scale: Weights of the scales.
-            noisy: Teacher's features of the noisy images; needed for the ratio.
-            restored: Student's features of the noisy images; needed for the restoration.
+            noisy: Teacher's features of the first b images with noise, (b, C_k, H_k, W_k); needed for the ratio, which
+                is that of these images.
+            restored: Student's features of the same; needed for the restoration. An image with noise counts as much as
+                one without: b / B of the weight for b of them.
 
         Returns:
             The total and its parts.
@@ -157,12 +159,18 @@ class ScaleAwareContrastiveLoss(nn.Module):
         total = self.pull_weight * _weighted(pull, scale.weights)
         push = ratio = back = None
         if self.contrast_weight > 0:
-            push = scale_distances(_required("noisy", noisy), student)
-            ratio = _ratio(_weighted(pull, scale.weights), _weighted(push, scale.weights))
+            noisy = _required("noisy", noisy)
+            count = len(noisy[0])
+            weights = scale.weights[:count]
+            push = scale_distances(noisy, [f[:count] for f in student])
+            ratio = _ratio(_weighted(pull[:count], weights), _weighted(push, weights))
             total = total + self.contrast_weight * ratio
         if self.restore_weight > 0:
-            back = scale_distances(clean, _required("restored", restored))
-            total = total + self.restore_weight * _weighted(back, scale.weights)
+            restored = _required("restored", restored)
+            count = len(restored[0])
+            back = scale_distances([f[:count] for f in clean], restored)
+            share = count / len(pull)
+            total = total + self.restore_weight * share * _weighted(back, scale.weights[:count])
         if scale.log_expected is not None:
             total = total + expected_distance_nll(pull, scale.log_expected)
         return LossTerms(

@@ -13,7 +13,7 @@ from torch import nn
 from anomalib_scrd.anomaly_map import AnomalyMap, MergeMode, joined_scales
 from anomalib_scrd.blocks import BLOCK_KINDS, BlockKind
 from anomalib_scrd.bottleneck import Bottleneck
-from anomalib_scrd.calibration import CalibrationMode, DistanceCalibration, PeakCalibration
+from anomalib_scrd.calibration import CalibrationMode, MapCalibration, PeakCalibration
 from anomalib_scrd.distance import confidence, position_distance
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
 from anomalib_scrd.score import SCORES, ScoreKind, image_score, map_peak
@@ -28,8 +28,8 @@ _BOTTLENECK_CHANNELS = 512
 _BOTTLENECK_DEPTH = (3, 4, 6)
 _SHALLOW_DEPTH = 1
 
-# The peaks of a quarter of the training images are enough for their statistics, and cost a quarter.
-_PEAK_SHARE = 4
+# A quarter of the training images are enough for the statistics of maps and peaks, and cost a quarter.
+_CALIBRATION_SHARE = 4
 
 
 class TrainingFeatures(NamedTuple):
@@ -39,7 +39,7 @@ class TrainingFeatures(NamedTuple):
         clean: Teacher's features of the images, without gradient.
         student: Student's features of the images.
         scale: Weights of the scales.
-        noisy: Teacher's features of the noisy images, without gradient, or None.
+        noisy: Teacher's features of the noisy images, (b, C_k, H_k, W_k) without gradient, or None.
         restored: Student's features of the noisy images, or None.
     """
 
@@ -68,7 +68,7 @@ class ScaleAwareCRDModel(nn.Module):
         feature_scaling: ``channel`` for standardised features of the teacher, see
             :class:`~anomalib_scrd.standardisation.ChannelStandardisation`, or ``none`` (published).
         scale_adaptation: See :class:`~anomalib_scrd.scale_adaptation.ScaleAdaptation`.
-        calibration: See :class:`~anomalib_scrd.calibration.DistanceCalibration`.
+        calibration: See :class:`~anomalib_scrd.calibration.MapCalibration`.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map, see
             :func:`~anomalib_scrd.distance.confidence`; 0 for none (published).
         merge: See :class:`~anomalib_scrd.anomaly_map.AnomalyMap`.
@@ -79,6 +79,8 @@ class ScaleAwareCRDModel(nn.Module):
         diffuse_top_k: Share of a plain map which ``scales`` averages, in (0, 1].
         level: Share of a map's median which they subtract, in [0, 1]; from the damped peaks of ``scales`` all of it.
         sigma: Standard deviation of the map's smoothing, pixels of the input.
+        broad_factor: That of a second smoothing, whose maps join the others in the anomaly map, over sigma, above 1; 0
+            for none.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
@@ -101,6 +103,7 @@ class ScaleAwareCRDModel(nn.Module):
         diffuse_top_k: float = 0.1,
         level: float = 0.5,
         sigma: float = 4.0,
+        broad_factor: float = 4.0,
     ) -> None:
         super().__init__()
         if score not in SCORES:
@@ -126,8 +129,8 @@ class ScaleAwareCRDModel(nn.Module):
         self.diffuse_top_k = diffuse_top_k
 
         # Cheap checks come first: loading the teacher can mean a download.
-        anomaly_map = AnomalyMap(merge, sigma)
-        calibrate = DistanceCalibration(1, calibration).mode
+        anomaly_map = AnomalyMap(merge, sigma, broad_factor)
+        calibrate = MapCalibration(1, calibration).mode
         adapt = ScaleAdaptation(1, 1, scale_adaptation).mode
         _check_block(student_block)
         _check_depth(student_depth)
@@ -147,7 +150,7 @@ class ScaleAwareCRDModel(nn.Module):
             block=block,
             depth=depth,
         )
-        self.calibration = DistanceCalibration(len(channels), calibrate)
+        self.calibration = MapCalibration((2 if anomaly_map.has_broad else 1) * len(channels), calibrate)
         self.anomaly_map = anomaly_map
         self.calibrate_peaks = PeakCalibration(2 * len(channels)) if score == "scales" else None
 
@@ -172,10 +175,10 @@ class ScaleAwareCRDModel(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            noisy_images: The same images with synthetic anomalies; training mode only.
+            noisy_images: The first b of the images with synthetic anomalies, (b, 3, H, W); training mode only.
             restore: Whether the student sees the noisy images as well; training mode only.
             taught: The teacher's features of the images and, behind them, the noisy ones, if they are known: it is not
-                asked then. One (B, C_k, H_k, W_k) or (2B, C_k, H_k, W_k) per scale; training mode only.
+                asked then. One (B, C_k, H_k, W_k) or (B + b, C_k, H_k, W_k) per scale; training mode only.
 
         Returns:
             :class:`TrainingFeatures` or ``InferenceBatch``.
@@ -226,10 +229,11 @@ class ScaleAwareCRDModel(nn.Module):
             clean = self.standardise(clean)
         embedding, student = self._decode(clean)
         weights = self.scale_adaptation(embedding).weights
-        distances, damped = self._distances(clean, student)
-        shown, plain = self._maps(distances, damped, images.shape[-2:])
+        damped, plain = self._maps(clean, student, images.shape[-2:])
+        shown = self.calibration(damped)
         # Weighted after the calibration, which would divide a weight of all images out again.
-        anomaly_map = self.anomaly_map.merged(weights[..., None, None] * shown)
+        weighted = shown * weights.repeat(1, shown.shape[1] // weights.shape[1])[..., None, None]
+        anomaly_map = self.anomaly_map.merged(weighted, images.shape[-2:])
         if self.calibrate_peaks is None:
             score = image_score(anomaly_map, self.score, self.top_k, self.level)
         else:
@@ -239,23 +243,28 @@ class ScaleAwareCRDModel(nn.Module):
 
     @torch.no_grad()
     def _calibrate(self, clean: list[torch.Tensor], student: list[torch.Tensor], size: torch.Size) -> None:
-        """Let the calibration see the distances of normal training images."""
-        distances, damped = self._distances(clean, student)
+        """Let the calibration see the maps of normal training images."""
+        few_clean, few_student = ([f[::_CALIBRATION_SHARE] for f in features] for features in (clean, student))
+        damped, plain = self._maps(few_clean, few_student, size)
         self.calibration.update(damped)
         if self.calibrate_peaks is not None:
-            few, few_damped = ([d[::_PEAK_SHARE] for d in part] for part in (distances, damped))
-            self.calibrate_peaks.update(self._peaks(*self._maps(few, few_damped, size)))
+            self.calibrate_peaks.update(self._peaks(self.calibration(damped), plain))
 
     def _maps(
-        self, distances: list[torch.Tensor], damped: list[torch.Tensor], size: torch.Size
+        self, teacher: list[torch.Tensor], student: list[torch.Tensor], size: torch.Size
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Smooth maps of the scales, (B, K, H, W) each: the damped ones that are shown, and the plain ones."""
-        shown = self.calibration(damped)
+        """Smooth maps of the scales, not standardised.
+
+        Returns:
+            The damped ones, (B, K, h, w) or with the broad ones behind them (B, 2K, h, w), and the plain ones that the
+            score needs, (B, K, h, w).
+        """
+        distances, damped = self._distances(teacher, student)
         if self.calibrate_peaks is None:  # nothing asks for the plain ones
-            maps = self.anomaly_map.scales(shown, size)
-            return maps, maps
-        shown_maps, plain_maps = self.anomaly_map.scales([*shown, *distances], size).tensor_split(2, dim=1)
-        return shown_maps, plain_maps
+            fine = plain = self.anomaly_map.scales(damped, size)
+        else:
+            fine, plain = self.anomaly_map.scales([*damped, *distances], size).tensor_split(2, dim=1)
+        return torch.cat([fine, self.anomaly_map.broad(fine)], dim=1), plain
 
     def _peaks(self, shown: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
         """Peaks that the score goes by, (B, 2K), at least 0.
@@ -264,7 +273,8 @@ class ScaleAwareCRDModel(nn.Module):
         anomalies; the damped ones tell only what stands out from the rest of the image. The root of a cosine distance
         is, up to a factor, the length between the two directions; it is distributed more evenly than its square.
         """
-        peaks = [map_peak(shown, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
+        fine = shown[:, : plain.shape[1]]
+        peaks = [map_peak(fine, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
         return torch.cat(peaks, dim=1).clamp_min(0).sqrt()
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -55,11 +55,11 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
-def smooth(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian smoothing of (H, W), reflected at the border without repeating it, truncated at four sigma."""
+def smooth(image: np.ndarray, sigma: float, mode: str = "reflect") -> np.ndarray:
+    """Gaussian smoothing of (H, W), by default reflected at the border without repeating it, cut at four sigma."""
     radius = int(4 * sigma + 0.5)
     taps = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
-    padded = np.pad(image, radius, mode="reflect")
+    padded = np.pad(image, radius, mode=mode)  # type: ignore[call-overload]
     result = np.zeros_like(image, dtype=float)
     for i in range(image.shape[0]):
         for j in range(image.shape[1]):

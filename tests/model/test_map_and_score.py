@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel, joined_scales
-from anomalib_scrd.calibration import DistanceCalibration, PeakCalibration, averaging_rate
+from anomalib_scrd.calibration import MapCalibration, PeakCalibration, averaging_rate
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, scale_weights
 from anomalib_scrd.score import image_score, map_level, map_peak
 from tests import reference
@@ -20,14 +21,85 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("merge", ["norm", "max", "mean"])
 def test_map_equals_the_loops(merge: str) -> None:
     scales = [rand(2, 8, 6), rand(2, 4, 3, seed=1), rand(2, 2, 2, seed=2)]
-    merging = AnomalyMap(merge, sigma=1.0)  # type: ignore[arg-type]
-    result = merging.merged(merging.scales(scales, (16, 12)))
+    merging = AnomalyMap(merge, sigma=1.0, broad_factor=0)  # type: ignore[arg-type]
+    result = merging.merged(merging.scales(scales, (16, 12)), (16, 12))
     assert result.shape == (2, 1, 16, 12)
     for b in range(2):
         smooth = [reference.smooth(reference.bilinear(scale[b].numpy(), 16, 12), 1.0) for scale in scales]
         norm = np.sqrt(sum(np.log1p(np.exp(one)) ** 2 for one in smooth))
         merged = {"norm": norm, "max": np.max(smooth, axis=0), "mean": np.mean(smooth, axis=0)}[merge]
         np.testing.assert_allclose(result[b, 0].numpy(), merged, atol=1e-5)
+
+
+def test_wide_smoothing_on_every_second_pixel_is_that_of_all() -> None:
+    """The map of sigma 4 against the loops on its own grid, and against the smoothing of every pixel."""
+    scales = [rand(1, 16, 12) ** 4, rand(1, 8, 6, seed=1) ** 4]
+    merging = AnomalyMap("mean", sigma=4.0, broad_factor=0)
+    grid = merging.scales(scales, (64, 47))
+    assert grid.shape == (1, 2, 32, 24)
+    for k, scale in enumerate(scales):
+        expected = reference.smooth(reference.bilinear(scale[0].numpy(), 32, 24), 2.0)
+        np.testing.assert_allclose(grid[0, k].numpy(), expected, atol=1e-5)
+    result = merging.merged(grid, (64, 47))[0, 0].numpy()
+    np.testing.assert_allclose(result, reference.bilinear(grid[0].mean(0).numpy(), 64, 47), atol=1e-5)
+    every = np.mean([reference.smooth(reference.bilinear(s[0].numpy(), 64, 47), 4.0) for s in scales], axis=0)
+    assert np.abs(result - every).max() < 0.1 * (every.max() - every.min())
+    assert np.corrcoef(result.ravel(), every.ravel())[0, 1] > 0.995
+
+
+def test_broad_maps_are_those_of_the_wider_kernel() -> None:
+    """The pyramid against the loops, step for step, and against one wide smoothing of every pixel."""
+    scales = [rand(1, 16, 12) ** 4, rand(1, 8, 6, seed=1) ** 4]
+    merging = AnomalyMap(sigma=4.0, broad_factor=4.0)
+    fine = merging.scales(scales, (64, 48))
+    broad = merging.broad(fine)
+    assert broad.shape == fine.shape == (1, 2, 32, 24)
+    for k in range(2):
+        small = reference.bilinear(fine[0, k].numpy(), 8, 6)
+        further = reference.smooth(small, math.sqrt(16**2 - 4**2) / 8, mode="edge")
+        np.testing.assert_allclose(broad[0, k].numpy(), reference.bilinear(further, 32, 24), atol=1e-5)
+    assert AnomalyMap(broad_factor=0).broad(fine).shape == (1, 0, 32, 24)
+
+
+def test_broad_smoothing_of_one_place_is_a_wide_gaussian() -> None:
+    place = torch.zeros(1, 48, 48)
+    place[0, 20, 27] = 1
+    merging = AnomalyMap("mean", sigma=4.0, broad_factor=4.0)
+    result = merging.merged(merging.broad(merging.scales([place], (192, 192))), (192, 192))[0, 0].numpy()
+    expected = gaussian_filter(reference.bilinear(place[0].numpy(), 192, 192), 16.0)
+    assert np.abs(result - expected).max() < 0.1 * expected.max()
+    assert result.sum() == pytest.approx(expected.sum(), rel=0.02)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (50, 70), (33, 31)])
+def test_maps_of_any_size(size: tuple[int, int]) -> None:
+    merging = AnomalyMap("mean")
+    fine = merging.scales([torch.full((2, 4, 4), 0.5)], size)
+    both = torch.cat([fine, merging.broad(fine)], dim=1)
+    torch.testing.assert_close(merging.merged(both, size), torch.full((2, 1, *size), 0.5))
+
+
+def test_broad_smoothing_is_wider() -> None:
+    with pytest.raises(ValueError, match=r"broad_factor must be 0 or above 1, got 0\.5"):
+        AnomalyMap(broad_factor=0.5)
+    assert not AnomalyMap(sigma=0).has_broad
+
+
+def test_a_faint_large_anomaly_shows_in_the_broad_map() -> None:
+    """A third of a standard deviation over a quarter of an image of noise."""
+    maps = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    normal = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    maps[..., :16, :16] += 1 / 3
+    merging, calibration = AnomalyMap(), MapCalibration(2)
+
+    def both(distances: torch.Tensor) -> torch.Tensor:
+        fine = merging.scales([distances[:, 0]], (128, 128))
+        return torch.cat([fine, merging.broad(fine)], dim=1)
+
+    calibration.update(both(normal))
+    fine, broad = calibration(both(maps))[0]
+    inside = (slice(0, 32), slice(0, 32))
+    assert broad[inside].mean() > 1.5 * fine[inside].mean()
 
 
 def test_kernel_sums_to_one_and_has_the_variance() -> None:
@@ -66,7 +138,7 @@ def test_scores_ignore_where_the_anomaly_is() -> None:
 
 def test_level_is_the_median_of_the_grid() -> None:
     maps = rand(3, 1, 37, 50)
-    grid = maps[..., ::4, ::4].flatten(1).numpy()
+    grid = maps[..., ::2, ::2].flatten(1).numpy()
     expected = [sorted(row)[grid.shape[1] // 2] for row in grid.tolist()]
     np.testing.assert_allclose(map_level(maps)[:, 0].numpy(), expected, rtol=1e-6)
 
@@ -86,7 +158,7 @@ def test_peak_against_the_loops() -> None:
     for b in range(2):
         for k in range(3):
             values = sorted(maps[b, k].flatten().tolist(), reverse=True)
-            grid = sorted(maps[b, k, ::4, ::4].flatten().tolist())
+            grid = sorted(maps[b, k, ::2, ::2].flatten().tolist())
             expected = sum(values[:7]) / 7 - 0.5 * grid[len(grid) // 2]
             assert peaks[b, k].item() == pytest.approx(expected, abs=1e-6)
 
@@ -181,53 +253,56 @@ def test_a_scale_with_high_peaks_in_normal_images_does_not_outvote_the_others() 
 @pytest.mark.parametrize("mode", ["scale", "position"])
 def test_calibration_against_numpy(mode: str) -> None:
     """With a reach of 1 the averages are plain means."""
-    calibration = DistanceCalibration(2, mode, reach=1)  # type: ignore[arg-type]
-    batches = [[rand(4, 6, 5, seed=s) * 0.1 + 0.3, rand(4, 3, 2, seed=s + 50) * 2] for s in range(8)]
+    calibration = MapCalibration(2, mode, reach=1)  # type: ignore[arg-type]
+    units = torch.tensor([[[0.1]], [[2.0]]])
+    batches = [rand(4, 2, 6, 5, seed=s) * units + 3 * units for s in range(8)]
     for batch in batches:
         calibration.update(batch)
     result = calibration(batches[0])
-    for scale in range(2):
-        stack = np.stack([batch[scale].numpy() for batch in batches]).astype(np.float64)
+    for index in range(2):
+        stack = np.stack([batch[:, index].numpy() for batch in batches]).astype(np.float64)
         running, square = 0.0, 0.0
         for n, data in enumerate(stack, start=1):
             mean = data.mean(0) if mode == "position" else data.mean()
             running = running + (mean - running) / n
             square = square + (((data - running) ** 2).mean() - square) / n
         expected = (stack[0] - running) / math.sqrt(square)
-        np.testing.assert_allclose(result[scale].numpy(), expected, rtol=1e-4, atol=1e-4)
-    overall = torch.cat([calibration(batch)[0].flatten() for batch in batches])
+        np.testing.assert_allclose(result[:, index].numpy(), expected, rtol=1e-4, atol=1e-4)
+    overall = torch.cat([calibration(batch)[:, 0].flatten() for batch in batches])
     assert overall.mean().abs() < 0.05
     assert overall.std().item() == pytest.approx(1.0, abs=0.1)
 
 
 def test_calibration_before_the_first_batch_and_none_change_nothing() -> None:
-    distances = [rand(2, 4, 4)]
+    maps = rand(2, 1, 4, 4)
     for mode in ("none", "scale", "position"):
-        assert torch.equal(DistanceCalibration(1, mode)(distances)[0], distances[0])
+        assert torch.equal(MapCalibration(1, mode)(maps), maps)
 
 
 def test_calibration_comes_back_from_a_checkpoint_and_serves_other_sizes() -> None:
-    calibration = DistanceCalibration(1, "position")
-    calibration.update([rand(4, 6, 5)])
-    fresh = DistanceCalibration(1, "position")
+    calibration = MapCalibration(2, "position")
+    calibration.update(rand(4, 2, 6, 5))
+    fresh = MapCalibration(2, "position")
     fresh.load_state_dict(calibration.state_dict())
-    assert torch.equal(fresh([rand(1, 6, 5)])[0], calibration([rand(1, 6, 5)])[0])
-    assert fresh([rand(1, 9, 9)])[0].shape == (1, 9, 9)
-    fresh.update([rand(2, 9, 9)])
-    assert fresh.mean(0).shape == (6, 5)
+    assert torch.equal(fresh(rand(1, 2, 6, 5)), calibration(rand(1, 2, 6, 5)))
+    assert fresh(rand(1, 2, 9, 9)).shape == (1, 2, 9, 9)
+    fresh.update(rand(2, 2, 9, 9))
+    assert fresh.mean.shape == (2, 6, 5)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        MapCalibration(3, "position").load_state_dict(calibration.state_dict())
 
 
 def test_calibration_makes_scales_comparable() -> None:
-    calibration = DistanceCalibration(2, "scale")
-    small, large = rand(64, 8, 8) * 1e-3, rand(64, 8, 8, seed=1) * 10 + 5
-    calibration.update([small, large])
-    first, second = calibration([small, large])
+    calibration = MapCalibration(2, "scale")
+    maps = torch.stack([rand(64, 8, 8) * 1e-3, rand(64, 8, 8, seed=1) * 10 + 5], dim=1)
+    calibration.update(maps)
+    first, second = calibration(maps).unbind(1)
     assert first.std().item() == pytest.approx(second.std().item(), rel=1e-3)
 
 
 def test_calibration_mode_is_checked() -> None:
     with pytest.raises(ValueError, match="calibration must be one of"):
-        DistanceCalibration(1, "pixel")  # type: ignore[arg-type]
+        MapCalibration(1, "pixel")  # type: ignore[arg-type]
 
 
 def test_scale_weights_in_closed_form() -> None:

@@ -57,7 +57,9 @@ def test_published_config_has_the_settings_of_the_paper() -> None:
     assert model.model.standardise is None
     assert model.model.scale_adaptation.mode == "published"
     assert (model.model.calibration.mode, model.model.score) == ("none", "mean")
-    assert (model.model.anomaly_map.merge, model.model.anomaly_map.smooth.sigma) == ("mean", 4)
+    merging = model.model.anomaly_map
+    assert (merging.merge, merging.smooth.sigma * merging.stride, merging.smooth_further.sigma) == ("mean", 4, 0)
+    assert model.noise_share == 1
     anomalies = yaml.safe_load((CONFIGS / "model/published.yaml").read_text(encoding="utf-8"))["init_args"]
     assert [side * 256 for side in anomalies["noise_size"]] == [10, 31]
     assert (anomalies["noise_period"] * 256, anomalies["noise_octaves"]) == (32, 6)

@@ -41,8 +41,8 @@ def images(batch: int = BATCH) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("form", "teacher", "student"),
-    # one joint pass of the teacher over clean and noisy images; the student sees the noisy ones to restore them only
-    [("default", 2, 2), ("published", 2, 1), ("pull only", 1, 1)],
+    # images in the one joint pass of the teacher over clean and noisy ones, which the student sees to restore them only
+    [("default", 10, 10), ("published", 16, 8), ("pull only", 8, 8)],
 )
 def test_passes_of_a_step(form: str, teacher: int, student: int) -> None:
     model = ready(**(FORMS[form] | {"student_depth": 1}))
@@ -51,9 +51,9 @@ def test_passes_of_a_step(form: str, teacher: int, student: int) -> None:
         part = model.model.get_submodule(name)
         part.register_forward_pre_hook(lambda _m, args, sizes=sizes: sizes.append(len(tree_leaves(args)[0])))
     for _ in range(2):
-        model.training_step(ImageBatch(image=images()))
-    assert seen["teacher"] == [teacher * BATCH] * 2
-    assert seen["bottleneck"] == seen["student"] == [student * BATCH] * 2
+        model.training_step(ImageBatch(image=images(8)))
+    assert seen["teacher"] == [teacher] * 2
+    assert seen["bottleneck"] == seen["student"] == [student] * 2
 
 
 class NoWaiting(TorchDispatchMode):
@@ -187,7 +187,7 @@ def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 MEANS = {
     "pull only": {"restore_weight": 0.0, "contrast_weight": 0.0, "feature_scaling": "none"},
-    "pull and restore": {"contrast_weight": 0.0, "feature_scaling": "none"},
+    "pull and restore": {"contrast_weight": 0.0, "feature_scaling": "none", "noise_share": 1.0},
 }
 PROCESSES = 2
 

@@ -15,6 +15,7 @@ from anomalib_scrd.blocks import BLOCK_KINDS, BlockKind
 from anomalib_scrd.bottleneck import Bottleneck
 from anomalib_scrd.calibration import CalibrationMode, MapCalibration, PeakCalibration
 from anomalib_scrd.distance import confidence, position_distance
+from anomalib_scrd.loss import scale_distances
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
 from anomalib_scrd.score import SCORES, ScoreKind, image_score, map_peak
 from anomalib_scrd.standardisation import FEATURE_SCALINGS, ChannelStandardisation, FeatureScaling
@@ -221,6 +222,20 @@ class ScaleAwareCRDModel(nn.Module):
             scale = self.scale_adaptation(embedding)
         self._calibrate(clean, student, images.shape[-2:])
         return TrainingFeatures(clean, student, scale, noisy, restored)
+
+    def distances(self, images: torch.Tensor) -> torch.Tensor:
+        """Distance of the student to the teacher at each scale, the pull of the loss; in evaluation mode.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+
+        Returns:
+            (B, K) in [0, 2].
+        """
+        clean = self.teacher(images)
+        if self.standardise is not None:
+            clean = self.standardise(clean)
+        return scale_distances(clean, self._decode(clean)[1])
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
         """Anomaly map and score of images, (B, 3, H, W)."""

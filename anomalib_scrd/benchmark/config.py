@@ -7,6 +7,7 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +25,8 @@ class ModelSpec:
         init_args: Its arguments. The pre-processor is not among them: ``image_size`` sets it for all models alike.
         max_steps: Length of its training in optimiser steps.
         max_epochs: Length of its training in epochs.
+        lengths: Lengths in optimiser steps, growing, from which the held-out normal images choose
+            (:mod:`anomalib_scrd.benchmark.training_length`): the model is trained anew with each in turn, as long as that pays.
         own_length: Leave the length to the model. Without a length, without this, and with a model that fixes none
             in its ``trainer_arguments``, Lightning would train 1000 epochs unasked: that is an error.
     """
@@ -32,6 +35,7 @@ class ModelSpec:
     init_args: dict[str, Any] = field(default_factory=dict)
     max_steps: int | None = None
     max_epochs: int | None = None
+    lengths: list[int] | None = None
     own_length: bool = False
 
     def check(self, name: str) -> None:
@@ -41,8 +45,16 @@ class ModelSpec:
             if value is not None and value < 1:
                 msg = f"models.{name}.{argument} must be at least 1 or left out, got {value}"
                 raise ValueError(msg)
-        if self.own_length and (self.max_steps is not None or self.max_epochs is not None):
-            msg = f"models.{name} has both own_length and a length; give one of them"
+        given = self.max_steps is not None or self.max_epochs is not None
+        if self.own_length + given + (self.lengths is not None) > 1:
+            msg = f"models.{name} has more than one of own_length, lengths, and a length; give one of them"
+            raise ValueError(msg)
+        if self.lengths is not None and (
+            len(self.lengths) < 2  # noqa: PLR2004
+            or self.lengths[0] < 1
+            or any(longer <= shorter for shorter, longer in pairwise(self.lengths))
+        ):
+            msg = f"models.{name}.lengths must be two or more growing numbers of at least 1, got {self.lengths}"
             raise ValueError(msg)
         for component in ("pre_processor", "post_processor", "evaluator", "visualizer"):
             if component in self.init_args:
@@ -168,6 +180,9 @@ class BenchmarkConfig:
                     raise ValueError(msg)
         for name in self.models:
             self.model(name).check(name)
+            if self.model(name).lengths is not None and self.holdout == 0:
+                msg = f"models.{name}.lengths needs held-out images to choose by: holdout must be above 0, got 0"
+                raise ValueError(msg)
         for name in self.data:
             self.data_set(name)
         unknown = [name for name in self.candidates if name not in self.models]

@@ -26,10 +26,10 @@ from lightning.pytorch import seed_everything
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from anomalib_scrd.benchmark import measure
+from anomalib_scrd.benchmark import measure, training_length
 from anomalib_scrd.benchmark.callbacks import PredictionCollector, TrainingProgress
 from anomalib_scrd.benchmark.code_version import code_digest
-from anomalib_scrd.benchmark.config import BenchmarkConfig, RunSpec, expand_variables
+from anomalib_scrd.benchmark.config import BenchmarkConfig, ModelSpec, RunSpec, expand_variables
 from anomalib_scrd.benchmark.data import Splits, make_splits, synthetic_anomalies
 from anomalib_scrd.benchmark.metrics import (
     aupro,
@@ -54,6 +54,17 @@ class _Threshold:
     synthetic: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A model after its training."""
+
+    engine: Engine
+    model: AnomalibModule
+    collector: PredictionCollector
+    batches: int
+    seconds: float
+
+
 def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Make one run in this process.
 
@@ -68,31 +79,39 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         Exception: Whatever the model, the data module or a check raises.
     """
     variables = config.environment()
+    spec = config.model(run.model)
     store = RunStore(config.output)
-    model_class = _import_class(config.model(run.model).class_path, AnomalibModule, "anomalib.models")
+    model_class = _import_class(spec.class_path, AnomalibModule, "anomalib.models")
+    if spec.lengths is not None:
+        training_length.check_kind(model_class)
     data_class = _import_class(config.data_set(run.data).class_path, AnomalibDataModule, "anomalib.data")
     data_args = _arguments(data_class, expand_variables(config.data_set(run.data).init_args, variables))
     splits = make_splits(data_class(**data_args), config.holdout, config.split_seed)
 
-    seed_everything(run.seed, workers=True, verbose=False)
     memory = measure.PeakMemory(_device(config.accelerator))
     memory.reset()
-    model_args = expand_variables(config.model(run.model).init_args, variables)
-    model = _build_model(model_class, model_args, config.image_size)
+    model_args = expand_variables(spec.init_args, variables)
     with tempfile.TemporaryDirectory(prefix="anomalib-scrd-") as scratch:
-        progress = TrainingProgress(_progress_writer(store.path(run, ".progress")))
-        collector = PredictionCollector()
-        engine = _engine(run, config, model, [collector, progress], scratch)
-        started = time.perf_counter()
-        with splits.training_view() as module:
-            engine.fit(model, datamodule=module)
-        train_seconds = time.perf_counter() - started
+
+        def train(length: dict[str, int]) -> _Trained:
+            seed_everything(run.seed, workers=True, verbose=False)
+            model = _build_model(model_class, model_args, config.image_size)
+            progress = TrainingProgress(_progress_writer(store.path(run, ".progress")))
+            collector = PredictionCollector()
+            engine = _engine(run, config, model, [collector, progress], scratch, length)
+            started = time.perf_counter()
+            with splits.training_view() as module:
+                engine.fit(model, datamodule=module)
+            splits.module.setup()  # gives the other parts the model's resize, as the training part had it
+            return _Trained(engine, model, collector, progress.batches, time.perf_counter() - started)
+
+        trained, lengths = _train(spec, train, splits)
+        engine, model, collector = trained.engine, trained.model, trained.collector
         train_memory = memory.read()
         if config.keep_checkpoints:
             store.path(run).parent.mkdir(parents=True, exist_ok=True)
             engine.trainer.save_checkpoint(store.path(run, ".ckpt"))
 
-        splits.module.setup()  # gives the other parts the model's resize, as the training part had it
         memory.reset()
         threshold = _choose_threshold(engine, model, collector, splits, config)
         test_memory = memory.read()
@@ -106,9 +125,9 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         "metrics": metrics,
         "threshold": {"value": threshold.value, "method": config.threshold.method, "images": len(threshold.held_out)},
         "cost": {
-            "train_seconds": train_seconds,
+            "train_seconds": sum(entry["train_seconds"] for entry in lengths),
             "steps": steps,
-            "batches": progress.batches,
+            "batches": trained.batches,
             "ms_per_image": collector.milliseconds_per_image,
             "test_batch_size": splits.module.eval_batch_size,
             "train_memory_mib": train_memory,
@@ -116,6 +135,7 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
             "memory_kind": memory.kind,
             **size,
         },
+        "lengths": lengths,
         "counts": splits.counts(),
         "data_digest": splits.digest(),
         "machine": measure.machine(memory.device),
@@ -208,19 +228,45 @@ def _build_model(cls: type, init_args: dict[str, Any], image_size: tuple[int, in
     return model
 
 
+def _train(
+    spec: ModelSpec, train: Callable[[dict[str, int]], _Trained], splits: Splits
+) -> tuple[_Trained, list[dict[str, float]]]:
+    """Train with the given length, or with the longest of several that pays on held-out images.
+
+    Returns:
+        The trained model, and for each training its steps, seconds and, with several, the held-out distance.
+    """
+    if spec.lengths is None:
+        given = {name: value for name in ("max_steps", "max_epochs") if (value := getattr(spec, name)) is not None}
+        trained = train(given)
+        return trained, [{"steps": trained.engine.trainer.global_step, "train_seconds": trained.seconds}]
+    assert splits.held_out is not None
+    chosen: _Trained | None = None
+    entries: list[dict[str, float]] = []
+    for steps in spec.lengths:
+        trained = train({"max_steps": steps})
+        distance = training_length.held_out_distance(trained.model, splits.held_out, splits.module.eval_batch_size)  # type: ignore[arg-type]
+        entries.append({"steps": steps, "train_seconds": trained.seconds, "held_out_distance": distance})
+        if chosen is not None and not training_length.pays(entries[-2]["held_out_distance"], distance):
+            break
+        chosen = trained
+    assert chosen is not None
+    return chosen, entries
+
+
 def _engine(
     run: RunSpec,
     config: BenchmarkConfig,
     model: AnomalibModule,
     callbacks: list[Any],
     scratch: str,
+    length: dict[str, int],
 ) -> Engine:
     spec = config.model(run.model)
-    length = {name: value for name in ("max_steps", "max_epochs") if (value := getattr(spec, name)) is not None}
     fixed = model.trainer_arguments.keys() & {"max_steps", "max_epochs"}
     if not (length or spec.own_length or fixed):
         msg = (
-            f"models.{run.model} needs max_steps or max_epochs (or own_length: true, if it ends by itself): "
+            f"models.{run.model} needs max_steps, max_epochs or lengths (or own_length: true, if it ends by itself): "
             "Lightning would train 1000 epochs"
         )
         raise ValueError(msg)

@@ -174,7 +174,7 @@ def test_no_held_out_images_no_threshold(benchmark_of: Make, stub: Make) -> None
     ("arguments", "message"),
     [
         ({"misbehaviour": "nan"}, "4 of 4 held-out image scores are not finite"),
-        ({"max_steps": None}, "needs max_steps or max_epochs"),
+        ({"max_steps": None}, "needs max_steps, max_epochs or lengths"),
         ({"wrong_name": 1}, "wrong_name"),
     ],
 )

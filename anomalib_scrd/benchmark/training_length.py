@@ -1,0 +1,52 @@
+"""How long to train, told by normal images that no model was trained on."""
+
+__all__ = ["LEAST_GAIN", "check_kind", "held_out_distance", "pays"]
+
+import torch
+from anomalib.data import AnomalibDataset
+from torch.utils.data import DataLoader
+
+from anomalib_scrd.lightning_model import ScaleAwareCRD
+
+# A longer training has to bring the student this share nearer to the teacher on images that it has not seen. Less is
+# what two seeds differ by; where the student only learns its training images by heart, it moves away.
+LEAST_GAIN = 0.02
+
+
+def check_kind(model_class: type) -> None:
+    """Raise TypeError unless models of this class have the distance that chooses."""
+    if not issubclass(model_class, ScaleAwareCRD):
+        msg = (
+            "lengths needs a ScaleAwareCRD, whose distance to its teacher tells what a training has brought, got "
+            f"{model_class.__name__}"
+        )
+        raise TypeError(msg)
+
+
+@torch.no_grad()
+def held_out_distance(model: ScaleAwareCRD, images: AnomalibDataset, batch_size: int) -> float:
+    """Distance of the student to the teacher on normal images that it was not trained on.
+
+    Args:
+        model: A trained model.
+        images: Normal images.
+        batch_size: Images at a time.
+
+    Returns:
+        Mean over the images of the sum over the scales, in [0, 2 K].
+    """
+    was_training = model.training
+    model.eval()
+    sums = []
+    for batch in DataLoader(images, batch_size, collate_fn=images.collate_fn):
+        shown = batch.image.to(model.device)
+        if model.pre_processor is not None:
+            shown = model.pre_processor(shown)
+        sums.append(model.model.distances(shown).sum(dim=1).cpu())
+    model.train(was_training)
+    return torch.cat(sums).double().mean().item()
+
+
+def pays(before: float, after: float) -> bool:
+    """Whether a longer training was worth it, by the held-out distances of the shorter and the longer one."""
+    return after <= (1 - LEAST_GAIN) * before

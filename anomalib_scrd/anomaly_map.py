@@ -18,6 +18,9 @@ _TRUNCATE = 4.0
 # smoothing and peaks would cost four times as much.
 _COARSE_SIGMA = 4.0
 
+# Width of the broad smoothing over that of the fine one.
+_BROAD = 4.0
+
 
 def joined_scales(deviations: torch.Tensor) -> torch.Tensor:
     """Join what the scales say about a place or an image: ``sqrt(sum_k softplus(z_k)^2)``.
@@ -95,7 +98,7 @@ class AnomalyMap(nn.Module):
             scale where it stands out most, or ``norm``: see :func:`joined_scales`. The last two need scales that are
             calibrated.
         sigma: Standard deviation of the smoothing in pixels of the input, 0 or more.
-        broad_factor: That of a second smoothing over sigma, above 1; 0 for none (published).
+        broad_weight: Weight of the broadly smoothed maps beside the others, see :meth:`shown`; 0 for none (published).
 
     Attributes:
         stride: Pixels of the input between two of the grid on which the scales are smoothed and merged.
@@ -104,7 +107,7 @@ class AnomalyMap(nn.Module):
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, merge: MergeMode = "norm", sigma: float = 4.0, broad_factor: float = 4.0) -> None:
+    def __init__(self, merge: MergeMode = "norm", sigma: float = 4.0, broad_weight: float = 0.85) -> None:
         super().__init__()
         if merge not in MERGES:
             msg = f"merge must be one of {MERGES}, got {merge!r}"
@@ -112,21 +115,20 @@ class AnomalyMap(nn.Module):
         if not sigma >= 0:
             msg = f"sigma must be at least 0 pixels, got {sigma}"
             raise ValueError(msg)
-        if broad_factor != 0 and not broad_factor > 1:
-            msg = f"broad_factor must be 0 or above 1, got {broad_factor}"
+        if not broad_weight >= 0:
+            msg = f"broad_weight must be at least 0, got {broad_weight}"
             raise ValueError(msg)
         self.merge = merge
         self.stride = 2 if sigma >= _COARSE_SIGMA else 1
         self.smooth = GaussianSmoothing(sigma / self.stride)
         # A pyramid: what is smooth already is smoothed further on a grid of half the standard deviation.
-        self.broad_stride = max(1, int(broad_factor * sigma / (2 * self.stride)))
-        further = sigma * math.sqrt(broad_factor**2 - 1) if broad_factor else 0.0
-        self.smooth_further = GaussianSmoothing(further / (self.stride * self.broad_stride))
+        self.broad_stride = max(1, int(_BROAD * sigma / (2 * self.stride)))
+        self.broad_weight = broad_weight if sigma > 0 else 0.0
+        self.smooth_further = GaussianSmoothing(sigma * math.sqrt(_BROAD**2 - 1) / (self.stride * self.broad_stride))
 
-    @property
-    def has_broad(self) -> bool:
-        """Whether there is a second smoothing."""
-        return self.smooth_further.sigma > 0
+    def number(self, num_scales: int) -> int:
+        """Number of maps of so many scales, fine and broad."""
+        return 2 * num_scales - 1 if self.broad_weight > 0 else num_scales
 
     def scales(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
         """A smooth map of each scale, on the grid.
@@ -141,22 +143,41 @@ class AnomalyMap(nn.Module):
         grid = _strided(size, self.stride)
         return self.smooth(torch.cat([_resized(distance.unsqueeze(1), grid) for distance in distances], dim=1))
 
-    def broad(self, scales: torch.Tensor) -> torch.Tensor:
-        """The maps of the scales, smoothed further.
+    def with_broad(self, scales: torch.Tensor) -> torch.Tensor:
+        """Add maps that are smoothed four times as wide: Lindeberg's scale space, with two scales.
 
-        Noise of every size hides in a fine map what lies over a large part of an image, faintly: Lindeberg's scale
-        space, with two scales.
+        In a fine map the noise hides what lies over a large part of an image, faintly. The finest scale has no broad
+        map: what it sees is small.
 
         Args:
             scales: (B, K, h, w) on the grid.
 
         Returns:
-            (B, K, h, w), or (B, 0, h, w) where there is no second smoothing.
+            (B, 2K - 1, h, w), or the maps as they are where broad ones have no weight.
         """
-        if not self.has_broad:
-            return scales[:, :0]
+        if self.broad_weight == 0:
+            return scales
         size = scales.shape[-2:]
-        return _resized(self.smooth_further(_resized(scales, _strided(size, self.broad_stride))), size)
+        small = _resized(scales[:, 1:], _strided(size, self.broad_stride))
+        return torch.cat([scales, _resized(self.smooth_further(small), size)], dim=1)
+
+    def shown(self, maps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Weighted maps that are merged: fine ones of all scales but the coarsest, broad ones of all but the finest.
+
+        What the coarsest scale sees is no smaller than a broad map shows it.
+
+        Args:
+            maps: (B, 2K - 1, h, w) of :meth:`with_broad`, standardised; or (B, K, h, w) without broad ones.
+            weights: (B, K) of the scales.
+
+        Returns:
+            (B, 2K - 2, h, w), or (B, K, h, w).
+        """
+        if self.broad_weight > 0:
+            fine = weights.shape[1] - 1
+            maps = torch.cat([maps[:, :fine], maps[:, fine + 1 :]], dim=1)
+            weights = torch.cat([weights[:, :fine], self.broad_weight * weights[:, 1:]], dim=1)
+        return weights[..., None, None] * maps
 
     def merged(self, scales: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
         """One map from several.

@@ -79,8 +79,8 @@ class ScaleAwareCRD(AnomalibModule):
         level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the score top_k, and the plain
             maps of scales.
         sigma: Smoothing of the map, pixels of the model's input.
-        broad_factor: Width of a second smoothing over sigma, above 1; its maps join the others in the anomaly map, for
-            what lies over a large part of an image, faintly. 0 for none (published).
+        broad_weight: Weight in the anomaly map of maps that are smoothed four times as wide, for what lies over a large
+            part of an image, faintly; 0 for none (published).
         noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
         noise_share: Share of the images of a batch that the model sees with synthetic anomalies as well, in (0, 1], at
             least one image; 1 is published. A step costs that much of a teacher's and a student's pass more.
@@ -142,7 +142,7 @@ class ScaleAwareCRD(AnomalibModule):
         diffuse_top_k: float = 0.1,
         level: float = 0.5,
         sigma: float = 4.0,
-        broad_factor: float = 4.0,
+        broad_weight: float = 0.85,
         noise: Literal["simplex", "perlin", "gaussian"] = "simplex",
         noise_share: float = 0.25,
         noise_strength: float | Sequence[float] = 0.4,
@@ -192,7 +192,7 @@ class ScaleAwareCRD(AnomalibModule):
                 "diffuse_top_k": diffuse_top_k,
                 "level": level,
                 "sigma": sigma,
-                "broad_factor": broad_factor,
+                "broad_weight": broad_weight,
                 "noise_share": noise_share,
                 "noise_period": noise_period,
                 "noise_persistence": noise_persistence,
@@ -255,7 +255,7 @@ class ScaleAwareCRD(AnomalibModule):
                 diffuse_top_k=diffuse_top_k,
                 level=level,
                 sigma=sigma,
-                broad_factor=broad_factor,
+                broad_weight=broad_weight,
             )
 
     def setup(self, stage: str) -> None:

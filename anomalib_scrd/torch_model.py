@@ -80,8 +80,7 @@ class ScaleAwareCRDModel(nn.Module):
         diffuse_top_k: Share of a plain map which ``scales`` averages, in (0, 1].
         level: Share of a map's median which they subtract, in [0, 1]; from the damped peaks of ``scales`` all of it.
         sigma: Standard deviation of the map's smoothing, pixels of the input.
-        broad_factor: That of a second smoothing, whose maps join the others in the anomaly map, over sigma, above 1; 0
-            for none.
+        broad_weight: Weight in the anomaly map of maps that are smoothed four times as wide; 0 for none.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
@@ -104,7 +103,7 @@ class ScaleAwareCRDModel(nn.Module):
         diffuse_top_k: float = 0.1,
         level: float = 0.5,
         sigma: float = 4.0,
-        broad_factor: float = 4.0,
+        broad_weight: float = 0.85,
     ) -> None:
         super().__init__()
         if score not in SCORES:
@@ -130,7 +129,7 @@ class ScaleAwareCRDModel(nn.Module):
         self.diffuse_top_k = diffuse_top_k
 
         # Cheap checks come first: loading the teacher can mean a download.
-        anomaly_map = AnomalyMap(merge, sigma, broad_factor)
+        anomaly_map = AnomalyMap(merge, sigma, broad_weight)
         calibrate = MapCalibration(1, calibration).mode
         adapt = ScaleAdaptation(1, 1, scale_adaptation).mode
         _check_block(student_block)
@@ -151,7 +150,7 @@ class ScaleAwareCRDModel(nn.Module):
             block=block,
             depth=depth,
         )
-        self.calibration = MapCalibration((2 if anomaly_map.has_broad else 1) * len(channels), calibrate)
+        self.calibration = MapCalibration(anomaly_map.number(len(channels)), calibrate)
         self.anomaly_map = anomaly_map
         self.calibrate_peaks = PeakCalibration(2 * len(channels)) if score == "scales" else None
 
@@ -245,14 +244,14 @@ class ScaleAwareCRDModel(nn.Module):
         embedding, student = self._decode(clean)
         weights = self.scale_adaptation(embedding).weights
         damped, plain = self._maps(clean, student, images.shape[-2:])
-        shown = self.calibration(damped)
+        standardised = self.calibration(damped)
         # Weighted after the calibration, which would divide a weight of all images out again.
-        weighted = shown * weights.repeat(1, shown.shape[1] // weights.shape[1])[..., None, None]
-        anomaly_map = self.anomaly_map.merged(weighted, images.shape[-2:])
+        shown = self.anomaly_map.shown(standardised, weights)
+        anomaly_map = self.anomaly_map.merged(shown, images.shape[-2:])
         if self.calibrate_peaks is None:
             score = image_score(anomaly_map, self.score, self.top_k, self.level)
         else:
-            peaks = self.calibrate_peaks(self._peaks(shown, plain))
+            peaks = self.calibrate_peaks(self._peaks(standardised, plain))
             score = joined_scales(torch.cat([weights, weights], dim=1) * peaks)
         return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
@@ -271,24 +270,24 @@ class ScaleAwareCRDModel(nn.Module):
         """Smooth maps of the scales, not standardised.
 
         Returns:
-            The damped ones, (B, K, h, w) or with the broad ones behind them (B, 2K, h, w), and the plain ones that the
-            score needs, (B, K, h, w).
+            The damped ones, (B, K, h, w) or with the broad ones behind them (B, 2K - 1, h, w), and the plain ones that
+            the score needs, (B, K, h, w).
         """
         distances, damped = self._distances(teacher, student)
         if self.calibrate_peaks is None:  # nothing asks for the plain ones
             fine = plain = self.anomaly_map.scales(damped, size)
         else:
             fine, plain = self.anomaly_map.scales([*damped, *distances], size).tensor_split(2, dim=1)
-        return torch.cat([fine, self.anomaly_map.broad(fine)], dim=1), plain
+        return self.anomaly_map.with_broad(fine), plain
 
-    def _peaks(self, shown: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
+    def _peaks(self, damped: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
         """Peaks that the score goes by, (B, 2K), at least 0.
 
         The plain ones, of a larger share of the map, keep a part of what an image has everywhere, for diffuse
         anomalies; the damped ones tell only what stands out from the rest of the image. The root of a cosine distance
         is, up to a factor, the length between the two directions; it is distributed more evenly than its square.
         """
-        fine = shown[:, : plain.shape[1]]
+        fine = damped[:, : plain.shape[1]]
         peaks = [map_peak(fine, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
         return torch.cat(peaks, dim=1).clamp_min(0).sqrt()
 

@@ -25,8 +25,8 @@ class ModelSpec:
         init_args: Its arguments. The pre-processor is not among them: ``image_size`` sets it for all models alike.
         max_steps: Length of its training in optimiser steps.
         max_epochs: Length of its training in epochs.
-        lengths: Lengths in optimiser steps, growing, from which the held-out normal images choose
-            (:mod:`anomalib_scrd.benchmark.training_length`): the model is trained anew with each in turn, as long as that pays.
+        lengths: Lengths in optimiser steps, growing, from which the held-out normal images choose: the model is trained
+            anew with each in turn, as long as that pays (:mod:`anomalib_scrd.benchmark.training_length`).
         own_length: Leave the length to the model. Without a length, without this, and with a model that fixes none
             in its ``trainer_arguments``, Lightning would train 1000 epochs unasked: that is an error.
     """

@@ -23,7 +23,7 @@ WRONG = {
     "diffuse_top_k": ([0, -0.1, 1.1, NAN, INF, "1", None], r"\(0, 1\]|finite number"),
     "level": ([-0.1, 1.1, NAN, INF, "1", None], r"\[0, 1\]|finite number"),
     "sigma": ([-1, NAN, INF, "4", None], "at least 0 pixels|finite number"),
-    "broad_factor": ([-1, 0.5, 1, NAN, INF, "4", None], "0 or above 1|finite number"),
+    "broad_weight": ([-1, NAN, INF, "4", None], "at least 0|finite number"),
     "noise_share": ([0, -0.1, 1.1, NAN, INF, "1", None], r"\(0, 1\]|finite number"),
     "noise_strength": (
         [-1, NAN, INF, "0.4", None, [1, 0.5], [0.1], [1, 2, 3]],

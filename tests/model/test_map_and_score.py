@@ -21,7 +21,7 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("merge", ["norm", "max", "mean"])
 def test_map_equals_the_loops(merge: str) -> None:
     scales = [rand(2, 8, 6), rand(2, 4, 3, seed=1), rand(2, 2, 2, seed=2)]
-    merging = AnomalyMap(merge, sigma=1.0, broad_factor=0)  # type: ignore[arg-type]
+    merging = AnomalyMap(merge, sigma=1.0, broad_weight=0)  # type: ignore[arg-type]
     result = merging.merged(merging.scales(scales, (16, 12)), (16, 12))
     assert result.shape == (2, 1, 16, 12)
     for b in range(2):
@@ -34,7 +34,7 @@ def test_map_equals_the_loops(merge: str) -> None:
 def test_wide_smoothing_on_every_second_pixel_is_that_of_all() -> None:
     """The map of sigma 4 against the loops on its own grid, and against the smoothing of every pixel."""
     scales = [rand(1, 16, 12) ** 4, rand(1, 8, 6, seed=1) ** 4]
-    merging = AnomalyMap("mean", sigma=4.0, broad_factor=0)
+    merging = AnomalyMap("mean", sigma=4.0, broad_weight=0)
     grid = merging.scales(scales, (64, 47))
     assert grid.shape == (1, 2, 32, 24)
     for k, scale in enumerate(scales):
@@ -49,23 +49,44 @@ def test_wide_smoothing_on_every_second_pixel_is_that_of_all() -> None:
 
 def test_broad_maps_are_those_of_the_wider_kernel() -> None:
     """The pyramid against the loops, step for step, and against one wide smoothing of every pixel."""
-    scales = [rand(1, 16, 12) ** 4, rand(1, 8, 6, seed=1) ** 4]
-    merging = AnomalyMap(sigma=4.0, broad_factor=4.0)
+    scales = [rand(1, 16, 12), rand(1, 8, 6, seed=1) ** 4, rand(1, 4, 3, seed=2)]
+    merging = AnomalyMap(sigma=4.0)
     fine = merging.scales(scales, (64, 48))
-    broad = merging.broad(fine)
-    assert broad.shape == fine.shape == (1, 2, 32, 24)
-    for k in range(2):
+    maps = merging.with_broad(fine)
+    assert maps.shape == (1, 5, 32, 24)
+    assert merging.number(3) == 5
+    assert torch.equal(maps[:, :3], fine)
+    for k in (1, 2):
         small = reference.bilinear(fine[0, k].numpy(), 8, 6)
         further = reference.smooth(small, math.sqrt(16**2 - 4**2) / 8, mode="edge")
-        np.testing.assert_allclose(broad[0, k].numpy(), reference.bilinear(further, 32, 24), atol=1e-5)
-    assert AnomalyMap(broad_factor=0).broad(fine).shape == (1, 0, 32, 24)
+        np.testing.assert_allclose(maps[0, 2 + k].numpy(), reference.bilinear(further, 32, 24), atol=1e-5)
+    for without in (AnomalyMap(broad_weight=0), AnomalyMap(sigma=0)):
+        assert without.with_broad(fine) is fine
+        assert without.number(3) == 3
+
+
+def test_maps_that_are_merged() -> None:
+    """Fine ones of all scales but the coarsest, broad ones of all but the finest, each by the weight of its scale."""
+    maps, weights = rand(2, 5, 4, 4), torch.tensor([[0.5, 1.0, 2.0], [3.0, 4.0, 5.0]])
+    shown = AnomalyMap(broad_weight=0.1).shown(maps, weights)
+    for b, (first, second, third) in enumerate(weights.tolist()):
+        expected = [
+            first * maps[b, 0],
+            second * maps[b, 1],
+            0.1 * second * maps[b, 3],
+            0.1 * third * maps[b, 4],
+        ]
+        torch.testing.assert_close(shown[b], torch.stack(expected))
+    plain = AnomalyMap(broad_weight=0).shown(maps[:, :3], weights)
+    torch.testing.assert_close(plain, maps[:, :3] * weights[..., None, None])
 
 
 def test_broad_smoothing_of_one_place_is_a_wide_gaussian() -> None:
     place = torch.zeros(1, 48, 48)
     place[0, 20, 27] = 1
-    merging = AnomalyMap("mean", sigma=4.0, broad_factor=4.0)
-    result = merging.merged(merging.broad(merging.scales([place], (192, 192))), (192, 192))[0, 0].numpy()
+    merging = AnomalyMap("mean", sigma=4.0)
+    maps = merging.with_broad(merging.scales([torch.zeros_like(place), place], (192, 192)))
+    result = merging.merged(maps[:, 2:], (192, 192))[0, 0].numpy()
     expected = gaussian_filter(reference.bilinear(place[0].numpy(), 192, 192), 16.0)
     assert np.abs(result - expected).max() < 0.1 * expected.max()
     assert result.sum() == pytest.approx(expected.sum(), rel=0.02)
@@ -74,15 +95,8 @@ def test_broad_smoothing_of_one_place_is_a_wide_gaussian() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (50, 70), (33, 31)])
 def test_maps_of_any_size(size: tuple[int, int]) -> None:
     merging = AnomalyMap("mean")
-    fine = merging.scales([torch.full((2, 4, 4), 0.5)], size)
-    both = torch.cat([fine, merging.broad(fine)], dim=1)
-    torch.testing.assert_close(merging.merged(both, size), torch.full((2, 1, *size), 0.5))
-
-
-def test_broad_smoothing_is_wider() -> None:
-    with pytest.raises(ValueError, match=r"broad_factor must be 0 or above 1, got 0\.5"):
-        AnomalyMap(broad_factor=0.5)
-    assert not AnomalyMap(sigma=0).has_broad
+    maps = merging.with_broad(merging.scales([torch.full((2, 4, 4), 0.5)] * 2, size))
+    torch.testing.assert_close(merging.merged(maps, size), torch.full((2, 1, *size), 0.5))
 
 
 def test_a_faint_large_anomaly_shows_in_the_broad_map() -> None:
@@ -90,14 +104,13 @@ def test_a_faint_large_anomaly_shows_in_the_broad_map() -> None:
     maps = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     normal = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     maps[..., :16, :16] += 1 / 3
-    merging, calibration = AnomalyMap(), MapCalibration(2)
+    merging, calibration = AnomalyMap(), MapCalibration(3)
 
-    def both(distances: torch.Tensor) -> torch.Tensor:
-        fine = merging.scales([distances[:, 0]], (128, 128))
-        return torch.cat([fine, merging.broad(fine)], dim=1)
+    def all_maps(distances: torch.Tensor) -> torch.Tensor:
+        return merging.with_broad(merging.scales([distances[:, 0]] * 2, (128, 128)))
 
-    calibration.update(both(normal))
-    fine, broad = calibration(both(maps))[0]
+    calibration.update(all_maps(normal))
+    _, fine, broad = calibration(all_maps(maps))[0]
     inside = (slice(0, 32), slice(0, 32))
     assert broad[inside].mean() > 1.5 * fine[inside].mean()
 

@@ -126,7 +126,7 @@ def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
 
 def test_prediction_against_the_loops() -> None:
     """Map and score from distances, damping, calibration, weights, peaks: each step by the slow reference."""
-    model = build(sigma=1.0, broad_factor=4.0, top_k=0.05, diffuse_top_k=0.2, damping=3.0).train()
+    model = build(sigma=1.0, broad_weight=0.7, top_k=0.05, diffuse_top_k=0.2, damping=3.0).train()
     x = images(2, 3, 64, 64, seed=9)
     with torch.no_grad():
         model.scale_adaptation.linear.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
@@ -147,16 +147,20 @@ def test_prediction_against_the_loops() -> None:
         mean, deviation = model.calibration.mean.flatten().tolist(), model.calibration.square.sqrt().tolist()
         for b in range(2):
             maps = [reference.smooth(reference.bilinear(part[b], 64, 64), 1.0) for part in (damped, plain)]
-            broad = reference.smooth(reference.bilinear(maps[0], 32, 32), math.sqrt(4.0**2 - 1.0**2) / 2)
-            broad = (reference.bilinear(broad, 64, 64) - mean[3 + k]) / deviation[3 + k]
+            weighted = []
+            if k > 0:  # all but the finest
+                broad = reference.smooth(reference.bilinear(maps[0], 32, 32), math.sqrt(4.0**2 - 1.0**2) / 2)
+                weighted.append(0.7 * (reference.bilinear(broad, 64, 64) - mean[2 + k]) / deviation[2 + k])
             maps[0] = (maps[0] - mean[k]) / deviation[k]
+            if k < 2:  # all but the coarsest
+                weighted.append(maps[0])
             for index, values, share, level in ((k, maps[0], 0.05, 1.0), (3 + k, maps[1], 0.2, 0.5)):
                 grid = np.sort(values[::2, ::2].ravel())
                 peak = np.sort(values.ravel())[-int(share * values.size) :].mean() - level * grid[len(grid) // 2]
                 spread = math.sqrt(peaks.square[index].item() / (1 - peaks.concentration.item()))
                 z = (math.sqrt(peak) - peaks.mean[index].item()) / spread
                 sums[b] += math.log1p(math.exp(weights[b, k] * z)) ** 2
-            shown += [(b, np.log1p(np.exp(weights[b, k] * one)) ** 2) for one in (maps[0], broad)]
+            shown += [(b, np.log1p(np.exp(weights[b, k] * one)) ** 2) for one in weighted]
     np.testing.assert_allclose(result.pred_score.numpy(), np.sqrt(sums), rtol=2e-3)
     for b in range(2):
         expected = np.sqrt(sum(part for image, part in shown if image == b))

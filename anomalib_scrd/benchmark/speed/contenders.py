@@ -34,7 +34,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "merge": "mean",
         "score": "mean",
         "sigma": 4.0,
-        "broad_factor": 0.0,
+        "broad_weight": 0.0,
         "noise": "simplex",
         "noise_share": 1.0,
         "noise_strength": 0.2,

@@ -39,7 +39,7 @@ def test_every_variant_of_the_ablation_differs_and_is_accepted() -> None:
     arguments = {
         name: spec["init_args"] | {"backbone": "resnet18", "pre_trained": False} for name, spec in variants.items()
     }
-    kinds = {str((sorted(given.items()), variants[name]["max_steps"])) for name, given in arguments.items()}
+    kinds = {str((sorted(given.items()), variants[name].get("max_steps"))) for name, given in arguments.items()}
     assert len(kinds) == len(variants)
     for given in arguments.values():
         ScaleAwareCRD(**(given | {"layers": None}))

@@ -310,7 +310,7 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     steps = [Resize((64, 64))] + ([] if std is None else [Normalize([0.1, 0.2, 0.3], std)])
     seen = []
     model = build_model(pre_processor=PreProcessor(Compose(steps)), noise_seed=3)
-    model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0]))
+    model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.on_fit_start()
@@ -318,7 +318,7 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
     plain = seen[0] * (torch.ones(3) if std is None else torch.tensor(std)).view(1, 3, 1, 1)
     reference_model = build_model(pre_processor=PreProcessor(Resize((64, 64))), noise_seed=3)
-    reference_model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0]))
+    reference_model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
     reference_model.log = reference_model.log_dict = lambda *_args, **_kwargs: None
     reference_model._trainer = model._trainer
     reference_model.on_fit_start()

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader
 
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 
-# A longer training has to bring the student this share nearer to the teacher on images that it has not seen. Less is
-# what two seeds differ by; where the student only learns its training images by heart, it moves away.
+# A longer training has to bring the student this share nearer to the teacher on images that it has not seen: less is
+# not worth its time. A student that only learns its training images by heart moves away from it.
 LEAST_GAIN = 0.02
 
 

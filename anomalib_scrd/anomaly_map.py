@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_scrd.blocks import match_size
+
 MergeMode = Literal["norm", "max", "mean"]
 MERGES = ("norm", "max", "mean")
 _TRUNCATE = 4.0
@@ -141,7 +143,7 @@ class AnomalyMap(nn.Module):
             (B, K, ceil(H / stride), ceil(W / stride)) float32.
         """
         grid = _strided(size, self.stride)
-        return self.smooth(torch.cat([_resized(distance.unsqueeze(1), grid) for distance in distances], dim=1))
+        return self.smooth(torch.cat([match_size(distance.unsqueeze(1), grid) for distance in distances], dim=1))
 
     def with_broad(self, scales: torch.Tensor) -> torch.Tensor:
         """Add maps that are smoothed four times as wide: Lindeberg's scale space, with two scales.
@@ -158,8 +160,8 @@ class AnomalyMap(nn.Module):
         if self.broad_weight == 0:
             return scales
         size = scales.shape[-2:]
-        small = _resized(scales[:, 1:], _strided(size, self.broad_stride))
-        return torch.cat([scales, _resized(self.smooth_further(small), size)], dim=1)
+        small = match_size(scales[:, 1:], _strided(size, self.broad_stride))
+        return torch.cat([scales, match_size(self.smooth_further(small), size)], dim=1)
 
     def shown(self, maps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Weighted maps that are merged: fine ones of all scales but the coarsest, broad ones of all but the finest.
@@ -193,14 +195,9 @@ class AnomalyMap(nn.Module):
             joined = joined_scales(scales).unsqueeze(1)
         else:
             joined = scales.amax(dim=1, keepdim=True) if self.merge == "max" else scales.mean(dim=1, keepdim=True)
-        return _resized(joined, size)
+        return match_size(joined, size)
 
 
-def _strided(size: Sequence[int], stride: int) -> list[int]:
-    return [-(-side // stride) for side in size]
-
-
-def _resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    if tuple(maps.shape[-2:]) == tuple(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+def _strided(size: Sequence[int], stride: int) -> tuple[int, int]:
+    rows, columns = (-(-side // stride) for side in size)
+    return rows, columns

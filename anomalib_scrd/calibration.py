@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+
+from anomalib_scrd.blocks import match_size
 
 CalibrationMode = Literal["position", "scale", "none"]
 CALIBRATIONS = ("position", "scale", "none")
@@ -170,6 +171,4 @@ class PeakCalibration(nn.Module):
 
 def _resized(mean: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """(M, H, W) maps at another size; one value stands for every position and needs none."""
-    if mean.shape[-2:] in ((1, 1), size):
-        return mean
-    return F.interpolate(mean[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
+    return mean if mean.shape[-2:] == (1, 1) else match_size(mean[None], size)[0]

@@ -231,16 +231,12 @@ class ScaleAwareCRDModel(nn.Module):
         Returns:
             (B, K) in [0, 2].
         """
-        clean = self.teacher(images)
-        if self.standardise is not None:
-            clean = self.standardise(clean)
+        clean = self._taught(images)
         return scale_distances(clean, self._decode(clean)[1])
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
         """Anomaly map and score of images, (B, 3, H, W)."""
-        clean = self.teacher(images)
-        if self.standardise is not None:
-            clean = self.standardise(clean)
+        clean = self._taught(images)
         embedding, student = self._decode(clean)
         weights = self.scale_adaptation(embedding).weights
         damped, plain = self._maps(clean, student, images.shape[-2:])
@@ -290,6 +286,11 @@ class ScaleAwareCRDModel(nn.Module):
         fine = damped[:, : plain.shape[1]]
         peaks = [map_peak(fine, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
         return torch.cat(peaks, dim=1).clamp_min(0).sqrt()
+
+    def _taught(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The teacher's features of images, standardised as in training."""
+        features = self.teacher(images)
+        return features if self.standardise is None else self.standardise(features)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)

@@ -50,11 +50,13 @@ class ModelSpec:
             msg = f"models.{name} has more than one of own_length, lengths, and a length; give one of them"
             raise ValueError(msg)
         if self.lengths is not None and (
-            len(self.lengths) < 2  # noqa: PLR2004
+            not isinstance(self.lengths, list)
+            or len(self.lengths) < 2  # noqa: PLR2004
+            or any(type(length) is not int for length in self.lengths)
             or self.lengths[0] < 1
             or any(longer <= shorter for shorter, longer in pairwise(self.lengths))
         ):
-            msg = f"models.{name}.lengths must be two or more growing numbers of at least 1, got {self.lengths}"
+            msg = f"models.{name}.lengths must be two or more growing whole numbers of at least 1, got {self.lengths}"
             raise ValueError(msg)
         for component in ("pre_processor", "post_processor", "evaluator", "visualizer"):
             if component in self.init_args:

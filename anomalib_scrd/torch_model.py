@@ -283,7 +283,7 @@ class ScaleAwareCRDModel(nn.Module):
         anomalies; the damped ones tell only what stands out from the rest of the image. The root of a cosine distance
         is, up to a factor, the length between the two directions; it is distributed more evenly than its square.
         """
-        fine = damped[:, : plain.shape[1]]
+        fine, plain = (self.anomaly_map.thinned(maps) for maps in (damped[:, : plain.shape[1]], plain))
         peaks = [map_peak(fine, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
         return torch.cat(peaks, dim=1).clamp_min(0).sqrt()
 

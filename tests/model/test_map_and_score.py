@@ -176,6 +176,24 @@ def test_peak_against_the_loops() -> None:
             assert peaks[b, k].item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_peaks_and_levels_of_thinned_maps_are_those_of_all_pixels() -> None:
+    """Maps with one anomaly in the noise: their peaks against those of every pixel, in units of the peaks' spread."""
+    distances = rand(32, 32, 32)
+    for image, distance in enumerate(distances):
+        distance[image // 2 : image // 2 + 5, 8:12] += 0.05 * image
+    merging = AnomalyMap(sigma=4.0)
+    maps = merging.scales([distances], (128, 128))
+    thin = merging.thinned(maps)
+    assert torch.equal(thin, maps[..., ::2, ::2])
+    for top_k, level in ((0.02, 1.0), (0.1, 0.5)):
+        every, few = map_peak(maps, top_k, level)[:, 0], map_peak(thin, top_k, level)[:, 0]
+        assert ((every - few).std() / every.std()).item() < 0.05
+        assert torch.corrcoef(torch.stack([every, few]))[0, 1].item() > 0.998
+    for sigma in (0.0, 1.0):
+        rough = AnomalyMap(sigma=sigma)
+        assert rough.thinned(maps).shape == maps.shape
+
+
 def test_score_of_the_scales_in_closed_form() -> None:
     deviations = torch.tensor([[3.0, -1.0], [0.0, 0.0], [-50.0, -50.0], [40.0, 30.0]])
     expected = [math.hypot(math.log(1 + math.exp(a)), math.log(1 + math.exp(b))) for a, b in deviations.tolist()]

@@ -124,9 +124,10 @@ def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
     assert (after.pred_score - before.pred_score).abs().max() > 1e-2
 
 
-def test_prediction_against_the_loops() -> None:
+@pytest.mark.parametrize(("sigma", "thinning"), [(1.0, 1), (2.0, 2)])
+def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
     """Map and score from distances, damping, calibration, weights, peaks: each step by the slow reference."""
-    model = build(sigma=1.0, broad_weight=0.7, top_k=0.05, diffuse_top_k=0.2, damping=3.0).train()
+    model = build(sigma=sigma, broad_weight=0.7, top_k=0.05, diffuse_top_k=0.2, damping=3.0).train()
     x = images(2, 3, 64, 64, seed=9)
     with torch.no_grad():
         model.scale_adaptation.linear.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
@@ -146,15 +147,18 @@ def test_prediction_against_the_loops() -> None:
         damped = plain * square / (square + 3.0)
         mean, deviation = model.calibration.mean.flatten().tolist(), model.calibration.square.sqrt().tolist()
         for b in range(2):
-            maps = [reference.smooth(reference.bilinear(part[b], 64, 64), 1.0) for part in (damped, plain)]
+            maps = [reference.smooth(reference.bilinear(part[b], 64, 64), sigma) for part in (damped, plain)]
             weighted = []
             if k > 0:  # all but the finest
-                broad = reference.smooth(reference.bilinear(maps[0], 32, 32), math.sqrt(4.0**2 - 1.0**2) / 2)
+                small = int(64 / (2 * sigma))
+                further = math.sqrt(16 - 1) / 2  # four times as wide, on a grid of half the fine one's sigma
+                broad = reference.smooth(reference.bilinear(maps[0], small, small), further)
                 weighted.append(0.7 * (reference.bilinear(broad, 64, 64) - mean[2 + k]) / deviation[2 + k])
             maps[0] = (maps[0] - mean[k]) / deviation[k]
             if k < 2:  # all but the coarsest
                 weighted.append(maps[0])
             for index, values, share, level in ((k, maps[0], 0.05, 1.0), (3 + k, maps[1], 0.2, 0.5)):
+                values = values[::thinning, ::thinning]  # noqa: PLW2901
                 grid = np.sort(values[::2, ::2].ravel())
                 peak = np.sort(values.ravel())[-int(share * values.size) :].mean() - level * grid[len(grid) // 2]
                 spread = math.sqrt(peaks.square[index].item() / (1 - peaks.concentration.item()))

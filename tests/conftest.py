@@ -6,8 +6,16 @@ from pathlib import Path
 
 import openvino
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Processes of pytest-xdist share the cores, and so do the programs that tests start.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+    _THREADS = max(1, (os.cpu_count() or 1) // _WORKERS)
+    torch.set_num_threads(_THREADS)
+    os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
 # One for all tests, those of anomalib's inferencer included: several would leave this process with a signal stack that
 # is gone, see `anomalib_scrd.benchmark.speed.engines.openvino_core`.

@@ -55,10 +55,24 @@ class PredictionCollector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop the clock and keep the raw outputs in float32 on the CPU."""
+        """Stop the clock and keep the raw outputs."""
         del trainer, batch, batch_idx, dataloader_idx
         _synchronize(pl_module)
         elapsed = time.perf_counter() - self._started
+        self._seconds.append((elapsed, self.add(outputs)))
+
+    def add(self, outputs: Any) -> int:
+        """Keep the raw outputs of a batch in float32 on the CPU.
+
+        Args:
+            outputs: Batch with predictions.
+
+        Returns:
+            Number of its images.
+
+        Raises:
+            ValueError: If there is neither a score nor a map.
+        """
         maps = None if outputs.anomaly_map is None else _drop_channel(outputs.anomaly_map.float())  # (B, H, W)
         if outputs.pred_score is not None:
             scores = outputs.pred_score.float().reshape(-1)
@@ -67,18 +81,18 @@ class PredictionCollector(Callback):
         else:
             msg = "the model returns neither pred_score nor anomaly_map"
             raise ValueError(msg)
-        self._seconds.append((elapsed, len(scores)))
         self._scores.append(scores.cpu())
         self._labels.append(outputs.gt_label.reshape(-1).cpu())
         self.paths.extend(outputs.image_path)
         if not self.keep_maps or maps is None:
-            return
+            return len(scores)
         if outputs.gt_mask is not None:
             mask = _drop_channel(outputs.gt_mask)
             if maps.shape[-2:] != mask.shape[-2:]:
                 maps = F.interpolate(maps.unsqueeze(1), size=mask.shape[-2:], mode="bilinear").squeeze(1)
             self._masks.append((mask != 0).cpu())
         self._maps.append(maps.cpu())
+        return len(scores)
 
     @property
     def scores(self) -> NDArray[np.float32]:

@@ -1,6 +1,15 @@
 """What a benchmark runs: its description as dataclasses, the expansion into single runs, and their keys."""
 
-__all__ = ["BenchmarkConfig", "DataSpec", "ModelSpec", "RunSpec", "ThresholdSpec", "expand_variables"]
+__all__ = [
+    "EXPORTS",
+    "BenchmarkConfig",
+    "DataSpec",
+    "Export",
+    "ModelSpec",
+    "RunSpec",
+    "ThresholdSpec",
+    "expand_variables",
+]
 
 import hashlib
 import json
@@ -9,9 +18,11 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 DATA_VARIABLE = "ANOMALIB_SCRD_DATA"
+Export = Literal["openvino-f32", "openvino-int8-weights", "openvino-int8"]
+EXPORTS: tuple[Export, ...] = get_args(Export)
 _SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -27,6 +38,8 @@ class ModelSpec:
         max_epochs: Length of its training in epochs.
         lengths: Lengths in optimiser steps, growing, from which the held-out normal images choose: the model is trained
             anew with each in turn, as long as that pays (:mod:`anomalib_scrd.benchmark.training_length`).
+        exports: Exported forms of the trained model that predict the test images too
+            (:mod:`anomalib_scrd.benchmark.exports`): openvino-f32, openvino-int8-weights, openvino-int8.
         own_length: Leave the length to the model. Without a length, without this, and with a model that fixes none
             in its ``trainer_arguments``, Lightning would train 1000 epochs unasked: that is an error.
     """
@@ -36,10 +49,11 @@ class ModelSpec:
     max_steps: int | None = None
     max_epochs: int | None = None
     lengths: list[int] | None = None
+    exports: list[Export] = field(default_factory=list)
     own_length: bool = False
 
     def check(self, name: str) -> None:
-        """Raise ValueError unless the lengths make sense and the shared pre-processor is left alone."""
+        """Raise ValueError unless the lengths and exports make sense and the shared pre-processor is left alone."""
         for argument in ("max_steps", "max_epochs"):
             value = getattr(self, argument)
             if value is not None and value < 1:
@@ -57,6 +71,9 @@ class ModelSpec:
             or any(longer <= shorter for shorter, longer in pairwise(self.lengths))
         ):
             msg = f"models.{name}.lengths must be two or more growing whole numbers of at least 1, got {self.lengths}"
+            raise ValueError(msg)
+        if not isinstance(self.exports, list) or any(export not in EXPORTS for export in self.exports):
+            msg = f"models.{name}.exports must be a list of {EXPORTS}, got {self.exports}"
             raise ValueError(msg)
         for component in ("pre_processor", "post_processor", "evaluator", "visualizer"):
             if component in self.init_args:
@@ -184,6 +201,9 @@ class BenchmarkConfig:
             self.model(name).check(name)
             if self.model(name).lengths is not None and self.holdout == 0:
                 msg = f"models.{name}.lengths needs held-out images to choose by: holdout must be above 0, got 0"
+                raise ValueError(msg)
+            if "openvino-int8" in self.model(name).exports and self.holdout == 0:
+                msg = f"models.{name}.exports: held-out images calibrate openvino-int8: holdout must be above 0, got 0"
                 raise ValueError(msg)
         for name in self.data:
             self.data_set(name)

@@ -101,7 +101,8 @@ def write_figures(config: BenchmarkConfig) -> list[Path]:
 def _csv(results: list[dict[str, Any]]) -> str:
     columns = ["data", "model", "seed", "status", "key", *METRICS, "threshold", "threshold_method"]
     columns += [*_COSTS, *_COUNTS, "device", "torch", "anomalib", "code", "data_digest", "started", "seconds"]
-    columns += ["concurrent", "notes", "error"]
+    exported = sorted({export for result in results for export in result.get("exports", {})})
+    columns += [*(f"image_auroc {export}" for export in exported), "concurrent", "notes", "error"]
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -109,6 +110,7 @@ def _csv(results: list[dict[str, Any]]) -> str:
         threshold = result.get("threshold", {})
         row = {**result, **result.get("metrics", {}), **result.get("cost", {}), **result.get("counts", {})}
         row |= result.get("machine", {})
+        row |= {f"image_auroc {name}": found.get("image_auroc") for name, found in result.get("exports", {}).items()}
         row |= {"threshold": threshold.get("value"), "threshold_method": threshold.get("method")}
         row["notes"] = "; ".join(result.get("notes", []))
         writer.writerow(row)
@@ -130,6 +132,7 @@ def _markdown(config: BenchmarkConfig, results: list[dict[str, Any]], command: s
     if len(config.data) > 1:
         columns = {metric: macro_average(good, config.data, metric) for metric in METRICS}
         lines += [f"## {_MACRO[0].upper()}{_MACRO[1:]}", "", *_score_table(config, columns)]
+    lines += _export_table(config, good)
     lines += _difference_table(config, good)
     failed = [result for result in results if result["status"] != "ok"]
     if failed:
@@ -231,6 +234,29 @@ def _cost_table(config: BenchmarkConfig, good: list[dict[str, Any]], data: str) 
             cells = [f"{value:.0f}" if value >= 100 or value == 0 else f"{value:.3g}" for value in means.values()]  # noqa: PLR2004
             lines.append(f"| {_title(config, model)} | {' | '.join(cells)} |")
     return [*lines, ""] if len(lines) > start else []
+
+
+def _export_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
+    metrics = ("image_auroc", "pixel_auroc")
+    rows = []
+    for data in config.data:
+        for name in config.models:
+            results = [r for r in good if (r["data"], r["model"]) == (data, name)]
+            for export in config.model(name).exports:
+                cells = []
+                for metric in metrics:
+                    trained = collect(results, data, metric).get(name, {})
+                    exported = collect([{**r, "metrics": r["exports"].get(export, {})} for r in results], data, metric)
+                    values = exported.get(name, {})
+                    cells += [_cell(estimate(list(values.values())))]
+                    cells += [_signed(paired_difference(values, trained)) if values else "-"]
+                if cells[0] != "-":
+                    rows.append(f"| {data} | {name} | {export} | {' | '.join(cells)} |")
+    if not rows:
+        return []
+    titles = " | ".join(f"{METRICS[metric]} | less the trained model's [95 % interval]" for metric in metrics)
+    head = [f"| data set | model | export | {titles} |", "|---" * (3 + 2 * len(metrics)) + "|"]
+    return ["## Exported models", "", *head, *rows, ""]
 
 
 def _difference_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:

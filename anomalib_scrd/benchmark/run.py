@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from anomalib_scrd.benchmark.callbacks import PredictionCollector, TrainingProgr
 from anomalib_scrd.benchmark.code_version import code_digest
 from anomalib_scrd.benchmark.config import BenchmarkConfig, ModelSpec, RunSpec, expand_variables
 from anomalib_scrd.benchmark.data import Splits, make_splits, synthetic_anomalies
+from anomalib_scrd.benchmark.exports import predict_exported
 from anomalib_scrd.benchmark.metrics import (
     aupro,
     best_f1,
@@ -118,11 +120,17 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         _predict(engine, model, collector, splits, splits.test)
         steps = engine.trainer.global_step
         size = measure.model_size(model.model, engine.trainer.optimizers)
+        metrics, notes = _score(collector, threshold)
+        exports: dict[str, dict[str, float | None]] = {}
+        for export in spec.exports:
+            predict = partial(predict_exported, model, export, splits, config.image_size, Path(scratch))
+            exports[export], found = _score_export(predict, threshold)
+            notes += [f"{export}: {note}" for note in found]
 
-    metrics, notes = _score(collector, threshold)
     result: dict[str, Any] = {
         "status": "ok",
         "metrics": metrics,
+        "exports": exports,
         "threshold": {"value": threshold.value, "method": config.threshold.method, "images": len(threshold.held_out)},
         "cost": {
             "train_seconds": sum(entry["train_seconds"] for entry in lengths),
@@ -342,6 +350,16 @@ def _score(collector: PredictionCollector, threshold: _Threshold) -> tuple[dict[
     if len(np.unique(scores)) == 1:
         notes.append(f"all image scores are {scores[0]}")
     return metrics, notes
+
+
+def _score_export(
+    predict: Callable[[], PredictionCollector], threshold: _Threshold
+) -> tuple[dict[str, float | None], list[str]]:
+    """Metrics of an exported model; where it fails none, and a note why: what was trained and scored is not lost."""
+    try:
+        return _score(predict(), threshold)
+    except Exception as error:  # noqa: BLE001
+        return {}, [f"{type(error).__name__}: {error}"]
 
 
 def _cases(collector: PredictionCollector, count: int, image_size: tuple[int, int]) -> dict[str, np.ndarray]:

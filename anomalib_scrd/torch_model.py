@@ -222,17 +222,18 @@ class ScaleAwareCRDModel(nn.Module):
         self._calibrate(clean, student, images.shape[-2:])
         return TrainingFeatures(clean, student, scale, noisy, restored)
 
-    def distances(self, images: torch.Tensor) -> torch.Tensor:
-        """Distance of the student to the teacher at each scale, the pull of the loss; in evaluation mode.
+    def scales(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the loss sees of each scale: distance of the student to the teacher, and weight; in evaluation mode.
 
         Args:
             images: (B, 3, H, W), normalised.
 
         Returns:
-            (B, K) in [0, 2].
+            (B, K) distances in [0, 2], the pull, and (B, K) weights, whose rows sum to K.
         """
         clean = self._taught(images)
-        return scale_distances(clean, self._decode(clean)[1])
+        embedding, student = self._decode(clean)
+        return scale_distances(clean, student), self.scale_adaptation(embedding).weights
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
         """Anomaly map and score of images, (B, 3, H, W)."""

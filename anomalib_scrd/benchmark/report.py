@@ -132,6 +132,7 @@ def _markdown(config: BenchmarkConfig, results: list[dict[str, Any]], command: s
     if len(config.data) > 1:
         columns = {metric: macro_average(good, config.data, metric) for metric in METRICS}
         lines += [f"## {_MACRO[0].upper()}{_MACRO[1:]}", "", *_score_table(config, columns)]
+    lines += _scale_table(config, good)
     lines += _export_table(config, good)
     lines += _difference_table(config, good)
     failed = [result for result in results if result["status"] != "ok"]
@@ -234,6 +235,32 @@ def _cost_table(config: BenchmarkConfig, good: list[dict[str, Any]], data: str) 
             cells = [f"{value:.0f}" if value >= 100 or value == 0 else f"{value:.3g}" for value in means.values()]  # noqa: PLR2004
             lines.append(f"| {_title(config, model)} | {' | '.join(cells)} |")
     return [*lines, ""] if len(lines) > start else []
+
+
+def _scale_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for data in config.data:
+        for name in config.models:
+            found = [r["scales"] for r in good if (r["data"], r["model"]) == (data, name) and r.get("scales")]
+            if found:
+                cells = [_cell(estimate([scales["entropy"] for scales in found]))]
+                for key in ("weights", "weight_spreads", "pull_first", "pull_last"):
+                    columns = zip(*(scales[key] for scales in found if scales[key]), strict=True)
+                    cells.append(", ".join(f"{plain_statistics.fmean(column):.3f}" for column in columns) or "-")
+                rows.append(f"| {data} | {name} | {' | '.join(cells)} |")
+    if not rows:
+        return []
+    titles = ["entropy / largest", "weights", "their spread between images", "first pull logged", "last pull"]
+    return [
+        "## Weights of the scales",
+        "",
+        "On the held-out normal images, finest scale first, mean over seeds.",
+        "",
+        f"| data set | model | {' | '.join(titles)} |",
+        "|---" * (len(titles) + 2) + "|",
+        *rows,
+        "",
+    ]
 
 
 def _export_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:

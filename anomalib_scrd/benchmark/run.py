@@ -42,7 +42,9 @@ from anomalib_scrd.benchmark.metrics import (
     rank_auroc,
     thresholded_metrics,
 )
+from anomalib_scrd.benchmark.scales import PullRecorder, scale_report
 from anomalib_scrd.benchmark.store import RunStore, write_atomically
+from anomalib_scrd.lightning_model import ScaleAwareCRD
 
 _COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
 
@@ -63,6 +65,7 @@ class _Trained:
     engine: Engine
     model: AnomalibModule
     collector: PredictionCollector
+    pull: PullRecorder
     batches: int
     seconds: float
 
@@ -100,12 +103,13 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
             model = _build_model(model_class, model_args, config.image_size)
             progress = TrainingProgress(_progress_writer(store.path(run, ".progress")))
             collector = PredictionCollector()
-            engine = _engine(run, config, model, [collector, progress], scratch, length)
+            pull = PullRecorder()
+            engine = _engine(run, config, model, [collector, progress, pull], scratch, length)
             started = time.perf_counter()
             with splits.training_view() as module:
                 engine.fit(model, datamodule=module)
             splits.module.setup()  # gives the other parts the model's resize, as the training part had it
-            return _Trained(engine, model, collector, progress.batches, time.perf_counter() - started)
+            return _Trained(engine, model, collector, pull, progress.batches, time.perf_counter() - started)
 
         trained, lengths = _train(spec, train, splits)
         engine, model, collector = trained.engine, trained.model, trained.collector
@@ -121,6 +125,9 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         steps = engine.trainer.global_step
         size = measure.model_size(model.model, engine.trainer.optimizers)
         metrics, notes = _score(collector, threshold)
+        scales = None
+        if splits.held_out is not None and isinstance(model, ScaleAwareCRD):
+            scales = scale_report(model, splits.held_out, splits.module.eval_batch_size, trained.pull)
         exports: dict[str, dict[str, float | None]] = {}
         for export in spec.exports:
             predict = partial(predict_exported, model, export, splits, config.image_size, Path(scratch))
@@ -131,6 +138,7 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         "status": "ok",
         "metrics": metrics,
         "exports": exports,
+        "scales": scales,
         "threshold": {"value": threshold.value, "method": config.threshold.method, "images": len(threshold.held_out)},
         "cost": {
             "train_seconds": sum(entry["train_seconds"] for entry in lengths),

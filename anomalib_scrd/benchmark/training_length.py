@@ -2,10 +2,9 @@
 
 __all__ = ["LEAST_GAIN", "check_kind", "held_out_distance", "pays"]
 
-import torch
 from anomalib.data import AnomalibDataset
-from torch.utils.data import DataLoader
 
+from anomalib_scrd.benchmark.scales import held_out_scales
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 
 # A longer training has to bring the student this share nearer to the teacher on images that it has not seen: less is
@@ -23,7 +22,6 @@ def check_kind(model_class: type) -> None:
         raise TypeError(msg)
 
 
-@torch.no_grad()
 def held_out_distance(model: ScaleAwareCRD, images: AnomalibDataset, batch_size: int) -> float:
     """Distance of the student to the teacher on normal images that it was not trained on.
 
@@ -35,16 +33,8 @@ def held_out_distance(model: ScaleAwareCRD, images: AnomalibDataset, batch_size:
     Returns:
         Mean over the images of the sum over the scales, in [0, 2 K].
     """
-    was_training = model.training
-    model.eval()
-    sums = []
-    for batch in DataLoader(images, batch_size, collate_fn=images.collate_fn):
-        shown = batch.image.to(model.device)
-        if model.pre_processor is not None:
-            shown = model.pre_processor(shown)
-        sums.append(model.model.distances(shown).sum(dim=1).cpu())
-    model.train(was_training)
-    return torch.cat(sums).double().mean().item()
+    distances, _ = held_out_scales(model, images, batch_size)
+    return distances.sum(dim=1).double().mean().item()
 
 
 def pays(before: float, after: float) -> bool:

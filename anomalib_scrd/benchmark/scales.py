@@ -1,0 +1,104 @@
+"""What the scales of a trained model do on normal images that it was not trained on."""
+
+__all__ = ["PullRecorder", "held_out_scales", "scale_report", "weight_entropy"]
+
+import math
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataset
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from anomalib_scrd.lightning_model import ScaleAwareCRD
+
+_PULL = "pull/"
+
+
+class PullRecorder(Callback):
+    """Keeps the first and the last pull of each scale that a training logs, finest first; empty where it logs none."""
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.last: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look for the first values until they are there."""
+        del pl_module, batch, batch_idx
+        if not self.first:
+            self.first = _logged(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the last ones."""
+        del pl_module
+        self.last = _logged(trainer)
+
+
+@torch.no_grad()
+def held_out_scales(
+    model: ScaleAwareCRD, images: AnomalibDataset, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distance of the student to the teacher at each scale of each image, and the weight of the scale.
+
+    Args:
+        model: A trained model.
+        images: Normal images.
+        batch_size: Images at a time.
+
+    Returns:
+        (N, K) distances in [0, 2] and (N, K) weights whose rows sum to K, on the CPU.
+    """
+    was_training = model.training
+    model.eval()
+    distances, weights = [], []
+    for batch in DataLoader(images, batch_size, collate_fn=images.collate_fn):
+        shown = batch.image.to(model.device)
+        if model.pre_processor is not None:
+            shown = model.pre_processor(shown)
+        found = model.model.scales(shown)
+        distances.append(found[0].cpu())
+        weights.append(found[1].cpu())
+    model.train(was_training)
+    return torch.cat(distances), torch.cat(weights)
+
+
+def weight_entropy(weights: torch.Tensor) -> float:
+    """Mean over images of the entropy of the weights, as a share of the largest there is, in [0, 1].
+
+    1 where all scales weigh the same, 0 where one has all the weight.
+
+    Args:
+        weights: (N, K), at least 0, rows sum to K.
+    """
+    share = weights.double() / weights.shape[1]
+    return (-torch.special.xlogy(share, share).sum(dim=1).mean() / math.log(weights.shape[1])).item()
+
+
+def scale_report(
+    model: ScaleAwareCRD, images: AnomalibDataset, batch_size: int, pull: PullRecorder
+) -> dict[str, list[str] | list[float] | float]:
+    """Whether the weights collapsed, whether they differ between images, and whether every scale has learned.
+
+    Args:
+        model: A trained model.
+        images: Held-out normal images.
+        batch_size: Images at a time.
+        pull: What its training logged.
+
+    Returns:
+        ``layers``, finest first; for each of them ``weights``, mean over the images, ``weight_spreads``, standard
+        deviations between images, ``pull_first`` and ``pull_last``; and ``entropy``, see :func:`weight_entropy`.
+    """
+    _, weights = held_out_scales(model, images, batch_size)
+    return {
+        "layers": list(model.model.teacher.layers),
+        "entropy": weight_entropy(weights),
+        "weights": weights.mean(dim=0).tolist(),
+        "weight_spreads": weights.std(dim=0, correction=0).tolist(),
+        "pull_first": pull.first,
+        "pull_last": pull.last,
+    }
+
+
+def _logged(trainer: Trainer) -> list[float]:
+    return [value.item() for name, value in trainer.callback_metrics.items() if name.startswith(_PULL)]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,27 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_contenders_alternate_and_warm_up_apart(clock: Clock) -> None:
     work = {"a": clock.work("a", 9, 1, 2, 3), "b": clock.work("b", 9, 2, 8, 3)}
     samples = alternate(ready(work), rounds=3, warmup=1, clock=clock)
-    assert clock.calls == ["a", "b"] * 4
+    assert [sorted(clock.calls[start : start + 2]) for start in range(0, 8, 2)] == [["a", "b"]] * 4
     assert samples.seconds == {"a": [1, 2, 3], "b": [2, 8, 3]}
     assert samples.errors == {}
     assert ratio(samples.seconds["a"], samples.seconds["b"]).median == 0.5  # of 1/2, 2/8 and 3/3
+
+
+def test_every_contender_comes_after_every_other(clock: Clock) -> None:
+    names = "abcd"
+    samples = alternate(ready({name: clock.work(name, 1) for name in names}), rounds=12, warmup=0, clock=clock)
+    assert samples.seconds == {name: [1] * 12 for name in names}
+    assert len(set(pairwise(clock.calls)) - {(name, name) for name in names}) == 12
+    first = clock.calls
+    clock.calls = []
+    alternate(ready({name: clock.work(name, 1) for name in names}), rounds=12, warmup=0, clock=clock)
+    assert clock.calls == first
+
+
+def test_contenders_settle_before_they_are_timed(clock: Clock) -> None:
+    work = {"a": clock.work("a", 9, 5, 1, 5, 2), "b": clock.work("b", 9, 7, 3, 7, 4)}
+    samples = alternate(ready(work), rounds=2, warmup=1, clock=clock, settle=1)
+    assert samples.seconds == {"a": [1, 2], "b": [3, 4]}
 
 
 def test_medians_quartiles_and_the_interval_of_a_ratio() -> None:

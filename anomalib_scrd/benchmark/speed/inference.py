@@ -135,7 +135,8 @@ def _warm(config: SpeedConfig, files: dict[tuple[str, str], _File], batch: int, 
         label: partial(open_model, engine, files[name, FILES[engine]].path, batch, config.image_size, config)
         for label, (name, engine) in pairs.items()
     }
-    samples = alternate(contenders, rounds=config.rounds, warmup=config.warmup, clock=device_clock(config.torch_device))
+    clock = device_clock(config.torch_device)
+    samples = alternate(contenders, rounds=config.rounds, warmup=config.warmup, clock=clock, settle=1)
     seconds = section.take(f"batch {batch}", samples)
     columns = ["model", "engine", "ms (quartiles)", "images/s", "time / baseline, same engine"]
     table = Table(f"Predictions, batch {batch}", [*columns, f"speed-up over {_REFERENCE}"], [])

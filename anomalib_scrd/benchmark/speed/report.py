@@ -43,8 +43,9 @@ class Report:
         )
         machine = "; ".join(f"{name} {value}" for name, value in self.machine.items())
         reading = (
-            "Times are medians with quartiles in round brackets. Contenders run in turn; ratios are medians of the "
-            "ratios round by round, with a 95 % interval in square brackets where there are enough rounds."
+            "Times are medians with quartiles in round brackets. Contenders run in turn, each round in another order; "
+            "ratios are medians of the ratios round by round, with a 95 % interval in square brackets where there are "
+            "enough rounds."
         )
         return [
             "# Speed",

@@ -67,17 +67,19 @@ class Samples:
     errors: dict[str, str] = field(default_factory=dict)
 
 
-def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock) -> Samples:
-    """Time contenders in turn: A B C, A B C, ...
+def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock, settle: int = 0) -> Samples:
+    """Time contenders in turn, each round in another order: A B C, C A B, ...
 
     What disturbs the machine for longer than a round disturbs all of them, so that ratios within a round are steadier
-    than the times themselves. A contender that fails is recorded and the others go on.
+    than the times themselves. Who comes after whom differs, since a contender leaves caches and waiting threads to the
+    next. A contender that fails is recorded and the others go on.
 
     Args:
         contenders: What builds them.
         rounds: Timed runs of each.
         warmup: Untimed runs of each before, also in turn.
         clock: Time in seconds.
+        settle: Untimed runs of a contender directly before each timed one: the time of work that repeats.
 
     Returns:
         The times in the order of the contenders, and the errors.
@@ -94,7 +96,9 @@ def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock)
             samples.seconds.pop(name, None)
             return None
 
-    def timed(work: Callable[[], Any]) -> float:
+    def timed(work: Callable[[], Any], settle: int) -> float:
+        for _ in range(settle):
+            work()
         start = clock()
         work()
         return clock() - start
@@ -110,11 +114,13 @@ def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock)
             for name, work in list(running.items()):
                 attempt(name, work)
         samples.seconds = {name: [] for name in running}
+        generator = torch.Generator().manual_seed(0)  # every measurement of the same contenders in the same orders
         for _ in range(rounds):
             gc.collect()  # between the rounds, so that it strikes no contender by chance
             gc.disable()
-            for name, work in list(running.items()):
-                seconds = attempt(name, partial(timed, work))
+            turn = list(running.items())
+            for name, work in (turn[index] for index in torch.randperm(len(turn), generator=generator).tolist()):
+                seconds = attempt(name, partial(timed, work, settle))
                 if seconds is not None:
                     samples.seconds[name].append(seconds)
             gc.enable()

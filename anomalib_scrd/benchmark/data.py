@@ -16,6 +16,7 @@ from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch import seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader
 
 
 @dataclass
@@ -44,6 +45,15 @@ class Splits:
             self.module.test_data = self.test
             if self.held_out is not None:
                 self.module.val_data = self.held_out
+
+    def loader(self, images: AnomalibDataset) -> DataLoader:
+        """Load one of the parts as the data module loads its images, in its batches for tests."""
+        return DataLoader(
+            images,
+            batch_size=self.module.eval_batch_size,
+            num_workers=self.module.num_workers,
+            collate_fn=self.module.external_collate_fn or images.collate_fn,
+        )
 
     def counts(self) -> dict[str, int]:
         """Count the images of each part."""

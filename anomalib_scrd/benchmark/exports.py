@@ -5,9 +5,7 @@ __all__ = ["predict_exported"]
 from pathlib import Path
 
 import torch
-from anomalib.data import AnomalibDataset
 from anomalib.models.components import AnomalibModule
-from torch.utils.data import DataLoader
 
 from anomalib_scrd.benchmark.callbacks import PredictionCollector
 from anomalib_scrd.benchmark.config import Export
@@ -39,13 +37,8 @@ def predict_exported(
     core = openvino_core()
     predict = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     collector = PredictionCollector()
-    for batch in _loader(splits.test, splits):
+    for batch in splits.loader(splits.test):
         outputs = predict([batch.image.numpy()])
         found = {name: torch.from_numpy(outputs[name]) for name in ("pred_score", "anomaly_map")}
         collector.add(batch.update(**found))
     return collector
-
-
-def _loader(images: AnomalibDataset, splits: Splits) -> DataLoader:
-    collate = splits.module.external_collate_fn or images.collate_fn
-    return DataLoader(images, batch_size=splits.module.eval_batch_size, collate_fn=collate)

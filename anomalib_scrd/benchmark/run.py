@@ -25,7 +25,6 @@ from anomalib.models import AnomalibModule
 from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from anomalib_scrd.benchmark import measure, training_length
 from anomalib_scrd.benchmark.callbacks import PredictionCollector, TrainingProgress
@@ -311,13 +310,7 @@ def _predict(
     engine: Engine, model: AnomalibModule, collector: PredictionCollector, splits: Splits, images: AnomalibDataset
 ) -> None:
     collector.reset()
-    loader = DataLoader(
-        images,
-        batch_size=splits.module.eval_batch_size,
-        num_workers=splits.module.num_workers,
-        collate_fn=splits.module.external_collate_fn or images.collate_fn,
-    )
-    engine.predict(model, dataloaders=loader, return_predictions=False)
+    engine.predict(model, dataloaders=splits.loader(images), return_predictions=False)
 
 
 def _choose_threshold(

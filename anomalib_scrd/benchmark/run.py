@@ -126,7 +126,7 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         metrics, notes = _score(collector, threshold)
         scales = None
         if splits.held_out is not None and isinstance(model, ScaleAwareCRD):
-            scales = scale_report(model, splits.held_out, splits.module.eval_batch_size, trained.pull)
+            scales = scale_report(model, splits.loader(splits.held_out), trained.pull)
         exports: dict[str, dict[str, float | None]] = {}
         for export in spec.exports:
             predict = partial(predict_exported, model, export, splits, config.image_size, Path(scratch))
@@ -260,7 +260,7 @@ def _train(
     entries: list[dict[str, float]] = []
     for steps in spec.lengths:
         trained = train({"max_steps": steps})
-        distance = training_length.held_out_distance(trained.model, splits.held_out, splits.module.eval_batch_size)  # type: ignore[arg-type]
+        distance = training_length.held_out_distance(trained.model, splits.loader(splits.held_out))  # type: ignore[arg-type]
         entries.append({"steps": steps, "train_seconds": trained.seconds, "held_out_distance": distance})
         if chosen is not None and not training_length.pays(entries[-2]["held_out_distance"], distance):
             break

@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataset
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -23,9 +22,9 @@ class PullRecorder(Callback):
         self.last: list[float] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Look for the first values until they are there."""
+        """Take the values of the first row, once; other models have none, and reading metrics waits for the device."""
         del pl_module, batch, batch_idx
-        if not self.first:
+        if not self.first and trainer.global_step == trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self.first = _logged(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -35,15 +34,12 @@ class PullRecorder(Callback):
 
 
 @torch.no_grad()
-def held_out_scales(
-    model: ScaleAwareCRD, images: AnomalibDataset, batch_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def held_out_scales(model: ScaleAwareCRD, batches: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
     """Distance of the student to the teacher at each scale of each image, and the weight of the scale.
 
     Args:
         model: A trained model.
-        images: Normal images.
-        batch_size: Images at a time.
+        batches: Normal images.
 
     Returns:
         (N, K) distances in [0, 2] and (N, K) weights whose rows sum to K, on the CPU.
@@ -51,7 +47,7 @@ def held_out_scales(
     was_training = model.training
     model.eval()
     distances, weights = [], []
-    for batch in DataLoader(images, batch_size, collate_fn=images.collate_fn):
+    for batch in batches:
         shown = batch.image.to(model.device)
         if model.pre_processor is not None:
             shown = model.pre_processor(shown)
@@ -75,21 +71,20 @@ def weight_entropy(weights: torch.Tensor) -> float:
 
 
 def scale_report(
-    model: ScaleAwareCRD, images: AnomalibDataset, batch_size: int, pull: PullRecorder
+    model: ScaleAwareCRD, batches: DataLoader, pull: PullRecorder
 ) -> dict[str, list[str] | list[float] | float]:
     """Whether the weights collapsed, whether they differ between images, and whether every scale has learned.
 
     Args:
         model: A trained model.
-        images: Held-out normal images.
-        batch_size: Images at a time.
+        batches: Held-out normal images.
         pull: What its training logged.
 
     Returns:
         ``layers``, finest first; for each of them ``weights``, mean over the images, ``weight_spreads``, standard
         deviations between images, ``pull_first`` and ``pull_last``; and ``entropy``, see :func:`weight_entropy`.
     """
-    _, weights = held_out_scales(model, images, batch_size)
+    _, weights = held_out_scales(model, batches)
     return {
         "layers": list(model.model.teacher.layers),
         "entropy": weight_entropy(weights),

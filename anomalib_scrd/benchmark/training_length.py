@@ -2,7 +2,7 @@
 
 __all__ = ["LEAST_GAIN", "check_kind", "held_out_distance", "pays"]
 
-from anomalib.data import AnomalibDataset
+from torch.utils.data import DataLoader
 
 from anomalib_scrd.benchmark.scales import held_out_scales
 from anomalib_scrd.lightning_model import ScaleAwareCRD
@@ -22,18 +22,17 @@ def check_kind(model_class: type) -> None:
         raise TypeError(msg)
 
 
-def held_out_distance(model: ScaleAwareCRD, images: AnomalibDataset, batch_size: int) -> float:
+def held_out_distance(model: ScaleAwareCRD, batches: DataLoader) -> float:
     """Distance of the student to the teacher on normal images that it was not trained on.
 
     Args:
         model: A trained model.
-        images: Normal images.
-        batch_size: Images at a time.
+        batches: Normal images.
 
     Returns:
         Mean over the images of the sum over the scales, in [0, 2 K].
     """
-    distances, _ = held_out_scales(model, images, batch_size)
+    distances, _ = held_out_scales(model, batches)
     return distances.sum(dim=1).double().mean().item()
 
 

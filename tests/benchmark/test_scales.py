@@ -37,11 +37,10 @@ class Pulls(Callback):
 
 
 def test_scales_of_a_run(benchmark_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    pulls, models = Pulls(), []
+    pulls = Pulls()
     original = run_module._engine
 
     def engine(run: Any, config: Any, model: Any, callbacks: list[Any], *args: Any) -> Any:
-        models.append(model)
         return original(run, config, model, [*callbacks, pulls], *args)
 
     monkeypatch.setattr(run_module, "_engine", engine)

@@ -62,8 +62,8 @@ def test_held_out_images_alone_choose(
     """The distance is the pull of the loss in evaluation mode, by the loops, of the held-out images and no others."""
     seen = []
 
-    def spy(model: Any, images: Any, batch_size: int) -> float:
-        seen.append((model, images, held_out_distance(model, images, batch_size)))
+    def spy(model: Any, batches: Any) -> float:
+        seen.append((model, batches.dataset, held_out_distance(model, batches)))
         return seen[-1][2]
 
     monkeypatch.setattr(training_length, "held_out_distance", spy)

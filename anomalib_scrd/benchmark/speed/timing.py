@@ -96,7 +96,7 @@ def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock,
             samples.seconds.pop(name, None)
             return None
 
-    def timed(work: Callable[[], Any], settle: int) -> float:
+    def timed(work: Callable[[], Any]) -> float:
         for _ in range(settle):
             work()
         start = clock()
@@ -120,7 +120,7 @@ def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock,
             gc.disable()
             turn = list(running.items())
             for name, work in (turn[index] for index in torch.randperm(len(turn), generator=generator).tolist()):
-                seconds = attempt(name, partial(timed, work, settle))
+                seconds = attempt(name, partial(timed, work))
                 if seconds is not None:
                     samples.seconds[name].append(seconds)
             gc.enable()

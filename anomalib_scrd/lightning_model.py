@@ -130,7 +130,7 @@ class ScaleAwareCRD(AnomalibModule):
         student_block: BlockChoice = "auto",
         student_depth: int | Sequence[int] | None = None,
         pull_weight: float = 1.0,
-        restore_weight: float = 1.0,
+        restore_weight: float = 0.0,
         contrast_weight: float = 0.1,
         feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",

@@ -106,7 +106,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
         ValueError: If a weight is negative, or all are 0.
     """
 
-    def __init__(self, pull_weight: float = 1.0, restore_weight: float = 1.0, contrast_weight: float = 1.0) -> None:
+    def __init__(self, pull_weight: float = 1.0, restore_weight: float = 0.0, contrast_weight: float = 0.1) -> None:
         super().__init__()
         weights = {"pull_weight": pull_weight, "restore_weight": restore_weight, "contrast_weight": contrast_weight}
         for name, value in weights.items():

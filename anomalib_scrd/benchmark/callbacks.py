@@ -1,6 +1,6 @@
 """Lightning callbacks of a run: one collects raw predictions, one tells how far a training is."""
 
-__all__ = ["PredictionCollector", "TrainingProgress"]
+__all__ = ["PredictionCollector", "TrainingProgress", "synchronise"]
 
 import time
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class PredictionCollector(Callback):
     ) -> None:
         """Start the clock."""
         del trainer, batch, batch_idx, dataloader_idx
-        _synchronize(pl_module)
+        synchronise(pl_module.device)
         self._started = time.perf_counter()
 
     def on_predict_batch_end(
@@ -57,7 +57,7 @@ class PredictionCollector(Callback):
     ) -> None:
         """Stop the clock and keep the raw outputs."""
         del trainer, batch, batch_idx, dataloader_idx
-        _synchronize(pl_module)
+        synchronise(pl_module.device)
         elapsed = time.perf_counter() - self._started
         self._seconds.append((elapsed, self.add(outputs)))
 
@@ -161,6 +161,7 @@ def _drop_channel(images: torch.Tensor) -> torch.Tensor:
     return plain.squeeze(1) if plain.ndim == 4 else plain  # noqa: PLR2004
 
 
-def _synchronize(module: LightningModule) -> None:
-    if module.device.type == "cuda":
-        torch.cuda.synchronize(module.device)
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done what was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

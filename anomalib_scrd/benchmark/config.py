@@ -40,6 +40,9 @@ class ModelSpec:
             anew with each in turn, as long as that pays (:mod:`anomalib_scrd.benchmark.training_length`).
         exports: Exported forms of the trained model that predict the test images too
             (:mod:`anomalib_scrd.benchmark.exports`): openvino-f32, openvino-int8-weights, openvino-int8.
+        read_outs: Further read-outs of the same training, for ``ScaleAwareCRD`` alone: the arguments of map and score
+            that differ from those in ``init_args``, by the names they have in tables behind the model's
+            (:mod:`anomalib_scrd.benchmark.read_outs`).
         own_length: Leave the length to the model. Without a length, without this, and with a model that fixes none
             in its ``trainer_arguments``, Lightning would train 1000 epochs unasked: that is an error.
     """
@@ -50,10 +53,11 @@ class ModelSpec:
     max_epochs: int | None = None
     lengths: list[int] | None = None
     exports: list[Export] = field(default_factory=list)
+    read_outs: dict[str, dict[str, Any]] = field(default_factory=dict)
     own_length: bool = False
 
     def check(self, name: str) -> None:
-        """Raise ValueError unless the lengths and exports make sense and the shared pre-processor is left alone."""
+        """Raise ValueError unless lengths, exports and read-outs make sense and the shared parts are left alone."""
         for argument in ("max_steps", "max_epochs"):
             value = getattr(self, argument)
             if value is not None and value < 1:
@@ -75,10 +79,30 @@ class ModelSpec:
         if not isinstance(self.exports, list) or any(export not in EXPORTS for export in self.exports):
             msg = f"models.{name}.exports must be a list of {EXPORTS}, got {self.exports}"
             raise ValueError(msg)
+        if self.read_outs:
+            self._check_read_outs(f"models.{name}")
         for component in ("pre_processor", "post_processor", "evaluator", "visualizer"):
             if component in self.init_args:
                 msg = f"models.{name}.init_args must not hold {component!r}: the benchmark sets it alike for all models"
                 raise ValueError(msg)
+
+    def _check_read_outs(self, place: str) -> None:
+        from anomalib_scrd.benchmark.read_outs import check_read_outs
+
+        if self.class_path.rpartition(".")[2] != "ScaleAwareCRD":
+            msg = f"{place}.read_outs: only ScaleAwareCRD has read-outs, got class_path {self.class_path!r}"
+            raise ValueError(msg)
+        if self.lengths is not None:
+            msg = f"{place} has read_outs and lengths; give one of them"
+            raise ValueError(msg)
+        if not isinstance(self.read_outs, dict) or not all(isinstance(one, dict) for one in self.read_outs.values()):
+            msg = f"{place}.read_outs must hold arguments by name, got {self.read_outs}"
+            raise ValueError(msg)
+        try:
+            check_read_outs(self.read_outs)
+        except ValueError as error:
+            msg = f"{place}.read_outs.{error}"
+            raise ValueError(msg) from error
 
 
 @dataclass

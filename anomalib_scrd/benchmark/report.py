@@ -50,6 +50,22 @@ def finished_results(config: BenchmarkConfig) -> list[dict[str, Any]]:
     return [result for run in config.runs() if (result := store.load(run)) is not None]
 
 
+def with_read_outs(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results with each read-out behind the model that it belongs to, as one more model with the same costs."""
+    rows: list[dict[str, Any]] = []
+    for result in results:
+        rows.append(dict(result))
+        for name, metrics in result.get("read_outs", {}).items():
+            own = {"metrics": metrics, "threshold": {}, "exports": {}, "scales": None, "notes": []}
+            rows.append({**result, **own, "model": read_out_title(result["model"], name)})
+    return rows
+
+
+def read_out_title(model: str, read_out: str) -> str:
+    """Name of a read-out in tables; no model has a colon in its own."""
+    return f"{model}: {read_out}"
+
+
 def collect(results: Iterable[Mapping[str, Any]], data: str, metric: str) -> Scores:
     """Finite values of one metric on one data set, by model and seed."""
     scores: Scores = {}
@@ -106,7 +122,7 @@ def _csv(results: list[dict[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for result in results:
+    for result in with_read_outs(results):
         threshold = result.get("threshold", {})
         row = {**result, **result.get("metrics", {}), **result.get("cost", {}), **result.get("counts", {})}
         row |= result.get("machine", {})
@@ -119,6 +135,7 @@ def _csv(results: list[dict[str, Any]]) -> str:
 
 def _markdown(config: BenchmarkConfig, results: list[dict[str, Any]], command: str) -> str:
     good = [result for result in results if result["status"] == "ok"]
+    rows = with_read_outs(good)
     lines = ["# Benchmark", ""]
     if command:
         lines += ["```", command, "```", ""]
@@ -127,14 +144,15 @@ def _markdown(config: BenchmarkConfig, results: list[dict[str, Any]], command: s
     if warnings:
         lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
     for data in config.data:
-        columns = {metric: collect(good, data, metric) for metric in METRICS}
+        columns = {metric: collect(rows, data, metric) for metric in METRICS}
         lines += [f"## {data}", "", *_score_table(config, columns), *_cost_table(config, good, data)]
     if len(config.data) > 1:
-        columns = {metric: macro_average(good, config.data, metric) for metric in METRICS}
+        columns = {metric: macro_average(rows, config.data, metric) for metric in METRICS}
         lines += [f"## {_MACRO[0].upper()}{_MACRO[1:]}", "", *_score_table(config, columns)]
     lines += _scale_table(config, good)
     lines += _export_table(config, good)
-    lines += _difference_table(config, good)
+    lines += _difference_table(config, rows)
+    lines += _candidate_table(config, rows)
     failed = [result for result in results if result["status"] != "ok"]
     if failed:
         lines += ["## Failed runs", "", "| data set | model | seed | error | where |", "|---|---|---|---|---|"]
@@ -206,11 +224,19 @@ def _score_table(config: BenchmarkConfig, columns: Mapping[str, Scores]) -> list
     if not shown:
         return ["Nothing finished.", ""]
     lines = [f"| model | {' | '.join(METRICS[metric] for metric in shown)} |", "|---" * (len(shown) + 1) + "|"]
-    for model in config.models:
+    for model in _rows(config):
         cells = [_cell(estimate(list(columns[metric].get(model, {}).values()))) for metric in shown]
         if any(cell != "-" for cell in cells):
             lines.append(f"| {_title(config, model)} | {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _rows(config: BenchmarkConfig) -> list[str]:
+    """Models, each before its read-outs."""
+    names = []
+    for model in config.models:
+        names += [model, *(read_out_title(model, name) for name in config.model(model).read_outs)]
+    return names
 
 
 def _cost_table(config: BenchmarkConfig, good: list[dict[str, Any]], data: str) -> list[str]:
@@ -312,6 +338,33 @@ def _difference_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> li
         "",
         "| data set | metric | model | best baseline | difference [95 % interval] | seeds |",
         "|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _candidate_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
+    """What every other row of the tables is away from the candidate; for more than one there are too many pairs."""
+    if len(config.candidates) != 1:
+        return []
+    (candidate,) = config.candidates
+    scores = {data: collect(good, data, "image_auroc") for data in config.data}
+    if len(config.data) > 1:
+        scores[_MACRO] = macro_average(good, config.data, "image_auroc")
+    rows = []
+    for name in _rows(config):
+        pairs = [paired_difference(found.get(name, {}), found.get(candidate, {})) for found in scores.values()]
+        if name != candidate and any(pair.count for pair in pairs):
+            rows.append(f"| {name} | {' | '.join(_signed(pair) if pair.count else '-' for pair in pairs)} |")
+    if not rows:
+        return []
+    return [
+        f"## Paired difference to {candidate}",
+        "",
+        f"{METRICS['image_auroc']} less that of {candidate}, seed by seed [95 % interval].",
+        "",
+        f"| model | {' | '.join(scores)} |",
+        "|---" * (len(scores) + 1) + "|",
         *rows,
         "",
     ]

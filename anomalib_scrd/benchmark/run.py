@@ -41,10 +41,12 @@ from anomalib_scrd.benchmark.metrics import (
     rank_auroc,
     thresholded_metrics,
 )
+from anomalib_scrd.benchmark.read_outs import ReadOuts
 from anomalib_scrd.benchmark.scales import PullRecorder, scale_report
 from anomalib_scrd.benchmark.store import RunStore, write_atomically
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 
+_NOTHING = np.empty(0, dtype=np.float32)
 _COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
 
 
@@ -65,6 +67,7 @@ class _Trained:
     model: AnomalibModule
     collector: PredictionCollector
     pull: PullRecorder
+    read_outs: ReadOuts
     batches: int
     seconds: float
 
@@ -103,12 +106,15 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
             progress = TrainingProgress(_progress_writer(store.path(run, ".progress")))
             collector = PredictionCollector()
             pull = PullRecorder()
-            engine = _engine(run, config, model, [collector, progress, pull], scratch, length)
+            read_outs = ReadOuts(spec.read_outs)
+            callbacks = [collector, progress, pull, *([read_outs] if spec.read_outs else [])]
+            engine = _engine(run, config, model, callbacks, scratch, length)
             started = time.perf_counter()
             with splits.training_view() as module:
                 engine.fit(model, datamodule=module)
+            seconds = time.perf_counter() - started - read_outs.seconds
             splits.module.setup()  # gives the other parts the model's resize, as the training part had it
-            return _Trained(engine, model, collector, pull, progress.batches, time.perf_counter() - started)
+            return _Trained(engine, model, collector, pull, read_outs, progress.batches, seconds)
 
         trained, lengths = _train(spec, train, splits)
         engine, model, collector = trained.engine, trained.model, trained.collector
@@ -127,6 +133,10 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         scales = None
         if splits.held_out is not None and isinstance(model, ScaleAwareCRD):
             scales = scale_report(model, splits.loader(splits.held_out), trained.pull)
+        read_outs: dict[str, dict[str, float | None]] = {}
+        if spec.read_outs:
+            read_outs, found = _score_read_outs(trained, splits, config)
+            notes += found
         exports: dict[str, dict[str, float | None]] = {}
         for export in spec.exports:
             predict = partial(predict_exported, model, export, splits, config.image_size, Path(scratch))
@@ -137,6 +147,7 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         "status": "ok",
         "metrics": metrics,
         "exports": exports,
+        "read_outs": read_outs,
         "scales": scales,
         "threshold": {"value": threshold.value, "method": config.threshold.method, "images": len(threshold.held_out)},
         "cost": {
@@ -316,23 +327,48 @@ def _predict(
 def _choose_threshold(
     engine: Engine, model: AnomalibModule, collector: PredictionCollector, splits: Splits, config: BenchmarkConfig
 ) -> _Threshold:
-    nothing = np.empty(0, dtype=np.float32)
     if splits.held_out is None:
-        return _Threshold(None, nothing, nothing)
+        return _Threshold(None, _NOTHING, _NOTHING)
     collector.keep_maps = False
     _predict(engine, model, collector, splits, splits.held_out)
     normal = collector.scores
     check_finite(normal, "held-out image scores")
-    if config.threshold.method == "quantile":
-        value, synthetic = quantile_threshold(normal, config.threshold.quantile), nothing
-    else:
+    synthetic = _NOTHING
+    if config.threshold.method == "synthetic":
         _predict(engine, model, collector, splits, synthetic_anomalies(splits.held_out, config.split_seed))
         synthetic = collector.scores
         check_finite(synthetic, "synthetic anomalies' image scores")
-        labels = np.concatenate([np.zeros(len(normal), dtype=np.int64), np.ones(len(synthetic), dtype=np.int64)])
-        value = best_f1(np.concatenate([normal, synthetic]), labels)[1]
     collector.keep_maps = True
-    return _Threshold(value, normal, synthetic)
+    return _threshold(normal, synthetic, config)
+
+
+def _threshold(normal: np.ndarray, synthetic: np.ndarray, config: BenchmarkConfig) -> _Threshold:
+    if config.threshold.method == "quantile":
+        return _Threshold(quantile_threshold(normal, config.threshold.quantile), normal, synthetic)
+    labels = np.concatenate([np.zeros(len(normal), dtype=np.int64), np.ones(len(synthetic), dtype=np.int64)])
+    return _Threshold(best_f1(np.concatenate([normal, synthetic]), labels)[1], normal, synthetic)
+
+
+def _score_read_outs(
+    trained: _Trained, splits: Splits, config: BenchmarkConfig
+) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+    """Metrics of the further read-outs by name, each with a threshold of its own, and notes."""
+    assert isinstance(trained.model, ScaleAwareCRD)
+    thresholds = dict.fromkeys(trained.read_outs.read_outs, _Threshold(None, _NOTHING, _NOTHING))
+    if splits.held_out is not None:
+        parts = [splits.held_out]
+        if config.threshold.method == "synthetic":
+            parts.append(synthetic_anomalies(splits.held_out, config.split_seed))
+        seen = [trained.read_outs.predict(trained.model, splits.loader(part), keep_maps=False) for part in parts]
+        for name in thresholds:
+            scores = [collectors[name].scores for collectors in seen]
+            thresholds[name] = _threshold(scores[0], scores[1] if len(scores) > 1 else _NOTHING, config)
+    metrics, notes = {}, []
+    predicted = trained.read_outs.predict(trained.model, splits.loader(splits.test), keep_maps=True)
+    for name, collector in predicted.items():
+        metrics[name], found = _score(collector, thresholds[name])
+        notes += [f"{name}: {note}" for note in found]
+    return metrics, notes
 
 
 def _score(collector: PredictionCollector, threshold: _Threshold) -> tuple[dict[str, float | None], list[str]]:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from anomalib_scrd.lightning_model import ScaleAwareCRD
+from anomalib_scrd.loss import scale_distances
 
 _PULL = "pull/"
 
@@ -51,9 +52,9 @@ def held_out_scales(model: ScaleAwareCRD, batches: DataLoader) -> tuple[torch.Te
         shown = batch.image.to(model.device)
         if model.pre_processor is not None:
             shown = model.pre_processor(shown)
-        found = model.model.scales(shown)
-        distances.append(found[0].cpu())
-        weights.append(found[1].cpu())
+        teacher, student, weight = model.model.compared(shown)
+        distances.append(scale_distances(teacher, student).cpu())
+        weights.append(weight.cpu())
     model.train(was_training)
     return torch.cat(distances), torch.cat(weights)
 

@@ -33,16 +33,15 @@ ALL = 1.0
 
 FORMS: dict[str, dict] = {
     "default": {},
-    "no restoring": {"restore_weight": 0.0},
-    "no contrast": {"contrast_weight": 0.0},
+    "restoring": {"restore_weight": 1.0},
+    "no contrast": {"restore_weight": 1.0, "contrast_weight": 0.0},
     "published": {
         "pull_weight": 0.0,
-        "restore_weight": 0.0,
         "contrast_weight": 1.0,
         "feature_scaling": "none",
         "noise_share": 1.0,
     },
-    "pull only": {"restore_weight": 0.0, "contrast_weight": 0.0},
+    "pull only": {"contrast_weight": 0.0},
 }
 # Images of a batch of five with anomalies: a quarter of them, rounded up, if a form does not say otherwise.
 NOISY = {"published": BATCH, "pull only": 0}
@@ -163,7 +162,7 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
             if module.feature_cache is not None:
                 stores.extend(store.dtype for tier in module.feature_cache._tiers for store in tier.stores)
 
-    form = FORMS["no restoring"]
+    form = FORMS["default"]
     arguments = form | {"feature_cache": FIVE / 2, "feature_cache_dir": tmp_path / "features"}
     cached = train(tiny_folder, tmp_path, arguments, callbacks=[Look()], **settings)
     assert_same(cached, train(tiny_folder, tmp_path, form, **settings))

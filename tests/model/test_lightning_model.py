@@ -291,7 +291,7 @@ def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
-    model = build_model(restore_weight=0)
+    model = build_model()
     model.log = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.on_fit_start()
@@ -329,7 +329,7 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
 
 
 def test_reverse_distillation_needs_no_noisy_pass() -> None:
-    model = build_model(pull_weight=1, restore_weight=0, contrast_weight=0)
+    model = build_model(pull_weight=1, contrast_weight=0)
     seen = []
     model.model.teacher.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None

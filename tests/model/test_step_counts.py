@@ -40,12 +40,18 @@ def images(batch: int = BATCH) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("form", "teacher", "student"),
+    ("arguments", "teacher", "student"),
     # images in the one joint pass of the teacher over clean and noisy ones, which the student sees to restore them only
-    [("default", 10, 10), ("published", 16, 8), ("pull only", 8, 8)],
+    [
+        (FORMS["default"], 10, 8),
+        ({"restore_weight": 1.0}, 10, 10),
+        (FORMS["published"], 16, 8),
+        (FORMS["pull only"], 8, 8),
+    ],
+    ids=["default", "restoring", "published", "pull only"],
 )
-def test_passes_of_a_step(form: str, teacher: int, student: int) -> None:
-    model = ready(**(FORMS[form] | {"student_depth": 1}))
+def test_passes_of_a_step(arguments: dict[str, Any], teacher: int, student: int) -> None:
+    model = ready(**(arguments | {"student_depth": 1}))
     seen: dict[str, list[int]] = {"teacher": [], "bottleneck": [], "student": []}
     for name, sizes in seen.items():
         part = model.model.get_submodule(name)
@@ -163,7 +169,7 @@ def test_the_model_is_one_graph(form: str, compilations: Any) -> None:
 def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ready()
     before = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
-    assert "model.anomaly_map.smooth.kernel" in before
+    assert "model.read_out.anomaly_map.smooth.kernel" in before
 
     def refuse(_: float) -> torch.Tensor:
         pytest.fail("the kernel was built again")
@@ -186,8 +192,13 @@ def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> N
 # So the terms that are means are compared, with batch norm in evaluation mode and features as the teacher gives them.
 
 MEANS = {
-    "pull only": {"restore_weight": 0.0, "contrast_weight": 0.0, "feature_scaling": "none"},
-    "pull and restore": {"contrast_weight": 0.0, "feature_scaling": "none", "noise_share": 1.0},
+    "pull only": {"contrast_weight": 0.0, "feature_scaling": "none"},
+    "pull and restore": {
+        "restore_weight": 1.0,
+        "contrast_weight": 0.0,
+        "feature_scaling": "none",
+        "noise_share": 1.0,
+    },
 }
 PROCESSES = 2
 

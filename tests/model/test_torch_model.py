@@ -135,17 +135,16 @@ def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
             model(images(16, 3, 64, 64, seed=seed))
         model.eval()
         result = model(x)
-        teacher = model.standardise(model.teacher(x))
-        embedding, student = model._decode(teacher)
-        weights = model.scale_adaptation(embedding).weights.double().numpy()
-    peaks, shown = model.calibrate_peaks, []
+        teacher, student, weights = model.compared(x)
+        weights = weights.double().numpy()
+    pixels, peaks, shown = model.read_out.calibrate_maps, model.read_out.calibrate_peaks, []
     sums = np.zeros(2)
     for k, features in enumerate(zip(teacher, student, strict=True)):
         t, s = (part.double().numpy() for part in features)
         plain = reference.position_map(t, s)
         square = (t**2).mean(1)
         damped = plain * square / (square + 3.0)
-        mean, deviation = model.calibration.mean.flatten().tolist(), model.calibration.square.sqrt().tolist()
+        mean, deviation = pixels.mean.flatten().tolist(), pixels.square.sqrt().tolist()
         for b in range(2):
             maps = [reference.smooth(reference.bilinear(part[b], 64, 64), sigma) for part in (damped, plain)]
             weighted = []

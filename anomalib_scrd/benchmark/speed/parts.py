@@ -42,8 +42,7 @@ _WATCHED = (
     ("model.bottleneck", "forward", "bottleneck and student, forward"),
     ("model.student", "forward", "bottleneck and student, forward"),
     ("model.scale_adaptation", "forward", "weights of the scales"),
-    ("model", "_distances", "calibration"),
-    ("model", "_calibrate", "calibration"),
+    ("model.read_out", "update", "calibration"),
     ("loss", "forward", "loss, forward"),
 )
 

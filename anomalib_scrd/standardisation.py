@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 FeatureScaling = Literal["channel", "none"]
 FEATURE_SCALINGS = ("channel", "none")
@@ -77,9 +78,7 @@ class ChannelStandardisation(nn.Module):
             variance = (self.get_buffer(f"square_{scale}") - mean.square()).clamp_min(0)
             typical = variance.mean()
             dead = variance <= _DEAD_SHARE * typical + _DEAD_CONSTANT * mean.square()
-            factor = torch.where(dead, typical, variance).clamp_min(_MIN_VARIANCE).rsqrt().view(1, -1, 1, 1)
-            offset = -mean.view(1, -1, 1, 1) * factor
-            # In float32 whatever the features are: product and offset may leave float16, and cancel, where their sum
-            # does not.
-            result.append((feature * factor + offset).to(feature.dtype))
+            variance = torch.where(dead, typical, variance).clamp_min(_MIN_VARIANCE)
+            # One pass, in float32 inside whatever the features are: the product alone may leave float16.
+            result.append(F.batch_norm(feature, mean, variance, eps=0.0))
         return result

@@ -108,7 +108,7 @@ def _open_torch(path: Path, images: torch.Tensor, config: SpeedConfig, *, compil
 
 def _open_onnx(path: Path, images: Any) -> Callable[[], Any]:
     if find_spec("onnxruntime") is None:
-        msg = "onnxruntime is not installed"
+        msg = "onnxruntime is not installed: pip install 'anomalib-scrd[benchmark]'"
         raise ModuleNotFoundError(msg)
     import onnxruntime
 

@@ -83,7 +83,8 @@ class ScaleAwareCRD(AnomalibModule):
             part of an image, faintly; 0 for none (published).
         noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
         noise_share: Share of the images of a batch that the model sees with synthetic anomalies as well, in (0, 1], at
-            least one image; 1 is published. A step costs that much of a teacher's and a student's pass more.
+            least one image; 1 is published. A step costs that much of a teacher's pass more, and of the student's with
+            ``restore_weight``.
         noise_strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
         noise_size: Smallest and largest side of a patch, relative to the image's.
         noise_count: Patches per image, or a range (low, high).
@@ -144,7 +145,7 @@ class ScaleAwareCRD(AnomalibModule):
         sigma: float = 4.0,
         broad_weight: float = 0.85,
         noise: Literal["simplex", "perlin", "gaussian"] = "simplex",
-        noise_share: float = 0.25,
+        noise_share: float = 0.0625,
         noise_strength: float | Sequence[float] = 0.4,
         noise_size: Sequence[float] = (0.06, 0.32),
         noise_count: int | Sequence[int] = 1,

@@ -33,7 +33,7 @@ ALL = 1.0
 
 FORMS: dict[str, dict] = {
     "default": {},
-    "restoring": {"restore_weight": 1.0},
+    "restoring": {"restore_weight": 1.0, "noise_share": 0.25},
     "no contrast": {"restore_weight": 1.0, "contrast_weight": 0.0},
     "published": {
         "pull_weight": 0.0,
@@ -43,9 +43,9 @@ FORMS: dict[str, dict] = {
     },
     "pull only": {"contrast_weight": 0.0},
 }
-# Images of a batch of five with anomalies: a quarter of them, rounded up, if a form does not say otherwise.
-NOISY = {"published": BATCH, "pull only": 0}
-QUARTER = 2
+# Images of a batch of five with anomalies: a share of them, rounded up, which is one if a form does not say otherwise.
+NOISY = {"restoring": 2, "published": BATCH, "pull only": 0}
+ONE = 1
 
 
 class Recorder(Callback):
@@ -126,7 +126,7 @@ def mapped(folder: Path) -> int:
 def test_training_is_the_same_to_the_last_bit(form: str, plain: Callable, tiny_folder: Path, tmp_path: Path) -> None:
     cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": ALL})
     assert_same(cached, plain(form))
-    noisy = NOISY.get(form, QUARTER)
+    noisy = NOISY.get(form, ONE)
     assert plain(form)[0].teacher == [BATCH + noisy] * 3 * EPOCHS  # the last batch of two is filled up
     # a clean image is seen once, and with nothing but clean images the teacher is not asked again
     assert cached[0].teacher == [size + noisy for size in [5, 5, 2]] + [noisy] * 3 * (EPOCHS - 1)
@@ -144,7 +144,7 @@ def test_the_same_wherever_features_lie(
     cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": memory, "feature_cache_dir": folder})
     assert_same(cached, plain(form))
     seen = EPOCHS * 3 * BATCH  # the last batch of an epoch is filled up
-    clean = sum(cached[0].teacher) - EPOCHS * 3 * NOISY.get(form, QUARTER)
+    clean = sum(cached[0].teacher) - EPOCHS * 3 * NOISY.get(form, ONE)
     if files:
         assert clean == IMAGES
     else:  # five are kept, and some of those may also fill up a batch

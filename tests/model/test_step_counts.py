@@ -43,8 +43,8 @@ def images(batch: int = BATCH) -> torch.Tensor:
     ("arguments", "teacher", "student"),
     # images in the one joint pass of the teacher over clean and noisy ones, which the student sees to restore them only
     [
-        (FORMS["default"], 10, 8),
-        ({"restore_weight": 1.0}, 10, 10),
+        (FORMS["default"], 9, 8),
+        ({"restore_weight": 1.0, "noise_share": 0.25}, 10, 10),
         (FORMS["published"], 16, 8),
         (FORMS["pull only"], 8, 8),
     ],

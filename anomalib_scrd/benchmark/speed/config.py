@@ -26,7 +26,7 @@ class SpeedConfig:
         backbone: timm model: the teacher of all contenders.
         layers: Its feature maps, finest first; None for those of strides 4, 8 and 16.
         image_size: (height, width) of the input.
-        batch: Images of a training step. With a quarter of them noisy, eight make ten, which two cores share evenly.
+        batch: Images of a training step.
         precision: Of the steps, and of torch's predictions on a GPU: float32, or autocast to bfloat16 or float16.
         device: ``auto``, or torch's name of the device. Exported models run on the CPU.
         rounds: How often each contender is timed. Six are the least that give a 95 % interval.

@@ -110,10 +110,11 @@ class Teacher(nn.Module):
         if torch.compiler.is_exporting():
             return self.backbone(images)
         images = images.contiguous(memory_format=torch.channels_last)
-        number = max(1, _CPU_PIXELS // (images.shape[-2] * images.shape[-1]))
-        if images.device.type != "cpu" or torch.compiler.is_compiling() or len(images) <= number:
+        # As even as can be: a single image at the end would leave cores idle.
+        number = round(images.shape[0] * images.shape[-2] * images.shape[-1] / _CPU_PIXELS)
+        if images.device.type != "cpu" or torch.compiler.is_compiling() or number < 2:  # noqa: PLR2004
             return self.backbone(images)
-        pieces = [self.backbone(piece) for piece in images.split(number)]
+        pieces = [self.backbone(piece) for piece in images.tensor_split(min(number, len(images)))]
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
     def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from anomalib_scrd.blocks import BLOCK_KINDS, BlockKind
 from anomalib_scrd.bottleneck import Bottleneck
+from anomalib_scrd.loss import split_batch
 from anomalib_scrd.read_out import ReadOut
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
 from anomalib_scrd.standardisation import FEATURE_SCALINGS, ChannelStandardisation, FeatureScaling
@@ -166,7 +167,7 @@ class ScaleAwareCRDModel(nn.Module):
             noisy = [f[batch:] for f in both]
         if restore and noisy is not None:
             embedding, outputs = self._decode(both)
-            student, restored = [f[:batch] for f in outputs], [f[batch:] for f in outputs]
+            student, restored = split_batch(outputs, batch)
             scale = self.scale_adaptation(embedding[:batch])
         else:
             embedding, student = self._decode(clean)

@@ -185,6 +185,20 @@ def test_loss_terms_against_the_loops(noised: int) -> None:
     np.testing.assert_allclose(terms.weights.numpy(), w.mean(0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("noised", [3, 1])
+def test_gradients_have_the_layout_of_the_features(noised: int) -> None:
+    """Batch norm's backward pass takes twice as long for a gradient of another layout: that of a slice is one."""
+    clean, noisy, leaves = ([f.to(memory_format=torch.channels_last) for f in features(seed)] for seed in range(3))
+    layouts: list[bool] = []
+    student = [leaf.requires_grad_() * 1 for leaf in leaves]
+    for feature in student:
+        feature.register_hook(lambda g: layouts.append(g.is_contiguous(memory_format=torch.channels_last)))
+    weights = ScaleWeights(torch.ones(3, 3), None)
+    loss = ScaleAwareContrastiveLoss(1.0, 0.0, 0.1)
+    loss(clean, student, weights, noisy=[f[:noised] for f in noisy]).total.backward()
+    assert layouts == [True] * 3
+
+
 def test_published_loss_is_the_ratio_alone() -> None:
     clean, noisy, student = features(0), features(1), features(2)
     weights = ScaleWeights(torch.ones(3, 3), None)

@@ -89,10 +89,13 @@ class GaussianSmoothing(nn.Module):
         radius = self.kernel.shape[0] // 2
         mode = "reflect" if radius < min(maps.shape[-2:]) else "replicate"
         maps = F.pad(maps, (radius, radius, radius, radius), mode=mode)
-        # One group per map: single maps as a batch take four times as long on CPUs.
+        # One group per map: single maps as a batch take four times as long on CPUs. Columns twice, the second time of
+        # the transposed map: with a kernel of one row OpenVINO (2026.4) never ends compiling where the processor has
+        # AMX and it computes in bfloat16, as it does there by default.
         groups = maps.shape[1]
-        kernel = self.kernel.to(maps.dtype).expand(groups, 1, 1, -1)
-        return F.conv2d(F.conv2d(maps, kernel.transpose(2, 3), groups=groups), kernel, groups=groups)
+        kernel = self.kernel.to(maps.dtype).view(1, 1, -1, 1).expand(groups, 1, -1, 1)
+        columns = F.conv2d(maps, kernel, groups=groups)
+        return F.conv2d(columns.transpose(2, 3), kernel, groups=groups).transpose(2, 3)
 
 
 class AnomalyMap(nn.Module):

@@ -192,10 +192,11 @@ class ScaleAwareContrastiveLoss(nn.Module):
             push = scale_distances(noisy, contrasted)
             weights = scale.weights[:count]
             ratio = _ratio(_weighted(pull[:count], weights), _weighted(push, weights))
-            total = self.pull_weight * _weighted(pull, scale.weights) + self.contrast_weight * ratio
         else:
             pull = scale_distances(clean, student)
-            total = self.pull_weight * _weighted(pull, scale.weights)
+        total = self.pull_weight * _weighted(pull, scale.weights)
+        if ratio is not None:
+            total = total + self.contrast_weight * ratio
         if self.restore_weight > 0:
             restored = _required("restored", restored)
             count = len(restored[0])

@@ -1,6 +1,6 @@
 """Lightning callbacks of a run: one collects raw predictions, one tells how far a training is."""
 
-__all__ = ["PredictionCollector", "TrainingProgress", "synchronise"]
+__all__ = ["PredictionCollector", "TrainingProgress"]
 
 import time
 from collections.abc import Callable
@@ -12,6 +12,8 @@ from anomalib.data import Batch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
+
+from anomalib_scrd.benchmark.speed.timing import device_clock
 
 
 class PredictionCollector(Callback):
@@ -43,8 +45,7 @@ class PredictionCollector(Callback):
     ) -> None:
         """Start the clock."""
         del trainer, batch, batch_idx, dataloader_idx
-        synchronise(pl_module.device)
-        self._started = time.perf_counter()
+        self._started = device_clock(pl_module.device)()
 
     def on_predict_batch_end(
         self,
@@ -57,8 +58,7 @@ class PredictionCollector(Callback):
     ) -> None:
         """Stop the clock and keep the raw outputs."""
         del trainer, batch, batch_idx, dataloader_idx
-        synchronise(pl_module.device)
-        elapsed = time.perf_counter() - self._started
+        elapsed = device_clock(pl_module.device)() - self._started
         self._seconds.append((elapsed, self.add(outputs)))
 
     def add(self, outputs: Any) -> int:
@@ -159,9 +159,3 @@ def _drop_channel(images: torch.Tensor) -> torch.Tensor:
     """(B, 1, H, W) or (B, H, W) as a plain (B, H, W)."""
     plain = images.as_subclass(torch.Tensor)
     return plain.squeeze(1) if plain.ndim == 4 else plain  # noqa: PLR2004
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a device has done what was asked of it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

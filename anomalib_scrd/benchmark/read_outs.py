@@ -3,7 +3,6 @@
 __all__ = ["ReadOuts", "check_read_outs"]
 
 import inspect
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
-from anomalib_scrd.benchmark.callbacks import PredictionCollector, synchronise
+from anomalib_scrd.benchmark.callbacks import PredictionCollector
+from anomalib_scrd.benchmark.comparison import compare
+from anomalib_scrd.benchmark.speed.timing import device_clock
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 from anomalib_scrd.read_out import ReadOut
 from anomalib_scrd.torch_model import ScaleAwareCRDModel, TrainingFeatures
@@ -80,18 +81,12 @@ class ReadOuts(Callback):
             Raw predictions by name.
         """
         collectors = {name: PredictionCollector(keep_maps=keep_maps) for name in self.read_outs}
-        training = model.training
-        model.eval()
+        for read_out in self.read_outs.values():
+            read_out.to(model.device)  # which the end of the training may have changed
         with torch.no_grad(), model.trainer.precision_plugin.predict_step_context():
-            for batch in batches:
-                images = batch.image.to(model.device)
-                if model.pre_processor is not None:
-                    images = model.pre_processor(images)
-                compared = model.model.compared(images)
+            for batch, size, *compared in compare(model, batches):
                 for name, read_out in self.read_outs.items():
-                    prediction = read_out.to(model.device)(*compared, images.shape[-2:])
-                    collectors[name].add(batch.update(**prediction._asdict()))
-        model.train(training)
+                    collectors[name].add(batch.update(**read_out(*compared, size)._asdict()))
         return collectors
 
     def _update(self, model: ScaleAwareCRDModel, arguments: tuple[torch.Tensor, ...], output: Any) -> None:
@@ -99,12 +94,11 @@ class ReadOuts(Callback):
             return
         del model
         images = arguments[0]
-        synchronise(images.device)
-        started = time.perf_counter()
+        clock = device_clock(images.device)
+        started = clock()
         for read_out in self.read_outs.values():
             read_out.update(output.clean, output.student, images.shape[-2:])
-        synchronise(images.device)
-        self.seconds += time.perf_counter() - started
+        self.seconds += clock() - started
 
 
 def _argument_names() -> list[str]:

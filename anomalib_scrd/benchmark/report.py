@@ -50,18 +50,18 @@ def finished_results(config: BenchmarkConfig) -> list[dict[str, Any]]:
     return [result for run in config.runs() if (result := store.load(run)) is not None]
 
 
-def with_read_outs(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _with_read_outs(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Results with each read-out behind the model that it belongs to, as one more model with the same costs."""
     rows: list[dict[str, Any]] = []
     for result in results:
         rows.append(dict(result))
         for name, metrics in result.get("read_outs", {}).items():
             own = {"metrics": metrics, "threshold": {}, "exports": {}, "scales": None, "notes": []}
-            rows.append({**result, **own, "model": read_out_title(result["model"], name)})
+            rows.append({**result, **own, "model": _read_out_title(result["model"], name)})
     return rows
 
 
-def read_out_title(model: str, read_out: str) -> str:
+def _read_out_title(model: str, read_out: str) -> str:
     """Name of a read-out in tables; no model has a colon in its own."""
     return f"{model}: {read_out}"
 
@@ -122,7 +122,7 @@ def _csv(results: list[dict[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for result in with_read_outs(results):
+    for result in _with_read_outs(results):
         threshold = result.get("threshold", {})
         row = {**result, **result.get("metrics", {}), **result.get("cost", {}), **result.get("counts", {})}
         row |= result.get("machine", {})
@@ -135,7 +135,7 @@ def _csv(results: list[dict[str, Any]]) -> str:
 
 def _markdown(config: BenchmarkConfig, results: list[dict[str, Any]], command: str) -> str:
     good = [result for result in results if result["status"] == "ok"]
-    rows = with_read_outs(good)
+    rows = _with_read_outs(good)
     lines = ["# Benchmark", ""]
     if command:
         lines += ["```", command, "```", ""]
@@ -235,7 +235,7 @@ def _rows(config: BenchmarkConfig) -> list[str]:
     """Models, each before its read-outs."""
     names = []
     for model in config.models:
-        names += [model, *(read_out_title(model, name) for name in config.model(model).read_outs)]
+        names += [model, *(_read_out_title(model, name) for name in config.model(model).read_outs)]
     return names
 
 

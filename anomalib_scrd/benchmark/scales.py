@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from anomalib_scrd.benchmark.comparison import compare
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 from anomalib_scrd.loss import scale_distances
 
@@ -45,17 +46,10 @@ def held_out_scales(model: ScaleAwareCRD, batches: DataLoader) -> tuple[torch.Te
     Returns:
         (N, K) distances in [0, 2] and (N, K) weights whose rows sum to K, on the CPU.
     """
-    was_training = model.training
-    model.eval()
     distances, weights = [], []
-    for batch in batches:
-        shown = batch.image.to(model.device)
-        if model.pre_processor is not None:
-            shown = model.pre_processor(shown)
-        teacher, student, weight = model.model.compared(shown)
-        distances.append(scale_distances(teacher, student).cpu())
-        weights.append(weight.cpu())
-    model.train(was_training)
+    for comparison in compare(model, batches):
+        distances.append(scale_distances(comparison.teacher, comparison.student).cpu())
+        weights.append(comparison.weights.cpu())
     return torch.cat(distances), torch.cat(weights)
 
 

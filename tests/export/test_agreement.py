@@ -136,14 +136,14 @@ def test_no_kernel_of_one_row(edge_export: Exported) -> None:
     assert not [kernel for kernel in kernels if kernel[0] == 1 and kernel[1] > 1]
 
 
-def test_default_precision_of_openvino(edge: Trained, edge_export: Exported) -> None:
+def test_default_precision_of_openvino(edge: Trained, edge_export: Exported, tmp_path: Path) -> None:
     """bfloat16 where the processor has it: a few per cent off, in a process that may be killed if it never ends."""
     code = f"""
 import numpy, openvino
 model = openvino.Core().compile_model({str(edge_export.openvino)!r}, "CPU")
-print(*model(numpy.load({str(edge_export.openvino.parent / "images.npy")!r}))["pred_score"].ravel())
+print(*model(numpy.load({str(tmp_path / "images.npy")!r}))["pred_score"].ravel())
 """
-    np.save(edge_export.openvino.parent / "images.npy", edge.images.numpy())
+    np.save(tmp_path / "images.npy", edge.images.numpy())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     scores = np.array(done.stdout.split(), dtype=np.float32)
     np.testing.assert_allclose(scores, collect(edge.predict, edge.images, 5)["pred_score"].ravel(), atol=0.1)

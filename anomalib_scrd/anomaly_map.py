@@ -1,9 +1,10 @@
 """From the distances of the scales to smoothed maps, and from these to one anomaly map."""
 
-__all__ = ["MERGES", "AnomalyMap", "GaussianSmoothing", "gaussian_kernel", "joined_scales"]
+__all__ = ["MERGES", "AnomalyMap", "joined_scales"]
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -11,10 +12,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_scrd.blocks import match_size
+from anomalib_scrd.smoothing import AxisFunction, AxisMatrices, resized, smoothed
 
 MergeMode = Literal["norm", "max", "mean"]
 MERGES = ("norm", "max", "mean")
-_TRUNCATE = 4.0
 
 # A map of this smoothing or more, in pixels, is computed on every second row and column: it holds nothing finer, and
 # smoothing and peaks would cost four times as much.
@@ -40,62 +41,6 @@ def joined_scales(deviations: torch.Tensor) -> torch.Tensor:
         (B, ...), above 0.
     """
     return F.softplus(deviations).square().sum(dim=1).sqrt()
-
-
-def gaussian_kernel(sigma: float) -> torch.Tensor:
-    """Sampled Gaussian that sums to 1, cut at four standard deviations.
-
-    Args:
-        sigma: Standard deviation in pixels, above 0.
-
-    Returns:
-        (2 * ceil-to-nearest(4 * sigma) + 1,) float32.
-    """
-    radius = max(1, int(_TRUNCATE * sigma + 0.5))
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / sigma).square())
-    return (kernel / kernel.sum()).float()
-
-
-class GaussianSmoothing(nn.Module):
-    """Gaussian smoothing with a kernel that is built once.
-
-    Separable: at sigma 4 two passes of 33 taps in place of 1,089, which is why anomalib's two-dimensional blur is not
-    used here. The border is reflected; an image smaller than the kernel's radius repeats its edge instead.
-
-    Args:
-        sigma: Standard deviation in pixels; 0 switches the smoothing off.
-    """
-
-    kernel: torch.Tensor
-
-    def __init__(self, sigma: float) -> None:
-        super().__init__()
-        self.sigma = sigma
-        kernel = gaussian_kernel(sigma) if sigma > 0 else torch.ones(1)
-        self.register_buffer("kernel", kernel, persistent=False)
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Smooth maps of shape (B, K, H, W), each on its own."""
-        if self.sigma == 0:
-            return maps
-        if torch.is_autocast_enabled(maps.device.type):
-            # Half precision would round the map, and with it the score, to two or three digits.
-            with torch.autocast(maps.device.type, enabled=False):
-                return self._convolve(maps.float())
-        return self._convolve(maps)
-
-    def _convolve(self, maps: torch.Tensor) -> torch.Tensor:
-        radius = self.kernel.shape[0] // 2
-        mode = "reflect" if radius < min(maps.shape[-2:]) else "replicate"
-        maps = F.pad(maps, (radius, radius, radius, radius), mode=mode)
-        # One group per map: single maps as a batch take four times as long on CPUs. Columns twice, the second time of
-        # the transposed map: with a kernel of one row OpenVINO (2026.4) never ends compiling where the processor has
-        # AMX and it computes in bfloat16, as it does there by default.
-        groups = maps.shape[1]
-        kernel = self.kernel.to(maps.dtype).view(1, 1, -1, 1).expand(groups, 1, -1, 1)
-        columns = F.conv2d(maps, kernel, groups=groups)
-        return F.conv2d(columns.transpose(2, 3), kernel, groups=groups).transpose(2, 3)
 
 
 class AnomalyMap(nn.Module):
@@ -127,13 +72,17 @@ class AnomalyMap(nn.Module):
             msg = f"broad_weight must be at least 0, got {broad_weight}"
             raise ValueError(msg)
         self.merge = merge
+        self.sigma = sigma
         self.stride = 2 if sigma >= _COARSE_SIGMA else 1
-        self.smooth = GaussianSmoothing(sigma / self.stride)
         self.thinning = 2 if sigma / self.stride >= _THINNED_SIGMA else 1
         # A pyramid: what is smooth already is smoothed further on a grid of half the standard deviation.
         self.broad_stride = max(1, int(_BROAD * sigma / (2 * self.stride)))
         self.broad_weight = broad_weight if sigma > 0 else 0.0
-        self.smooth_further = GaussianSmoothing(sigma * math.sqrt(_BROAD**2 - 1) / (self.stride * self.broad_stride))
+        fine = partial(_fine, sigma=sigma / self.stride)
+        further = sigma * math.sqrt(_BROAD**2 - 1) / (self.stride * self.broad_stride)
+        self._fine_maps = AxisMatrices(fine)
+        self._thin_maps = AxisMatrices(partial(_thin, fine=fine, thinning=self.thinning))
+        self._broad_maps = AxisMatrices(partial(_broad, fine=fine, stride=self.broad_stride, sigma=further))
 
     def number(self, num_scales: int) -> int:
         """Number of maps of so many scales, fine and broad."""
@@ -149,8 +98,11 @@ class AnomalyMap(nn.Module):
         Returns:
             (B, K, ceil(H / stride), ceil(W / stride)) float32.
         """
-        grid = _strided(size, self.stride)
-        return self.smooth(torch.cat([match_size(distance.unsqueeze(1), grid) for distance in distances], dim=1))
+        return _on_grid(self._fine_maps, distances, _strided(size, self.stride))
+
+    def thin_scales(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
+        """What :meth:`thinned` leaves of :meth:`scales`, without the rest."""
+        return _on_grid(self._thin_maps, distances, _strided(size, self.stride))
 
     def thinned(self, maps: torch.Tensor) -> torch.Tensor:
         """Every second row and column of maps (B, M, h, w) of :meth:`scales`, or all where they are not smooth enough.
@@ -159,23 +111,23 @@ class AnomalyMap(nn.Module):
         """
         return maps[..., :: self.thinning, :: self.thinning]
 
-    def with_broad(self, scales: torch.Tensor) -> torch.Tensor:
-        """Add maps that are smoothed four times as wide: Lindeberg's scale space, with two scales.
+    def all_maps(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> torch.Tensor:
+        """Those of :meth:`scales`, and behind them maps smoothed four times as wide: two steps of a scale space.
 
         In a fine map the noise hides what lies over a large part of an image, faintly. The finest scale has no broad
         map: what it sees is small.
 
         Args:
-            scales: (B, K, h, w) on the grid.
+            distances: One (B, H_k, W_k) per scale.
+            size: (H, W) of the input.
 
         Returns:
-            (B, 2K - 1, h, w), or the maps as they are where broad ones have no weight.
+            (B, 2K - 1, h, w), or those of :meth:`scales` alone where broad ones have no weight.
         """
-        if self.broad_weight == 0:
-            return scales
-        size = scales.shape[-2:]
-        small = match_size(scales[:, 1:], _strided(size, self.broad_stride))
-        return torch.cat([scales, match_size(self.smooth_further(small), size)], dim=1)
+        fine = self.scales(distances, size)
+        if self.broad_weight == 0 or len(distances) == 1:
+            return fine
+        return torch.cat([fine, _on_grid(self._broad_maps, distances[1:], _strided(size, self.stride))], dim=1)
 
     def shown(self, maps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Weighted maps that are merged: fine ones of all scales but the coarsest, broad ones of all but the finest.
@@ -183,7 +135,7 @@ class AnomalyMap(nn.Module):
         What the coarsest scale sees is no smaller than a broad map shows it.
 
         Args:
-            maps: (B, 2K - 1, h, w) of :meth:`with_broad`, standardised; or (B, K, h, w) without broad ones.
+            maps: (B, 2K - 1, h, w) of :meth:`all_maps`, standardised; or (B, K, h, w) without broad ones.
             weights: (B, K) of the scales.
 
         Returns:
@@ -210,6 +162,25 @@ class AnomalyMap(nn.Module):
         else:
             joined = scales.amax(dim=1, keepdim=True) if self.merge == "max" else scales.mean(dim=1, keepdim=True)
         return match_size(joined, size)
+
+
+# What happens to distances along an axis, (N, L), on their way to the grid, (N, length).
+
+
+def _fine(signals: torch.Tensor, length: int, sigma: float) -> torch.Tensor:
+    return smoothed(resized(signals, length), sigma)
+
+
+def _thin(signals: torch.Tensor, length: int, fine: AxisFunction, thinning: int) -> torch.Tensor:
+    return fine(signals, length)[:, ::thinning]
+
+
+def _broad(signals: torch.Tensor, length: int, fine: AxisFunction, stride: int, sigma: float) -> torch.Tensor:
+    return resized(smoothed(resized(fine(signals, length), -(-length // stride)), sigma), length)
+
+
+def _on_grid(maps: AxisMatrices, distances: Sequence[torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
+    return torch.cat([maps(distance.unsqueeze(1), grid) for distance in distances], dim=1)
 
 
 def _strided(size: Sequence[int], stride: int) -> tuple[int, int]:

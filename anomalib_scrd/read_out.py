@@ -129,18 +129,17 @@ class ReadOut(nn.Module):
         """Smooth maps of the scales, not standardised.
 
         Returns:
-            The damped ones, (B, K, h, w) or with the broad ones behind them (B, 2K - 1, h, w), and the plain ones that
-            the score needs, (B, K, h, w).
+            The damped ones, (B, K, h, w) or with the broad ones behind them (B, 2K - 1, h, w), and the plain ones, of
+            which the score needs a part of the rows and columns only, (B, K, h', w').
         """
         distances = [position_distance(t, s) for t, s in zip(teacher, student, strict=True)]
         damped = distances
         if self.damping > 0:
             damped = [d * confidence(t, self.damping) for d, t in zip(distances, teacher, strict=True)]
-        if self.calibrate_peaks is None:  # nothing asks for the plain ones
-            fine = plain = self.anomaly_map.scales(damped, size)
-        else:
-            fine, plain = self.anomaly_map.scales([*damped, *distances], size).tensor_split(2, dim=1)
-        return self.anomaly_map.with_broad(fine), plain
+        maps = self.anomaly_map.all_maps(damped, size)
+        # without peaks nothing asks for the plain ones
+        plain = maps if self.calibrate_peaks is None else self.anomaly_map.thin_scales(distances, size)
+        return maps, plain
 
     def _peaks(self, damped: torch.Tensor, plain: torch.Tensor) -> torch.Tensor:
         """Peaks that the score goes by, (B, 2K), at least 0.
@@ -149,6 +148,6 @@ class ReadOut(nn.Module):
         anomalies; the damped ones tell only what stands out from the rest of the image. The root of a cosine distance
         is, up to a factor, the length between the two directions; it is distributed more evenly than its square.
         """
-        fine, plain = (self.anomaly_map.thinned(maps) for maps in (damped[:, : plain.shape[1]], plain))
+        fine = self.anomaly_map.thinned(damped[:, : plain.shape[1]])
         peaks = [map_peak(fine, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
         return torch.cat(peaks, dim=1).clamp_min(0).sqrt()

@@ -132,7 +132,7 @@ def test_no_kernel_of_one_row(edge_export: Exported) -> None:
         for node in openvino.Core().read_model(edge_export.openvino).get_ops()
         if node.get_type_name() == "GroupConvolution"
     ]
-    assert any(rows > 8 for rows, _ in kernels)  # the smoothing of the map is among them
+    assert kernels  # the backbone's
     assert not [kernel for kernel in kernels if kernel[0] == 1 and kernel[1] > 1]
 
 

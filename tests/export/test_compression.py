@@ -97,10 +97,13 @@ def test_the_comparison_of_teacher_and_student_stays_in_float(edge_export: Expor
     types = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
     kept = set(comparison_nodes(model))
     convolutions = [name for name, kind in types.items() if "Convolution" in kind]
-    # the two passes of the fine and of the broad smoothing, and none of the networks'
-    assert sum(name in kept for name in convolutions) == 4
     assert len(convolutions) > 30
-    for kind in ("ReduceSum", "TopK", "Interpolate"):
+    assert not kept.intersection(convolutions)
+    # the products are the smoothing of the map, and the weights of the scales, which belong to the networks
+    products = [name for name, kind in types.items() if kind == "MatMul"]
+    assert len(set(products) - kept) == 1
+    assert len(products) > 10
+    for kind in ("ReduceSum", "TopK"):
         assert all(name in kept for name, other in types.items() if other == kind), kind
 
 

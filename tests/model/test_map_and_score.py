@@ -1,5 +1,6 @@
 """Anomaly map, smoothing, calibration, scale weights and score."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from anomalib_scrd.anomaly_map import AnomalyMap, GaussianSmoothing, gaussian_kernel, joined_scales
+from anomalib_scrd.anomaly_map import AnomalyMap, joined_scales
 from anomalib_scrd.calibration import MapCalibration, PeakCalibration, averaging_rate
 from anomalib_scrd.scale_adaptation import ScaleAdaptation, scale_weights
 from anomalib_scrd.score import image_score, map_level, map_peak
+from anomalib_scrd.smoothing import AxisMatrices, gaussian_kernel, resized, smoothed
 from tests import reference
 
 
@@ -52,7 +54,7 @@ def test_broad_maps_are_those_of_the_wider_kernel() -> None:
     scales = [rand(1, 16, 12), rand(1, 8, 6, seed=1) ** 4, rand(1, 4, 3, seed=2)]
     merging = AnomalyMap(sigma=4.0)
     fine = merging.scales(scales, (64, 48))
-    maps = merging.with_broad(fine)
+    maps = merging.all_maps(scales, (64, 48))
     assert maps.shape == (1, 5, 32, 24)
     assert merging.number(3) == 5
     assert torch.equal(maps[:, :3], fine)
@@ -61,7 +63,7 @@ def test_broad_maps_are_those_of_the_wider_kernel() -> None:
         further = reference.smooth(small, math.sqrt(16**2 - 4**2) / 8, mode="edge")
         np.testing.assert_allclose(maps[0, 2 + k].numpy(), reference.bilinear(further, 32, 24), atol=1e-5)
     for without in (AnomalyMap(broad_weight=0), AnomalyMap(sigma=0)):
-        assert without.with_broad(fine) is fine
+        assert torch.equal(without.all_maps(scales, (64, 48)), without.scales(scales, (64, 48)))
         assert without.number(3) == 3
 
 
@@ -85,7 +87,7 @@ def test_broad_smoothing_of_one_place_is_a_wide_gaussian() -> None:
     place = torch.zeros(1, 48, 48)
     place[0, 20, 27] = 1
     merging = AnomalyMap("mean", sigma=4.0)
-    maps = merging.with_broad(merging.scales([torch.zeros_like(place), place], (192, 192)))
+    maps = merging.all_maps([torch.zeros_like(place), place], (192, 192))
     result = merging.merged(maps[:, 2:], (192, 192))[0, 0].numpy()
     expected = gaussian_filter(reference.bilinear(place[0].numpy(), 192, 192), 16.0)
     assert np.abs(result - expected).max() < 0.1 * expected.max()
@@ -95,7 +97,7 @@ def test_broad_smoothing_of_one_place_is_a_wide_gaussian() -> None:
 @pytest.mark.parametrize("size", [(16, 16), (50, 70), (33, 31)])
 def test_maps_of_any_size(size: tuple[int, int]) -> None:
     merging = AnomalyMap("mean")
-    maps = merging.with_broad(merging.scales([torch.full((2, 4, 4), 0.5)] * 2, size))
+    maps = merging.all_maps([torch.full((2, 4, 4), 0.5)] * 2, size)
     torch.testing.assert_close(merging.merged(maps, size), torch.full((2, 1, *size), 0.5))
 
 
@@ -107,7 +109,7 @@ def test_a_faint_large_anomaly_shows_in_the_broad_map() -> None:
     merging, calibration = AnomalyMap(), MapCalibration(3)
 
     def all_maps(distances: torch.Tensor) -> torch.Tensor:
-        return merging.with_broad(merging.scales([distances[:, 0]] * 2, (128, 128)))
+        return merging.all_maps([distances[:, 0]] * 2, (128, 128))
 
     calibration.update(all_maps(normal))
     _, fine, broad = calibration(all_maps(maps))[0]
@@ -123,12 +125,45 @@ def test_kernel_sums_to_one_and_has_the_variance() -> None:
     assert (kernel * offsets.square()).sum().item() == pytest.approx(16.0, rel=2e-2)
 
 
-def test_smoothing_keeps_constants_and_small_images() -> None:
-    for size in (5, 17, 40):
-        maps = torch.full((1, 1, size, size), 3.0)
-        torch.testing.assert_close(GaussianSmoothing(4.0)(maps), maps)
-    maps = rand(1, 1, 9, 9)
-    assert torch.equal(GaussianSmoothing(0)(maps), maps)
+def test_smoothing_keeps_constants_and_short_signals() -> None:
+    for length in (5, 17, 40):
+        signals = torch.full((1, length), 3.0)
+        torch.testing.assert_close(smoothed(signals, 4.0), signals)
+    signals = rand(1, 9)
+    assert torch.equal(smoothed(signals, 0), signals)
+
+
+def test_a_matrix_for_each_axis_is_the_operation_on_maps() -> None:
+    """Against the loops in two dimensions, for maps that grow along one axis and shrink along the other."""
+    maps = rand(2, 3, 7, 20)
+    result = AxisMatrices(lambda signals, length: smoothed(resized(signals, length), 1.5))(maps, (16, 11))
+    assert result.shape == (2, 3, 16, 11)
+    for b in range(2):
+        for k in range(3):
+            expected = reference.smooth(reference.bilinear(maps[b, k].numpy(), 16, 11), 1.5)
+            np.testing.assert_allclose(result[b, k].numpy(), expected, atol=1e-5)
+
+
+def test_matrices_are_built_once_and_stay_out_of_copies() -> None:
+    calls = []
+
+    def function(signals: torch.Tensor, length: int) -> torch.Tensor:
+        calls.append(length)
+        return resized(signals, length)
+
+    matrices, maps = AxisMatrices(function), rand(1, 1, 4, 6)
+    first = matrices(maps, (8, 9))
+    assert torch.equal(matrices(maps, (8, 9)), first)
+    assert calls == [8, 9]
+    assert torch.equal(copy.deepcopy(matrices)(maps, (8, 9)), first)
+    assert calls == [8, 9, 8, 9]
+
+
+def test_maps_stay_in_float32_under_autocast() -> None:
+    maps = rand(1, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = AnomalyMap(sigma=2.0).scales([maps[0]], (32, 32))
+    assert torch.equal(result, AnomalyMap(sigma=2.0).scales([maps[0]], (32, 32)))
 
 
 def test_scores_in_closed_form() -> None:
@@ -185,6 +220,7 @@ def test_peaks_and_levels_of_thinned_maps_are_those_of_all_pixels() -> None:
     maps = merging.scales([distances], (128, 128))
     thin = merging.thinned(maps)
     assert torch.equal(thin, maps[..., ::2, ::2])
+    torch.testing.assert_close(merging.thin_scales([distances], (128, 128)), thin)
     for top_k, level in ((0.02, 1.0), (0.1, 0.5)):
         every, few = map_peak(maps, top_k, level)[:, 0], map_peak(thin, top_k, level)[:, 0]
         assert ((every - few).std() / every.std()).item() < 0.05

@@ -58,7 +58,7 @@ def test_published_config_has_the_settings_of_the_paper() -> None:
     assert model.model.scale_adaptation.mode == "published"
     assert (model.model.read_out.calibrate_maps.mode, model.model.read_out.score) == ("none", "mean")
     merging = model.model.read_out.anomaly_map
-    assert (merging.merge, merging.smooth.sigma * merging.stride, merging.broad_weight) == ("mean", 4, 0)
+    assert (merging.merge, merging.sigma, merging.broad_weight) == ("mean", 4, 0)
     assert model.noise_share == 1
     anomalies = yaml.safe_load((CONFIGS / "model/published.yaml").read_text(encoding="utf-8"))["init_args"]
     assert [side * 256 for side in anomalies["noise_size"]] == [10, 31]

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from anomalib_scrd import ScaleAwareCRD, anomaly_map
+from anomalib_scrd import ScaleAwareCRD, smoothing
 from anomalib_scrd.benchmark.speed.contenders import FORMS
 from anomalib_scrd.noise import patches, step_generator
 from tests.model.conftest import build_model
@@ -169,12 +169,12 @@ def test_the_model_is_one_graph(form: str, compilations: Any) -> None:
 def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ready()
     before = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
-    assert "model.read_out.anomaly_map.smooth.kernel" in before
+    model.training_step(ImageBatch(image=images())).backward()
 
     def refuse(_: float) -> torch.Tensor:
         pytest.fail("the kernel was built again")
 
-    monkeypatch.setattr(anomaly_map, "gaussian_kernel", refuse)
+    monkeypatch.setattr(smoothing, "gaussian_kernel", refuse)
     model.training_step(ImageBatch(image=images())).backward()
     model.eval()
     for _ in range(2):

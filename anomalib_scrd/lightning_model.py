@@ -65,7 +65,8 @@ class ScaleAwareCRD(AnomalibModule):
         pull_weight: Weight of the distance between the student and the clean teacher.
         restore_weight: Weight of the same distance with the student fed by the noisy image; above 0 the student
             makes a pass over the noisy images.
-        contrast_weight: Weight of the published ratio pull / push.
+        contrast_weight: Weight of the published ratio pull / push, which needs the teacher's view of synthetic
+            anomalies: 1 is published, 0.1 is what did no harm beside ``pull_weight``; 0 for none.
         feature_scaling: Standardisation of the teacher's channels on normal images: channel or none (published).
         scale_adaptation: Weights of the scales: adaptive, published or uniform.
         calibration: Standardisation of the scales on normal images: position, scale or none.
@@ -132,7 +133,7 @@ class ScaleAwareCRD(AnomalibModule):
         student_depth: int | Sequence[int] | None = None,
         pull_weight: float = 1.0,
         restore_weight: float = 0.0,
-        contrast_weight: float = 0.1,
+        contrast_weight: float = 0.0,
         feature_scaling: FeatureScaling = "channel",
         scale_adaptation: ScaleAdaptationMode = "adaptive",
         calibration: CalibrationMode = "scale",

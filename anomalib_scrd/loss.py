@@ -121,7 +121,8 @@ def expected_distance_nll(distances: torch.Tensor, log_expected: torch.Tensor) -
 class ScaleAwareContrastiveLoss(nn.Module):
     """Weighted sum of the terms: pull, restore and the contrastive ratio, and the fit of the scale adaptation.
 
-    Published: ``contrast_weight=1``, the others 0. Reverse distillation (RD4AD): ``pull_weight=1``, the others 0.
+    Published: ``contrast_weight=1``, the others 0. The default is reverse distillation (RD4AD): what the ratio and the
+    restoration cost did not pay at equal training time (the README's ablation).
 
     Args:
         pull_weight: Weight of the distance to the clean teacher.
@@ -132,7 +133,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
         ValueError: If a weight is negative, or all are 0.
     """
 
-    def __init__(self, pull_weight: float = 1.0, restore_weight: float = 0.0, contrast_weight: float = 0.1) -> None:
+    def __init__(self, pull_weight: float = 1.0, restore_weight: float = 0.0, contrast_weight: float = 0.0) -> None:
         super().__init__()
         weights = {"pull_weight": pull_weight, "restore_weight": restore_weight, "contrast_weight": contrast_weight}
         for name, value in weights.items():

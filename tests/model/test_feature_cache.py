@@ -33,18 +33,18 @@ ALL = 1.0
 
 FORMS: dict[str, dict] = {
     "default": {},
+    "contrast": {"contrast_weight": 0.1},
     "restoring": {"restore_weight": 1.0, "noise_share": 0.25},
-    "no contrast": {"restore_weight": 1.0, "contrast_weight": 0.0},
+    "both": {"restore_weight": 1.0, "contrast_weight": 0.1},
     "published": {
         "pull_weight": 0.0,
         "contrast_weight": 1.0,
         "feature_scaling": "none",
         "noise_share": 1.0,
     },
-    "pull only": {"contrast_weight": 0.0},
 }
 # Images of a batch of five with anomalies: a share of them, rounded up, which is one if a form does not say otherwise.
-NOISY = {"restoring": 2, "published": BATCH, "pull only": 0}
+NOISY = {"default": 0, "restoring": 2, "published": BATCH}
 ONE = 1
 
 
@@ -135,7 +135,7 @@ def test_training_is_the_same_to_the_last_bit(form: str, plain: Callable, tiny_f
 @pytest.mark.parametrize(
     ("memory", "files"), [(0.0, True), (FIVE, True), (FIVE, False)], ids=["files", "both", "some in memory"]
 )
-@pytest.mark.parametrize("form", ["default", "pull only"])
+@pytest.mark.parametrize("form", ["default", "contrast"])
 def test_the_same_wherever_features_lie(
     form: str, memory: float, files: bool, plain: Callable, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -162,7 +162,7 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
             if module.feature_cache is not None:
                 stores.extend(store.dtype for tier in module.feature_cache._tiers for store in tier.stores)
 
-    form = FORMS["default"]
+    form = FORMS["contrast"]
     arguments = form | {"feature_cache": FIVE / 2, "feature_cache_dir": tmp_path / "features"}
     cached = train(tiny_folder, tmp_path, arguments, callbacks=[Look()], **settings)
     assert_same(cached, train(tiny_folder, tmp_path, form, **settings))
@@ -170,7 +170,7 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
 
 
 def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Path) -> None:
-    model = build_model(noise_seed=3, layers=LAYERS, feature_cache=ALL)
+    model = build_model(noise_seed=3, contrast_weight=0.1, layers=LAYERS, feature_cache=ALL)
     first = build_engine(tmp_path / "first", max_epochs=1, limit_val_batches=0)
     first.fit(model, datamodule=data(tiny_folder))
     saved = torch.load(first.best_model_path, weights_only=True)

@@ -43,12 +43,12 @@ def images(batch: int = BATCH) -> torch.Tensor:
     ("arguments", "teacher", "student"),
     # images in the one joint pass of the teacher over clean and noisy ones, which the student sees to restore them only
     [
-        (FORMS["default"], 9, 8),
+        (FORMS["default"], 8, 8),
         ({"restore_weight": 1.0, "noise_share": 0.25}, 10, 10),
         (FORMS["published"], 16, 8),
-        (FORMS["pull only"], 8, 8),
+        (FORMS["contrast"], 9, 8),
     ],
-    ids=["default", "restoring", "published", "pull only"],
+    ids=["default", "restoring", "published", "contrast"],
 )
 def test_passes_of_a_step(arguments: dict[str, Any], teacher: int, student: int) -> None:
     model = ready(**(arguments | {"student_depth": 1}))
@@ -97,8 +97,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     "arguments",
     [
         *FORMS.values(),
-        {"noise": "perlin", "noise_count": [1, 3], "noise_strength": [0.1, 0.4]},
-        {"noise": "gaussian", "noise_foreground": True},
+        {"contrast_weight": 0.1, "noise": "perlin", "noise_count": [1, 3], "noise_strength": [0.1, 0.4]},
+        {"contrast_weight": 0.1, "noise": "gaussian", "noise_foreground": True},
         {"calibration": "position"},
     ],
     ids=[*FORMS, "perlin, counts", "gaussian, foreground", "position"],
@@ -142,7 +142,7 @@ def compilations() -> Iterator[Any]:
 
 
 def test_nothing_is_compiled_after_the_first_step(compilations: Any) -> None:
-    model = ready(layers=["layer1", "layer2"])
+    model = ready(layers=["layer1", "layer2"], contrast_weight=0.1)
     model.model.compile(backend=compilations)
     optimizer = torch.optim.SGD(model.model.trainable_parameters(), lr=1e-3)
     counts = []

@@ -209,7 +209,7 @@ def test_command_line_writes_what_it_measured(tmp_path: Path, capsys: pytest.Cap
     assert benchmark.main(["speed", *arguments]) == 0
 
     stored = json.loads((tmp_path / "speed.json").read_text(), parse_constant=pytest.fail)  # no NaN
-    contenders = {"default", "published", "pull only", *CACHED, BASELINE, RELEASED}
+    contenders = {"default", "published", "contrast", *CACHED, BASELINE, RELEASED}
     assert stored["sections"]["step"]["samples"]["step"].keys() == contenders
     assert all(len(seconds) == 1 for seconds in stored["sections"]["step"]["samples"]["step"].values())
     assert "pink" in stored["sections"]["step"]["errors"]["broken"]

@@ -49,7 +49,7 @@ FORMS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "schedule": "none",
     },
-    "pull only": {"pull_weight": 1.0, "restore_weight": 0.0, "contrast_weight": 0.0},
+    "contrast": {"contrast_weight": 0.1},
 }
 """Forms of the loss by name: arguments of ScaleAwareCRD that differ from the default ones."""
 

@@ -87,7 +87,7 @@ def train(folder: Path, root: Path, arguments: dict, **trainer: object) -> tuple
     callbacks = [recorder, *trainer.pop("callbacks", [])]
     settings = {"max_epochs": EPOCHS, "limit_val_batches": 0, "logger": False} | trainer
     engine = build_engine(root, callbacks=callbacks, **settings)
-    model = build_model(**({"noise_seed": 3, "layers": LAYERS} | arguments))
+    model = build_model(**({"noise_seed": 3, "contrast_weight": 0.1, "layers": LAYERS} | arguments))
     recorder.watch(model.model.teacher)
     torch.manual_seed(1)
     engine.fit(model, datamodule=data(folder))
@@ -185,7 +185,7 @@ def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Pat
         loader = DataLoader(source.train_data, batch_size=BATCH, collate_fn=source.train_data.collate_fn)
         recorder = Recorder()
         engine = build_engine(tmp_path, callbacks=[recorder], max_epochs=3, limit_val_batches=0, logger=False)
-        model = build_model(**({"noise_seed": 3, "layers": LAYERS} | arguments))
+        model = build_model(**({"noise_seed": 3, "contrast_weight": 0.1, "layers": LAYERS} | arguments))
         recorder.watch(model.model.teacher)
         engine.fit(model, train_dataloaders=loader, ckpt_path=first.best_model_path)
         return recorder, model.state_dict()

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_scrd.blocks import match_size
 from anomalib_scrd.smoothing import AxisFunction, AxisMatrices, resized, smoothed
 
 MergeMode = Literal["norm", "max", "mean"]
@@ -82,6 +81,7 @@ class AnomalyMap(nn.Module):
         further = sigma * math.sqrt(_BROAD**2 - 1) / (self.stride * self.broad_stride)
         self._fine_maps = AxisMatrices(fine)
         self._thin_maps = AxisMatrices(partial(_thin, fine=fine, thinning=self.thinning))
+        self._full_maps = AxisMatrices(resized)
         self._broad_maps = AxisMatrices(partial(_broad, fine=fine, stride=self.broad_stride, sigma=further))
 
     def number(self, num_scales: int) -> int:
@@ -161,7 +161,7 @@ class AnomalyMap(nn.Module):
             joined = joined_scales(scales).unsqueeze(1)
         else:
             joined = scales.amax(dim=1, keepdim=True) if self.merge == "max" else scales.mean(dim=1, keepdim=True)
-        return match_size(joined, size)
+        return joined if joined.shape[-2:] == tuple(size) else self._full_maps(joined, size)
 
 
 # What happens to distances along an axis, (N, L), on their way to the grid, (N, length).

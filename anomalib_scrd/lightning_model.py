@@ -373,6 +373,9 @@ class ScaleAwareCRD(AnomalibModule):
             )
             count = math.ceil(self.noise_share * len(images))
             noisy, _ = self.synthetic_anomalies(images[:count], generator=generator, std=self._image_std)
+        standardise = self.model.standardise
+        if standardise is not None and not self.compile_model:  # which would compile a second graph in mid-training
+            standardise.learning = self._batches_seen < standardise.batches
         self._batches_seen += 1
         taught = None
         if self.feature_cache is not None:

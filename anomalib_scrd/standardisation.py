@@ -35,6 +35,10 @@ class ChannelStandardisation(nn.Module):
     Args:
         channels: Channels of the scales, finest first.
         batches: Number of batches that count, at least 1.
+
+    Attributes:
+        learning: Whether updates are made. Past the batches that count they change nothing, but cost two passes over
+            the features: who counts batches can switch them off.
     """
 
     seen: torch.Tensor
@@ -42,6 +46,7 @@ class ChannelStandardisation(nn.Module):
     def __init__(self, channels: Sequence[int], batches: int = 32) -> None:
         super().__init__()
         self.batches = batches
+        self.learning = True
         self.num_scales = len(channels)
         self.register_buffer("seen", torch.zeros(()))
         for scale, count in enumerate(channels):

@@ -160,7 +160,8 @@ class ScaleAwareCRDModel(nn.Module):
             # One pass of the teacher over both: the same work in larger pieces.
             both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
         if self.standardise is not None:
-            self.standardise.update([f[:batch] for f in both])
+            if self.standardise.learning:
+                self.standardise.update([f[:batch] for f in both])
             both = self.standardise(both)
         clean = [f[:batch] for f in both]
         if noisy_images is not None:

@@ -62,6 +62,21 @@ def test_passes_of_a_step(arguments: dict[str, Any], teacher: int, student: int)
     assert seen["bottleneck"] == seen["student"] == [student] * 2
 
 
+def test_the_channels_are_measured_in_the_first_batches_only() -> None:
+    """Later updates would change nothing, and cost two passes over the features."""
+    model = ready()
+    standardise, batch = model.model.standardise, ImageBatch(image=images())
+    calls: list[int] = []
+    update = standardise.update
+    standardise.update = lambda features: (calls.append(model._batches_seen), update(features))
+    for _ in range(standardise.batches + 2):
+        model.training_step(batch)
+    assert calls == list(range(1, standardise.batches + 1))
+    before = {name: value.clone() for name, value in standardise.state_dict().items() if name != "seen"}
+    update([feature + 1 for feature in model.model.teacher(images())])
+    assert all(torch.equal(standardise.state_dict()[name], value) for name, value in before.items())
+
+
 class NoWaiting(TorchDispatchMode):
     """Refuses what makes the host wait for a GPU: values, or shapes that depend on values, that travel to it."""
 

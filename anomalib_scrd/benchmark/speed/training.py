@@ -12,6 +12,10 @@ from lightning.pytorch import LightningModule
 
 from anomalib_scrd.benchmark.speed.config import Precision, SpeedConfig
 from anomalib_scrd.benchmark.speed.released import ReleasedSchedule
+from anomalib_scrd.lightning_model import ScaleAwareCRD
+
+# A step like nearly all of a training: the channels' standardisation learns in the first few.
+_BATCHES_BEFORE = 1000
 
 _DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -71,6 +75,8 @@ class TrainingStep:
             self.module.trainer = self.trainer
             self.module.log = self.module.log_dict = _no_log
             self.module.on_fit_start()
+        if isinstance(module, ScaleAwareCRD):
+            module._batches_seen = _BATCHES_BEFORE  # noqa: SLF001 - as a checkpoint would
         self.compiled = config.compile
         if self.compiled:
             self.module.model.compile()

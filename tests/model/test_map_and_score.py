@@ -94,6 +94,14 @@ def test_broad_smoothing_of_one_place_is_a_wide_gaussian() -> None:
     assert result.sum() == pytest.approx(expected.sum(), rel=0.02)
 
 
+@pytest.mark.parametrize("size", [(128, 96), (75, 61), (512, 40), (40, 1030)])
+def test_the_merged_map_is_interpolated(size: tuple[int, int]) -> None:
+    """By a product of matrices or, where that would take longer, by the interpolation itself."""
+    maps = rand(2, 3, -(-size[0] // 2), -(-size[1] // 2))
+    expected = torch.nn.functional.interpolate(maps.mean(1, keepdim=True), size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(AnomalyMap("mean").merged(maps, size), expected)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (50, 70), (33, 31)])
 def test_maps_of_any_size(size: tuple[int, int]) -> None:
     merging = AnomalyMap("mean")

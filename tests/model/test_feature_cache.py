@@ -87,7 +87,7 @@ def train(folder: Path, root: Path, arguments: dict, **trainer: object) -> tuple
     callbacks = [recorder, *trainer.pop("callbacks", [])]
     settings = {"max_epochs": EPOCHS, "limit_val_batches": 0, "logger": False} | trainer
     engine = build_engine(root, callbacks=callbacks, **settings)
-    model = build_model(**({"noise_seed": 3, "contrast_weight": 0.1, "layers": LAYERS} | arguments))
+    model = build_model(**({"noise_seed": 3, "layers": LAYERS} | arguments))
     recorder.watch(model.model.teacher)
     torch.manual_seed(1)
     engine.fit(model, datamodule=data(folder))

@@ -262,7 +262,7 @@ def test_a_row_of_the_log_is_timed(config: Callable[..., SpeedConfig], monkeypat
 
 
 def test_parts_hold_the_whole_step(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "FORMS", {"default": {}})
+    monkeypatch.setattr(parts, "FORMS", {"default": {"contrast_weight": 0.1}})
     monkeypatch.setattr(parts, "_LOG_EVERY", 1)
     monkeypatch.setattr(parts, "measure_rates", lambda *_: Rates(1e11, 1e10))
     result = parts.measure(config())

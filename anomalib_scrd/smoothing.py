@@ -88,6 +88,7 @@ class AxisMatrices:
             return self._function(torch.eye(inputs, device=device), outputs)
         key = (inputs, outputs, device)
         if key not in self._built:
-            with torch.no_grad():
+            # They outlive the inference mode in which Lightning validates, whose own tensors take part in no gradient.
+            with torch.inference_mode(mode=False), torch.no_grad():
                 self._built[key] = self._function(torch.eye(inputs, device=device), outputs)
         return self._built[key]

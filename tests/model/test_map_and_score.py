@@ -167,6 +167,16 @@ def test_matrices_are_built_once_and_stay_out_of_copies() -> None:
     assert calls == [8, 9, 8, 9]
 
 
+def test_matrices_of_an_inference_serve_a_gradient() -> None:
+    """Lightning validates in inference mode, whose own tensors autograd refuses."""
+    matrices, maps = AxisMatrices(resized), rand(1, 1, 4, 4)
+    with torch.inference_mode():
+        matrices(maps, (8, 8))
+    maps.requires_grad_()
+    matrices(maps, (8, 8)).sum().backward()
+    assert maps.grad.sum().item() == pytest.approx(64)
+
+
 def test_maps_stay_in_float32_under_autocast() -> None:
     maps = rand(1, 1, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):

@@ -86,11 +86,12 @@ class MapCalibration(nn.Module):
             return
         self.batches += 1
         rate = averaging_rate(self.batches, self.reach)
-        mean = maps.mean(dim=0)
         if self.mode == "scale":
-            mean = mean.mean(dim=(1, 2), keepdim=True)
-        elif self.mean.shape[-2:] == (1, 1):
-            self.mean = torch.zeros_like(mean)
+            mean = maps.mean(dim=(0, 2, 3))[:, None, None]
+        else:
+            mean = maps.mean(dim=0)
+            if self.mean.shape[-2:] == (1, 1):
+                self.mean = torch.zeros_like(mean)
         self.mean.lerp_(_resized(mean, self.mean.shape[-2:]), rate)
         # The spread is that around the stored mean, so that what the mean explains is not counted twice.
         deviation = (maps - _resized(self.mean, maps.shape[-2:])).square().mean(dim=(0, 2, 3))

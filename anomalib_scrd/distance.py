@@ -1,6 +1,8 @@
 """The one distance between teacher and student features, shared by the loss and the anomaly map."""
 
-__all__ = ["confidence", "cosine_distance", "image_distance", "position_distance"]
+__all__ = ["confidence", "cosine_distance", "image_distance", "position_distances"]
+
+from typing import Any
 
 import torch
 
@@ -24,14 +26,12 @@ def cosine_distance(first: torch.Tensor, second: torch.Tensor, dim: tuple[int, .
     Raises:
         ValueError: If the shapes differ.
     """
-    if first.shape != second.shape:
-        msg = f"features must have equal shapes, got {tuple(first.shape)} and {tuple(second.shape)}"
-        raise ValueError(msg)
+    _check_shapes(first, second)
     first, second = first.float(), second.float()
-    dot = (first * second).sum(dim)
-    squares = _squared_length(first, dim) * _squared_length(second, dim)
-    # The clamp lies under the root: rsqrt of a clamped value has gradient zero there, not infinity.
-    return 1.0 - dot * squares.clamp_min(_EPS**2).rsqrt()
+    if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad):
+        distance: torch.Tensor = _CosineDistance.apply(first, second, dim)  # type: ignore[no-untyped-call]
+        return distance
+    return 1.0 - _cosine(first, second, dim)[0]
 
 
 def image_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
@@ -49,35 +49,98 @@ def image_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor
     return cosine_distance(teacher, student, dim=(1, 2, 3))
 
 
-def position_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """Distance at each position: the cosine over channels. This is one scale of the anomaly map.
+def position_distances(
+    teacher: torch.Tensor, student: torch.Tensor, damping: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distance at each position: the cosine over channels, plain and damped. Each is one scale of an anomaly map.
 
     Args:
         teacher: Features, (B, C, H, W).
         student: Features, (B, C, H, W).
+        damping: See :func:`confidence`.
 
     Returns:
-        (B, H, W) float32 in [0, 2].
+        Two (B, H, W) float32 in [0, 2]: the distance, and its product with the :func:`confidence`.
+
+    Raises:
+        ValueError: If the shapes differ.
     """
-    return cosine_distance(teacher, student, dim=(1,))
+    _check_shapes(teacher, student)
+    cosine, _, (square, _) = _cosine(teacher.float(), student.float(), (1,))
+    plain = 1.0 - cosine
+    return plain, plain * confidence(square / teacher.shape[1], damping) if damping > 0 else plain
 
 
-def confidence(teacher: torch.Tensor, damping: float) -> torch.Tensor:
-    """How much the direction of the teacher's features says at each position: ``|t|^2 / (|t|^2 + damping * C)``.
+def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
+    """How much the direction of the teacher's features says at each position: ``s / (s + damping)``.
 
     Where an image shows nothing the teacher's standardised features are short, their direction is noise, and the cosine
     calls it anomalous. The distance times this factor does not. The student's length takes no part: a cosine trains
     directions only.
 
     Args:
-        teacher: Features, (B, C, H, W).
-        damping: Mean square of a channel at which half of a distance remains; 0 leaves distances as they are.
+        square: Mean square s of the teacher's channels, (B, H, W), at least 0.
+        damping: Mean square at which half of a distance remains, above 0.
 
     Returns:
-        (B, H, W) float32 in [0, 1].
+        (B, H, W) in [0, 1].
     """
-    square = teacher.float().square().mean(dim=1)
-    return square / (square + damping) if damping > 0 else torch.ones_like(square)
+    return square / (square + damping)
+
+
+class _CosineDistance(torch.autograd.Function):
+    """One minus the cosine, with its gradient in closed form: half the passes over the features of autograd's.
+
+    With ``c`` the cosine, ``d(1 - c)/db = (c b / |b| - a / |a|) / |b|``; where the clamp holds ``|a| |b|`` the lengths
+    are constants, and the first term is missing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, first: torch.Tensor, second: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
+        cosine, inverse, squares = _cosine(first, second, dim)
+        ctx.save_for_backward(first, second, cosine, inverse, *squares)
+        ctx.dim = dim
+        return 1.0 - cosine
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        first, second, cosine, inverse, *squares = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for a second derivative, which must know how these depend on the features
+            cosine, inverse, squares = _cosine(first, second, ctx.dim)
+        free = squares[0] * squares[1] > _EPS**2
+
+        def towards(vectors: torch.Tensor, others: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
+            own = torch.where(free, gradient * cosine / square, 0)
+            return (vectors * _spread(own, ctx.dim)).addcmul_(others, _spread(-gradient * inverse, ctx.dim))
+
+        wanted_first, wanted_second, _ = ctx.needs_input_grad
+        return (
+            towards(first, second, squares[0]) if wanted_first else None,
+            towards(second, first, squares[1]) if wanted_second else None,
+            None,
+        )
+
+
+def _cosine(
+    first: torch.Tensor, second: torch.Tensor, dim: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Cosine, ``1 / (|a| |b|)`` and the squared lengths."""
+    squares = _squared_length(first, dim), _squared_length(second, dim)
+    inverse = (squares[0] * squares[1]).clamp_min(_EPS**2).rsqrt()
+    return (first * second).sum(dim) * inverse, inverse, squares
+
+
+def _check_shapes(first: torch.Tensor, second: torch.Tensor) -> None:
+    if first.shape != second.shape:
+        msg = f"features must have equal shapes, got {tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(msg)
+
+
+def _spread(values: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
+    """Values with the dimensions again that a sum has removed, of size 1."""
+    for position in sorted(dim):
+        values = values.unsqueeze(position)
+    return values
 
 
 def _squared_length(vectors: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:

@@ -10,8 +10,8 @@ from torch import nn
 
 from anomalib_scrd.anomaly_map import AnomalyMap, MergeMode, joined_scales
 from anomalib_scrd.calibration import CalibrationMode, MapCalibration, PeakCalibration
-from anomalib_scrd.distance import confidence, position_distance
-from anomalib_scrd.score import SCORES, ScoreKind, image_score, map_peak
+from anomalib_scrd.distance import position_distances
+from anomalib_scrd.score import SCORES, ScoreKind, image_score, map_level, top_mean
 
 # A quarter of the training images are enough for the statistics of maps and peaks, and cost a quarter.
 _CALIBRATION_SHARE = 4
@@ -132,10 +132,8 @@ class ReadOut(nn.Module):
             The damped ones, (B, K, h, w) or with the broad ones behind them (B, 2K - 1, h, w), and the plain ones, of
             which the score needs a part of the rows and columns only, (B, K, h', w').
         """
-        distances = [position_distance(t, s) for t, s in zip(teacher, student, strict=True)]
-        damped = distances
-        if self.damping > 0:
-            damped = [d * confidence(t, self.damping) for d, t in zip(distances, teacher, strict=True)]
+        pairs = [position_distances(t, s, self.damping) for t, s in zip(teacher, student, strict=True)]
+        distances, damped = zip(*pairs, strict=True)
         maps = self.anomaly_map.all_maps(damped, size)
         # without peaks nothing asks for the plain ones
         plain = maps if self.calibrate_peaks is None else self.anomaly_map.thin_scales(distances, size)
@@ -149,5 +147,7 @@ class ReadOut(nn.Module):
         is, up to a factor, the length between the two directions; it is distributed more evenly than its square.
         """
         fine = self.anomaly_map.thinned(damped[:, : plain.shape[1]])
-        peaks = [map_peak(fine, self.top_k, 1.0), map_peak(plain, self.diffuse_top_k, self.level)]
-        return torch.cat(peaks, dim=1).clamp_min(0).sqrt()
+        highest = torch.cat([top_mean(fine, self.top_k), top_mean(plain, self.diffuse_top_k)], dim=1)
+        damped_level, plain_level = map_level(torch.cat([fine, plain], dim=1)).chunk(2, dim=1)
+        peaks = highest - torch.cat([damped_level, self.level * plain_level], dim=1)
+        return peaks.clamp_min(0).sqrt()

@@ -1,6 +1,6 @@
 """One number for an image from its anomaly map, or from the maps of its scales."""
 
-__all__ = ["SCORES", "ScoreKind", "image_score", "map_level", "map_peak"]
+__all__ = ["SCORES", "ScoreKind", "image_score", "map_level", "map_peak", "top_mean"]
 
 from typing import Literal
 
@@ -53,10 +53,23 @@ def map_peak(maps: torch.Tensor, top_k: float = 0.02, level: float = 0.5) -> tor
     Returns:
         (B, K) in the units of the map.
     """
-    flat = maps.flatten(2)
-    count = max(1, int(top_k * flat.shape[2]))
-    peak = flat.topk(count, dim=2, sorted=False).values.mean(dim=2)
+    peak = top_mean(maps, top_k)
     return peak - level * map_level(maps) if level > 0 else peak
+
+
+def top_mean(maps: torch.Tensor, share: float) -> torch.Tensor:
+    """Mean of the highest values of each map.
+
+    Args:
+        maps: (B, K, H, W).
+        share: Share of the pixels, in (0, 1]; at least one is taken.
+
+    Returns:
+        (B, K).
+    """
+    flat = maps.flatten(2)
+    count = max(1, int(share * flat.shape[2]))
+    return flat.topk(count, dim=2, sorted=False).values.mean(dim=2)
 
 
 def map_level(maps: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """Distance and loss against loops over the equations, closed forms and invariants."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
-from anomalib_scrd.distance import confidence, cosine_distance, image_distance, position_distance
+from anomalib_scrd.distance import confidence, cosine_distance, image_distance, position_distances
 from anomalib_scrd.loss import (
     ScaleAwareContrastiveLoss,
     contrastive_ratio,
@@ -74,24 +76,31 @@ def test_closed_form_of_the_ratio() -> None:
 def test_position_distance_equals_the_loops() -> None:
     teacher, student = features(0)[0], features(1)[0]
     expected = reference.position_map(teacher.numpy(), student.numpy())
-    np.testing.assert_allclose(position_distance(teacher, student).numpy(), expected, atol=1e-6)
+    plain, damped = position_distances(teacher, student)
+    np.testing.assert_allclose(plain.numpy(), expected, atol=1e-6)
+    assert torch.equal(damped, plain)
+    plain, damped = position_distances(teacher, student, 0.7)
+    np.testing.assert_allclose(plain.numpy(), expected, atol=1e-6)
+    trust = confidence(teacher.square().mean(dim=1), 0.7)
+    np.testing.assert_allclose(damped.numpy(), expected * trust.numpy(), atol=1e-6)
 
 
-def test_confidence_equals_the_loops() -> None:
-    teacher = features(0)[0]
-    result = confidence(teacher, 0.7).numpy()
+def test_damping_equals_the_loops() -> None:
+    teacher, student = features(0)[0], features(1)[0]
+    plain, damped = (maps.numpy() for maps in position_distances(teacher, student, 0.7))
     batch, channels, height, width = teacher.shape
     for b, i, j in np.ndindex(batch, height, width):
         square = sum(float(teacher[b, c, i, j]) ** 2 for c in range(channels))
-        assert result[b, i, j] == pytest.approx(square / (square + 0.7 * channels), rel=1e-5)
-    assert torch.equal(confidence(teacher, 0.0), torch.ones_like(teacher[:, 0]))
-    assert confidence(torch.zeros_like(teacher), 0.7).max() == 0
-    assert confidence(torch.full_like(teacher, 0.7**0.5), 0.7).mean().item() == pytest.approx(0.5)
+        assert damped[b, i, j] == pytest.approx(plain[b, i, j] * square / (square + 0.7 * channels), rel=1e-5)
+
+
+def test_confidence_is_none_at_zero_and_a_half_at_the_damping() -> None:
+    assert confidence(torch.tensor([0.0, 0.7, 1e9]), 0.7).tolist() == pytest.approx([0.0, 0.5, 1.0])
 
 
 def test_image_distance_at_one_position_is_the_position_distance() -> None:
     teacher, student = features(0)[2][:, :, :1, :1], features(1)[2][:, :, :1, :1]
-    torch.testing.assert_close(image_distance(teacher, student), position_distance(teacher, student)[:, 0, 0])
+    torch.testing.assert_close(image_distance(teacher, student), position_distances(teacher, student)[0][:, 0, 0])
 
 
 @pytest.mark.parametrize("factor", [1e-3, 7.0, 1e4])
@@ -104,7 +113,7 @@ def test_distance_ignores_length(factor: float) -> None:
 
 def test_zero_features_have_distance_one_and_a_finite_gradient() -> None:
     student = torch.zeros(2, 3, 2, 2, requires_grad=True)
-    distance = position_distance(torch.zeros(2, 3, 2, 2), student)
+    distance = cosine_distance(torch.zeros(2, 3, 2, 2), student, dim=(1,))
     assert torch.equal(distance.detach(), torch.ones(2, 2, 2))
     distance.sum().backward()
     assert student.grad is not None
@@ -120,14 +129,48 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(distance, expected)
 
 
-def test_distance_gradient_is_right() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dim", [(1,), (1, 2, 3), (3, 1)])
+def test_distance_gradient_is_right(dim: tuple[int, ...], layout: torch.memory_format) -> None:
+    """Against autograd's of the textbook formula, in double precision, for both arguments."""
     generator = torch.Generator().manual_seed(3)
-    teacher = torch.randn(2, 3, 2, 2, generator=generator, dtype=torch.float32)
-    student = torch.randn(2, 3, 2, 2, generator=generator, dtype=torch.float32, requires_grad=True)
-    image_distance(teacher, student).sum().backward()
-    reference_student = student.detach().clone().requires_grad_()
-    (1 - torch.cosine_similarity(teacher.flatten(1), reference_student.flatten(1))).sum().backward()
-    torch.testing.assert_close(student.grad, reference_student.grad)
+    pair = [torch.randn(2, 3, 4, 5, generator=generator).to(memory_format=layout).requires_grad_() for _ in range(2)]
+    outer = torch.randn([size for axis, size in enumerate(pair[0].shape) if axis not in dim], generator=generator)
+    cosine_distance(*pair, dim=dim).backward(outer)
+    first, second = (tensor.detach().double().requires_grad_() for tensor in pair)
+    lengths = (first.square().sum(dim) * second.square().sum(dim)).sqrt()
+    (1 - (first * second).sum(dim) / lengths).backward(outer.double())
+    for tensor, expected in zip(pair, (first, second), strict=True):
+        assert tensor.grad is not None
+        assert tensor.grad.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(tensor.grad.double(), expected.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_distance_gradient_of_lengths_at_the_clamp_is_that_of_constants() -> None:
+    first = torch.full((1, 2, 1, 1), 1e-7)
+    second = torch.full((1, 2, 1, 1), 1e-7, requires_grad=True)
+    image_distance(first, second).sum().backward()
+    torch.testing.assert_close(second.grad, -first / 1e-8)
+
+
+def test_second_derivative_of_the_distance_is_right() -> None:
+    """A gradient penalty, for instance, against that of the textbook formula in double precision."""
+    generator = torch.Generator().manual_seed(3)
+    teacher, student = (torch.randn(2, 3, 2, 2, generator=generator) for _ in range(2))
+
+    def penalty(student: torch.Tensor, distance: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        student.requires_grad_()
+        (gradient,) = torch.autograd.grad(distance(student).sum(), student, create_graph=True)
+        gradient.square().sum().backward()
+        assert student.grad is not None
+        return student.grad
+
+    found = penalty(student, lambda values: image_distance(teacher, values))
+    flat = teacher.double().flatten(1)
+    expected = penalty(
+        student.detach().double(), lambda values: 1 - torch.cosine_similarity(flat, values.flatten(1), dim=1)
+    )
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-4)
 
 
 def test_shapes_must_agree() -> None:

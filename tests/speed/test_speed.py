@@ -188,6 +188,24 @@ def test_config_begins_with_its_command_and_loads() -> None:
     assert (changed.batch, changed.variants) == (16, {"plain": {"student_depth": 1}})
 
 
+def test_edge_is_timed_as_it_is_trained() -> None:
+    path = CONFIGS / "benchmark" / "edge_speed.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# python -m anomalib_scrd.benchmark speed --config configs/benchmark/edge_speed.yaml\n")
+    timed = load_config(["--config", str(path)])
+    trained = yaml.safe_load((CONFIGS / "benchmark" / "edge.yaml").read_text(encoding="utf-8"))
+    models = {name: spec["init_args"] for name, spec in trained["models"].items()}
+    assert {name: arguments | {"feature_cache": 1.0} for name, arguments in timed.variants.items()} == models
+    assert timed.variants["edge"] == EDGE
+    assert list(timed.image_size) == trained["image_size"]
+
+
+def test_a_form_with_a_backbone_of_its_own_has_its_layers(config: Callable[..., SpeedConfig]) -> None:
+    form = build_form(config(layers=["layer1", "layer2"]), {"backbone": "resnet10t", "student_depth": 1})
+    assert form.model.teacher.layers == ("layer1", "layer2", "layer3")
+    assert form.hparams["backbone"] == "resnet10t"
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
@@ -316,17 +334,20 @@ def test_inference_runs(
 
     monkeypatch.setattr(inference, "export_model", export)
     settings = config(
-        engines=["torch", "onnx", "openvino-f32"], inference_models=["default", "baseline"], inference_batches=[3]
+        engines=["torch", "onnx", "openvino-f32"],
+        inference_models=["default", "baseline"],
+        inference_batches=[3],
+        variants={"other": {"backbone": "resnet10t"}},
     )
     result = inference.measure(settings)
-    pairs = [[name, engine] for engine in ("torch", "openvino-f32") for name in ("default", "baseline")]
+    pairs = [[name, engine] for engine in ("torch", "openvino-f32") for name in ("default", "baseline", "other")]
     start, predictions = result.tables
     assert [row[:2] for row in predictions.rows] == pairs
-    assert {row[-1] for row in predictions.rows[2:]} == {"1.000"}  # against itself
+    assert {row[-1] for row in predictions.rows[3:]} == {"1.000"}  # against itself
     assert predictions.rows[1][4] == "1.000"
-    assert len(start.rows) == 6
+    assert len(start.rows) == 9
     assert all(cell != "-" for row in start.rows if row[1] != "onnx" for cell in row)
-    assert {name for name in result.errors if "onnx" in name} == {"default, onnx", "baseline, onnx"}
+    assert {name for name in result.errors if "onnx" in name} == {"default, onnx", "baseline, onnx", "other, onnx"}
 
 
 def test_released_openvino_models_leave_a_process_that_takes_signals(tmp_path: Path) -> None:

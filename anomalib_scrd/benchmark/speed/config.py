@@ -36,8 +36,8 @@ class SpeedConfig:
         channels_last: Lay images and weights out with the channels last.
         pre_trained: Weights of the teacher. The speed does not depend on them; false needs none.
         seed: Of weights and images.
-        variants: Further contenders in ``step`` and ``parts``, by name: arguments of ScaleAwareCRD that differ from
-            the default ones.
+        variants: Further contenders in ``step``, ``parts`` and ``inference``, by name: arguments of ScaleAwareCRD that
+            differ from the default ones.
         images: Folder of images for ``loader`` and the calibration of INT8; None draws phantoms.
         loader_workers: Numbers of worker processes of the data loader.
         engines: What ``inference`` runs.

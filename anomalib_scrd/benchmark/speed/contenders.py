@@ -1,6 +1,6 @@
 """The models whose steps and predictions are timed."""
 
-__all__ = ["BASELINE", "EDGE", "FORMS", "TIMM_BASELINE", "build_baseline", "build_edge", "build_form"]
+__all__ = ["BASELINE", "EDGE", "FORMS", "TIMM_BASELINE", "build_baseline", "build_form"]
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -66,30 +66,25 @@ def build_form(config: SpeedConfig, arguments: Mapping[str, Any], **changes: Any
 
     Args:
         config: Backbone, layers, size, weights and seed.
-        arguments: Arguments of the model that differ from the default ones.
+        arguments: Arguments of the model that differ from the default ones. Another ``backbone`` has ``layers`` of its
+            own.
         changes: ``backbone``, ``layers`` or ``image_size`` in place of the configured ones.
 
     Returns:
         The model, on the CPU.
     """
     torch.manual_seed(config.seed)
-    settings = {"backbone": config.backbone, "layers": config.layers, "image_size": config.image_size} | changes
+    layers = None if "backbone" in arguments else config.layers
+    settings = {"backbone": config.backbone, "layers": layers, "image_size": config.image_size, **arguments, **changes}
     size = settings.pop("image_size")
     return ScaleAwareCRD(
         **settings,
-        **arguments,
         pre_trained=config.pre_trained,
         noise_seed=config.seed,
         pre_processor=ScaleAwareCRD.configure_pre_processor(size),
         evaluator=False,
         visualizer=False,
     )
-
-
-def build_edge(config: SpeedConfig) -> ScaleAwareCRD:
-    """Build the edge preset, which has a backbone of its own."""
-    arguments = {name: value for name, value in EDGE.items() if name != "backbone"}
-    return build_form(config, arguments, backbone=EDGE["backbone"], layers=None)
 
 
 def build_baseline(config: SpeedConfig, like: ScaleAwareCRD) -> tuple[str, AnomalibModule, str]:

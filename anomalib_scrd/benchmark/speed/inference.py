@@ -15,7 +15,7 @@ from anomalib.models.components import AnomalibModule
 
 from anomalib_scrd.benchmark.measure import PeakMemory
 from anomalib_scrd.benchmark.speed.config import Engine, SpeedConfig
-from anomalib_scrd.benchmark.speed.contenders import BASELINE, FORMS, build_baseline, build_edge, build_form
+from anomalib_scrd.benchmark.speed.contenders import BASELINE, EDGE, FORMS, build_baseline, build_form
 from anomalib_scrd.benchmark.speed.engines import FILES, export_model, file_size, open_model, openvino_core
 from anomalib_scrd.benchmark.speed.loader import open_images
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, isolated, number, spread
@@ -69,10 +69,11 @@ def _builders(config: SpeedConfig, section: Section) -> dict[str, Callable[[], A
 
     everything: dict[str, Callable[[], AnomalibModule]] = {
         "default": lambda: build_form(config, FORMS["default"]),
-        "edge": lambda: build_edge(config),
+        "edge": lambda: build_form(config, EDGE),
         "baseline": baseline,
     }
-    return {name: everything[name] for name in config.inference_models}
+    chosen = {name: everything[name] for name in config.inference_models}
+    return chosen | {name: partial(build_form, config, arguments) for name, arguments in config.variants.items()}
 
 
 def _export_all(config: SpeedConfig, scratch: Path, section: Section) -> dict[tuple[str, str], _File]:
@@ -128,7 +129,7 @@ def _warm(config: SpeedConfig, files: dict[tuple[str, str], _File], batch: int, 
     pairs: dict[str, tuple[str, Engine]] = {
         f"{name}, {engine}": (name, engine)
         for engine in config.engines
-        for name in config.inference_models
+        for name in (*config.inference_models, *config.variants)
         if (name, FILES[engine]) in files
     }
     contenders = {

@@ -18,6 +18,7 @@ from anomalib_scrd.benchmark.speed.training import TrainingStep, random_images
 
 _FINEST = 4
 _COLUMNS = ["step, ms (quartiles)", "step, memory, MiB", "prediction, ms (quartiles)", "prediction, memory, MiB"]
+_TIMED = ("step", "prediction", "teacher")
 
 
 def measure(config: SpeedConfig) -> Section:
@@ -45,11 +46,10 @@ def measure(config: SpeedConfig) -> Section:
         if count > len(layers)
     ]
     for axis, points in axes.items():
-        table = Table(
-            f"Growth with {axis}", [axis, *_COLUMNS, "step, time per pixel", "prediction, time per pixel"], []
-        )
+        per_pixel = [f"{name}, time per pixel" for name in _TIMED]
+        table = Table(f"Growth with {axis}", [axis, *_COLUMNS, *per_pixel], [])
         relative: dict[str, Summary] = {}
-        first: tuple[float, float] | None = None
+        first: dict[str, float] = {}
         for label, (point_size, point_batch, point_layers) in points.items():
             found = section.attempt(label, partial(isolated, _point, config, point_size, point_batch, point_layers))
             if found is None:  # for instance a process that was killed for its memory
@@ -57,25 +57,24 @@ def measure(config: SpeedConfig) -> Section:
             samples, memory = found
             section.errors |= {f"{label}, {name}": error for name, error in samples.errors.items()}
             seconds = section.take(f"{axis}, {label}", Samples(samples.seconds))
-            if not {"step", "prediction"} <= seconds.keys():
+            if not set(_TIMED) <= seconds.keys():
                 continue
             pixels = point_batch * point_size[0] * point_size[1]
             each = {name: summary(values).scaled(1 / pixels) for name, values in seconds.items()}
-            first = first or (each["step"].median, each["prediction"].median)
+            first = first or {name: each[name].median for name in _TIMED}
             row: list[Any] = [label]
             for name in ("step", "prediction"):
                 row += [spread(summary(seconds[name]), 1e3), number(memory[name])]
-            row += [
-                f"{each[name].median / start:.2f}" for name, start in zip(("step", "prediction"), first, strict=True)
-            ]
+            row += [f"{each[name].median / first[name]:.2f}" for name in _TIMED]
             table.rows.append(row)
-            relative[label] = each["step"].scaled(1 / first[0])
+            relative[label] = each["step"].scaled(1 / first["step"])
         section.tables.append(table)
         section.panels.append(Panel(f"step, time per pixel, by {axis}", relative))
     section.notes.append(
         f"Sizes and scales at batch {batch}, batches and scales at {size[0]} x {size[1]}. Times per pixel are relative "
-        "to the first row. Memory: on a GPU what is allocated, on a CPU the peak of the process above what the "
-        "libraries take; a prediction's holds the weights, a step's the gradients and the optimiser's state as well."
+        "to the first row; the teacher's is that of its part of a prediction. Memory: on a GPU what is allocated, on a "
+        "CPU the peak of the process above what the libraries take; a prediction's holds the weights, a step's the "
+        "gradients and the optimiser's state as well."
     )
     return section
 
@@ -104,12 +103,16 @@ def _point(
         with torch.inference_mode(), step.autocast():
             model(images)
 
+    def teach() -> None:
+        with torch.inference_mode(), step.autocast():
+            model.teacher(images)
+
     samples, peaks = Samples(), {}
     # The prediction comes first: the memory of gradients and optimiser is the step's alone.
-    for name, work in (("prediction", predict), ("step", step)):
+    for name, work in (("prediction", {"prediction": predict, "teacher": teach}), ("step", {"step": step})):
         model.train(name == "step")
         memory.reset()
-        found = alternate(ready({name: work}), rounds=config.rounds, warmup=config.warmup, clock=device_clock(device))
+        found = alternate(ready(work), rounds=config.rounds, warmup=config.warmup, clock=device_clock(device))
         peaks[name] = memory.read() - before
         samples.seconds |= found.seconds
         samples.errors |= found.errors

@@ -19,7 +19,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_scrd.benchmark import __main__ as benchmark
-from anomalib_scrd.benchmark.speed import devices, growth, inference, loader, parts, section
+from anomalib_scrd.benchmark.speed import devices, growth, inference, loader, options, parts, section
 from anomalib_scrd.benchmark.speed.command import load_config, run_speed
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import BASELINE, EDGE, FORMS, TIMM_BASELINE, build_baseline, build_form
@@ -293,6 +293,26 @@ def test_parts_hold_the_whole_step(config: Callable[..., SpeedConfig], monkeypat
     assert {"loss, forward", "loss, backward", "bottleneck and student, backward"} <= inside.keys()
     assert all(seconds[0] > 0 for seconds in inside.values())
     assert sum(float(row[3].rstrip("%")) for row in shares.rows) == pytest.approx(100, abs=1)
+
+
+def test_options_run(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {name: changes for name, changes in options.OPTIONS.items() if not changes.get("compile")}
+    monkeypatch.setattr(options, "OPTIONS", kept)  # the compiler takes minutes
+    result = options.measure(config(precision="bf16", channels_last=True))
+    assert result.errors == {}
+    steps, passes = result.tables
+    assert [row[0] for row in steps.rows] == [*kept, options.NOT_FUSED]
+    assert steps.rows[0][2] == passes.rows[0][2] == "1.000"
+    assert len(passes.rows) == 2
+
+
+def test_options_differ_in_what_their_names_say(config: Callable[..., SpeedConfig]) -> None:
+    plain, unfused = options._step(config()), options._step_not_fused(config())
+    assert [step.optimizer.param_groups[0]["fused"] for step in (plain, unfused)] == [True, False]
+    for step in (plain, unfused):
+        step()
+    for fast, slow in zip(plain.module.model.parameters(), unfused.module.model.parameters(), strict=True):
+        torch.testing.assert_close(fast, slow)
 
 
 def test_loader_growth_and_devices_run(

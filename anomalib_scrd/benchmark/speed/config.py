@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 Precision = Literal["32", "bf16", "16"]
-SectionName = Literal["step", "parts", "loader", "inference", "growth", "devices"]
+SectionName = Literal["step", "parts", "options", "loader", "inference", "growth", "devices"]
 Engine = Literal["torch", "compile", "onnx", "openvino-f32", "openvino-bf16", "openvino-int8-weights", "openvino-int8"]
 SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -21,8 +21,9 @@ class SpeedConfig:
 
     Args:
         sections: What to measure: ``step`` (a training step against others), ``parts`` (where its time goes and what
-            floor it has), ``loader`` (reading images against the step), ``inference`` (exported models), ``growth``
-            (cost against input size, batch and scales), ``devices`` (several processes).
+            floor it has), ``options`` (what precision, layout, compiler and fused optimiser change), ``loader``
+            (reading images against the step), ``inference`` (exported models), ``growth`` (cost against input size,
+            batch and scales), ``devices`` (several processes).
         backbone: timm model: the teacher of all contenders.
         layers: Its feature maps, finest first; None for those of strides 4, 8 and 16.
         image_size: (height, width) of the input.

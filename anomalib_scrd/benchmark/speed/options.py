@@ -1,6 +1,6 @@
 """Section ``options``: what a step gains from each way to run it faster, and which of them are on by default."""
 
-__all__ = ["OPTIONS", "measure"]
+__all__ = ["DEFAULT", "NOT_FUSED", "OPTIONS", "measure"]
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import FORMS, build_form
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, spread
 from anomalib_scrd.benchmark.speed.timing import Contenders, alternate, device_clock, ratio, ready, summary
-from anomalib_scrd.benchmark.speed.training import TrainingStep, autocast, random_images
+from anomalib_scrd.benchmark.speed.training import TrainingStep, random_images
 
 DEFAULT = "float32, as by default"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -91,12 +91,10 @@ def _passes(config: SpeedConfig) -> dict[str, Callable[[], None]]:
     images, noisy = (random_images(config, config.batch, config.image_size) for _ in range(2))
 
     def joined() -> None:
-        with autocast(config.torch_device, config.precision):
-            teacher(torch.cat([images, noisy]))
+        teacher(torch.cat([images, noisy]))
 
     def apart() -> None:
-        with autocast(config.torch_device, config.precision):
-            teacher(images)
-            teacher(noisy)
+        teacher(images)
+        teacher(noisy)
 
     return {_JOINED: joined, _APART: apart}

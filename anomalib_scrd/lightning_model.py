@@ -22,23 +22,23 @@ from torchmetrics import Metric
 from torchvision import transforms as transforms_v1
 from torchvision.transforms.v2 import Normalize
 
-from anomalib_scrd.anomaly_map import MergeMode
-from anomalib_scrd.calibration import CalibrationMode
-from anomalib_scrd.command_line import plain_errors
+from anomalib_scrd.components.feature_standardisation import FeatureScaling
+from anomalib_scrd.components.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
-from anomalib_scrd.feature_cache import FeatureCache
-from anomalib_scrd.full_batches import FullBatches
+from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
+from anomalib_scrd.export.quantisation import quantise, quantise_with_accuracy_control
+from anomalib_scrd.integration.command_line import plain_errors
+from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
-from anomalib_scrd.openvino_names import keep_names_of_outputs
-from anomalib_scrd.quantisation import quantise, quantise_with_accuracy_control
-from anomalib_scrd.registration import register
-from anomalib_scrd.scale_adaptation import ScaleAdaptationMode
-from anomalib_scrd.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
-from anomalib_scrd.score import ScoreKind
-from anomalib_scrd.standardisation import FeatureScaling
+from anomalib_scrd.scoring.anomaly_map import MergeMode
+from anomalib_scrd.scoring.image_score import ScoreKind
+from anomalib_scrd.scoring.map_standardisation import CalibrationMode
 from anomalib_scrd.torch_model import BlockChoice, ScaleAwareCRDModel
+from anomalib_scrd.training.feature_cache import FeatureCache
+from anomalib_scrd.training.full_batches import FullBatches
+from anomalib_scrd.training.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
 
 logger = logging.getLogger(__name__)
 
@@ -473,7 +473,7 @@ class ScaleAwareCRD(AnomalibModule):
 
     @staticmethod
     def _post_training_quantization_ov(model: Any, datamodule: AnomalibDataModule | None = None) -> Any:
-        """Quantise all but the comparison of teacher and student, see :mod:`anomalib_scrd.quantisation`."""
+        """Quantise all but the comparison of teacher and student, see :mod:`anomalib_scrd.export.quantisation`."""
         return quantise(model, datamodule)
 
     @staticmethod

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from anomalib_scrd.components.scale_adaptation import ScaleWeights
 from anomalib_scrd.distance import image_distance
-from anomalib_scrd.scale_adaptation import ScaleWeights
 
 _MIN_PUSH = 1e-6
 

@@ -10,14 +10,14 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_scrd.blocks import BLOCK_KINDS, BlockKind
-from anomalib_scrd.bottleneck import Bottleneck
+from anomalib_scrd.components.blocks import BLOCK_KINDS, BlockKind
+from anomalib_scrd.components.bottleneck import Bottleneck
+from anomalib_scrd.components.feature_standardisation import FEATURE_SCALINGS, ChannelStandardisation, FeatureScaling
+from anomalib_scrd.components.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
+from anomalib_scrd.components.student import Student
+from anomalib_scrd.components.teacher import Teacher
 from anomalib_scrd.loss import split_batch
-from anomalib_scrd.read_out import ReadOut
-from anomalib_scrd.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
-from anomalib_scrd.standardisation import FEATURE_SCALINGS, ChannelStandardisation, FeatureScaling
-from anomalib_scrd.student import Student
-from anomalib_scrd.teacher import Teacher
+from anomalib_scrd.scoring.map_and_score import ReadOut
 
 BlockChoice = Literal["auto", "basic", "bottleneck", "separable"]
 
@@ -54,16 +54,16 @@ class ScaleAwareCRDModel(nn.Module):
     Args:
         backbone: Name of a timm model.
         layers: Names of its feature maps, finest first; None for those of strides 4, 8 and 16.
-        pre_trained: See :class:`~anomalib_scrd.teacher.Teacher`.
+        pre_trained: See :class:`~anomalib_scrd.components.teacher.Teacher`.
         student_block: Block of bottleneck and student. ``auto`` takes bottleneck blocks, as RD4AD does, where the
             coarsest map has 512 channels or more, else basic ones. ``separable`` is the cheapest.
         student_depth: Blocks per scale, coarsest scale first, or one number for all. None: (3, 4, 6, 6, ...) for
             bottleneck blocks as in RD4AD, 1 for the others. The first number also counts for the
             bottleneck.
         feature_scaling: ``channel`` for standardised features of the teacher, see
-            :class:`~anomalib_scrd.standardisation.ChannelStandardisation`, or ``none`` (published).
-        scale_adaptation: See :class:`~anomalib_scrd.scale_adaptation.ScaleAdaptation`.
-        **read_out: Arguments of :class:`~anomalib_scrd.read_out.ReadOut`, of the map and the score.
+            :class:`~anomalib_scrd.components.feature_standardisation.ChannelStandardisation`, or ``none`` (published).
+        scale_adaptation: See :class:`~anomalib_scrd.components.scale_adaptation.ScaleAdaptation`.
+        **read_out: Arguments of :class:`~anomalib_scrd.scoring.map_and_score.ReadOut`, of the map and the score.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.

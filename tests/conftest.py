@@ -1,12 +1,16 @@
-"""What all tests share: where the real data is, and what they leave alone."""
+"""What all tests share: where the real data is, a folder of tiny images, and what the tests leave alone."""
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import openvino
 import pytest
 import torch
+from anomalib.data import Folder
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,3 +39,46 @@ def real_data() -> Path:
     if not (folder / "magnetic_tile" / "train" / "good").is_dir():
         pytest.skip(f"no real images: {folder} has no magnetic_tile/train/good; set ANOMALIB_SCRD_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 normal training images, 6 normal and 6 defective test images with masks, 64 x 64."""
+    root = tmp_path_factory.mktemp("tiny")
+    rng = np.random.default_rng(0)
+    grid = np.linspace(0, 6, 64)
+    for part, count in (("train/good", 12), ("test/good", 6), ("test/spot", 6)):
+        (root / part).mkdir(parents=True)
+        for index in range(count):
+            image = 110 + 60 * np.sin(grid[:, None] + rng.uniform(0, 1)) * np.cos(grid) + rng.normal(0, 6, (64, 64))
+            if part == "test/spot":
+                top, left = rng.integers(8, 40, 2)
+                image[top : top + 12, left : left + 12] = rng.uniform(0, 255, (12, 12))
+                mask = np.zeros((64, 64), np.uint8)
+                mask[top : top + 12, left : left + 12] = 255
+                (root / "ground_truth/spot").mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask).save(root / f"ground_truth/spot/{index:03d}.png")
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / part / f"{index:03d}.png")
+    return root
+
+
+@pytest.fixture
+def tiny_data(tiny_folder: Path) -> Callable[..., Folder]:
+    """Build a data module over the tiny folder; validation is the test set, for the post-processor's sake alone."""
+
+    def build(**arguments: object) -> Folder:
+        defaults: dict = {
+            "name": "tiny",
+            "root": tiny_folder,
+            "normal_dir": "train/good",
+            "normal_test_dir": "test/good",
+            "abnormal_dir": "test/spot",
+            "mask_dir": "ground_truth/spot",
+            "train_batch_size": 4,
+            "eval_batch_size": 4,
+            "num_workers": 0,
+            "val_split_mode": "same_as_test",
+        }
+        return Folder(**(defaults | arguments))
+
+    return build

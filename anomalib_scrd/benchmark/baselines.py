@@ -14,9 +14,9 @@ from anomalib.models.image.reverse_distillation.loss import ReverseDistillationL
 from anomalib.models.image.reverse_distillation.torch_model import ReverseDistillationModel
 from torch import nn
 
-from anomalib_scrd.blocks import BlockKind
-from anomalib_scrd.bottleneck import Bottleneck
-from anomalib_scrd.student import Student
+from anomalib_scrd.components.blocks import BlockKind
+from anomalib_scrd.components.bottleneck import Bottleneck
+from anomalib_scrd.components.student import Student
 
 
 class TimmReverseDistillation(ReverseDistillation):

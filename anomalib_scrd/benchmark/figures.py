@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from anomalib_scrd.benchmark.config import BenchmarkConfig
+from anomalib_scrd.benchmark.intervals import estimate
 from anomalib_scrd.benchmark.report import METRICS, collect
-from anomalib_scrd.benchmark.statistics import estimate
 from anomalib_scrd.benchmark.store import RunStore, write_atomically
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#666666", "#b3a000")

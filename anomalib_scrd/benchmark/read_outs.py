@@ -15,7 +15,7 @@ from anomalib_scrd.benchmark.callbacks import PredictionCollector
 from anomalib_scrd.benchmark.comparison import compare
 from anomalib_scrd.benchmark.speed.timing import device_clock
 from anomalib_scrd.lightning_model import ScaleAwareCRD
-from anomalib_scrd.read_out import ReadOut
+from anomalib_scrd.scoring.map_and_score import ReadOut
 from anomalib_scrd.torch_model import ScaleAwareCRDModel, TrainingFeatures
 
 _SCALES_TO_CHECK = 2

@@ -12,7 +12,7 @@ from typing import Any
 
 from anomalib_scrd.benchmark.code_version import code_digest
 from anomalib_scrd.benchmark.config import BenchmarkConfig
-from anomalib_scrd.benchmark.statistics import Estimate, best_name, estimate, paired_difference
+from anomalib_scrd.benchmark.intervals import Estimate, best_name, estimate, paired_difference
 from anomalib_scrd.benchmark.store import RunStore, write_atomically
 
 METRICS = {

@@ -10,7 +10,7 @@ from anomalib.deploy import CompressionType
 from anomalib.metrics import AUROC
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.quantisation import comparison_nodes, quantise, quantise_with_accuracy_control
+from anomalib_scrd.export.quantisation import comparison_nodes, quantise, quantise_with_accuracy_control
 from tests.export.conftest import EDGE_SIZE, Exported, Trained
 from tests.export.test_agreement import collect, openvino_predict
 

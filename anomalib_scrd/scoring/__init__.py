@@ -1,0 +1,1 @@
+"""From the distances of teacher and student to the anomaly map and the image score."""

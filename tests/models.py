@@ -1,0 +1,27 @@
+"""Small models and engines for the tests that train."""
+
+from pathlib import Path
+
+import torch
+from anomalib.engine import Engine
+
+from anomalib_scrd import ScaleAwareCRD
+
+
+def build_model(**arguments: object) -> ScaleAwareCRD:
+    """A small model with random weights that a seed fixes."""
+    torch.manual_seed(0)
+    defaults: dict = {
+        "backbone": "resnet18",
+        "pre_trained": False,
+        "student_depth": 1,
+        "visualizer": False,
+        "pre_processor": ScaleAwareCRD.configure_pre_processor((64, 64)),
+    }
+    return ScaleAwareCRD(**(defaults | arguments))
+
+
+def build_engine(root: Path, **arguments: object) -> Engine:
+    """An engine on the CPU without a progress bar."""
+    defaults: dict = {"default_root_dir": root, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False}
+    return Engine(**(defaults | arguments))

@@ -1,0 +1,273 @@
+"""Distance and loss against loops over the equations, closed forms and invariants."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_scrd.components.scale_adaptation import ScaleWeights
+from anomalib_scrd.distance import confidence, cosine_distance, image_distance, position_distances
+from anomalib_scrd.loss import (
+    ScaleAwareContrastiveLoss,
+    contrastive_ratio,
+    expected_distance_nll,
+    scale_distances,
+)
+from tests import reference
+
+SHAPES = [(3, 4, 6, 5), (3, 7, 3, 2), (3, 9, 2, 1)]
+
+
+def features(seed: int, *, grad: bool = False) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).requires_grad_(grad) for shape in SHAPES]
+
+
+def arrays(tensors: list[torch.Tensor]) -> list[np.ndarray]:
+    return [tensor.detach().double().numpy() for tensor in tensors]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ratio_equals_the_loops(weighted: bool) -> None:
+    clean, noisy, student = features(0), features(1), features(2)
+    weights = torch.tensor([[0.2, 1.3, 1.5], [1.0, 1.0, 1.0], [2.5, 0.4, 0.1]]) if weighted else None
+    expected = reference.ratio(
+        arrays(clean), arrays(noisy), arrays(student), None if weights is None else weights.numpy()
+    )
+    assert contrastive_ratio(clean, noisy, student, weights).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_one_are_no_weights() -> None:
+    clean, noisy, student = features(0), features(1), features(2)
+    without = contrastive_ratio(clean, noisy, student)
+    assert torch.equal(contrastive_ratio(clean, noisy, student, torch.ones(3, 3)), without)
+
+
+def test_weights_act() -> None:
+    """The released code multiplies both arguments of the cosine by the weight, which cancels."""
+    clean, noisy, student = features(0), features(1), features(2)
+    first = contrastive_ratio(clean, noisy, student, torch.tensor([[3.0, 0.0, 0.0]]).expand(3, 3))
+    second = contrastive_ratio(clean, noisy, student, torch.tensor([[0.0, 0.0, 3.0]]).expand(3, 3))
+    assert abs(first - second) > 1e-3
+    weights = torch.ones(3, 3, requires_grad=True)
+    contrastive_ratio(clean, noisy, student, weights).backward()
+    assert weights.grad is not None
+    assert weights.grad.abs().min() > 0
+
+
+def test_no_noise_gives_one() -> None:
+    clean, student = features(0), features(2)
+    assert contrastive_ratio(clean, clean, student).item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_perfect_student_gives_zero() -> None:
+    clean, noisy = features(0), features(1)
+    assert contrastive_ratio(clean, noisy, clean).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_closed_form_of_the_ratio() -> None:
+    """Orthogonal to clean (distance 1), opposite to noisy (distance 2): the ratio is one half."""
+    clean, student, noisy = (torch.zeros(1, 2, 1, 1) for _ in range(3))
+    clean[0, 0], student[0, 1], noisy[0, 1] = 1.0, 2.0, -3.0
+    assert contrastive_ratio([clean], [noisy], [student]).item() == pytest.approx(0.5)
+
+
+def test_position_distance_equals_the_loops() -> None:
+    teacher, student = features(0)[0], features(1)[0]
+    expected = reference.position_map(teacher.numpy(), student.numpy())
+    plain, damped = position_distances(teacher, student)
+    np.testing.assert_allclose(plain.numpy(), expected, atol=1e-6)
+    assert torch.equal(damped, plain)
+    plain, damped = position_distances(teacher, student, 0.7)
+    np.testing.assert_allclose(plain.numpy(), expected, atol=1e-6)
+    trust = confidence(teacher.square().mean(dim=1), 0.7)
+    np.testing.assert_allclose(damped.numpy(), expected * trust.numpy(), atol=1e-6)
+
+
+def test_damping_equals_the_loops() -> None:
+    teacher, student = features(0)[0], features(1)[0]
+    plain, damped = (maps.numpy() for maps in position_distances(teacher, student, 0.7))
+    batch, channels, height, width = teacher.shape
+    for b, i, j in np.ndindex(batch, height, width):
+        square = sum(float(teacher[b, c, i, j]) ** 2 for c in range(channels))
+        assert damped[b, i, j] == pytest.approx(plain[b, i, j] * square / (square + 0.7 * channels), rel=1e-5)
+
+
+def test_confidence_is_none_at_zero_and_a_half_at_the_damping() -> None:
+    assert confidence(torch.tensor([0.0, 0.7, 1e9]), 0.7).tolist() == pytest.approx([0.0, 0.5, 1.0])
+
+
+def test_image_distance_at_one_position_is_the_position_distance() -> None:
+    teacher, student = features(0)[2][:, :, :1, :1], features(1)[2][:, :, :1, :1]
+    torch.testing.assert_close(image_distance(teacher, student), position_distances(teacher, student)[0][:, 0, 0])
+
+
+@pytest.mark.parametrize("factor", [1e-3, 7.0, 1e4])
+def test_distance_ignores_length(factor: float) -> None:
+    teacher, student = features(0)[0], features(1)[0]
+    torch.testing.assert_close(
+        image_distance(teacher, factor * student), image_distance(teacher, student), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_zero_features_have_distance_one_and_a_finite_gradient() -> None:
+    student = torch.zeros(2, 3, 2, 2, requires_grad=True)
+    distance = cosine_distance(torch.zeros(2, 3, 2, 2), student, dim=(1,))
+    assert torch.equal(distance.detach(), torch.ones(2, 2, 2))
+    distance.sum().backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    teacher = features(0)[0]
+    near = (teacher + 0.02 * features(1)[0]).bfloat16()
+    distance = image_distance(teacher.bfloat16(), near)
+    assert distance.dtype == torch.float32
+    expected = image_distance(teacher.bfloat16().float(), near.float())
+    torch.testing.assert_close(distance, expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dim", [(1,), (1, 2, 3), (3, 1)])
+def test_distance_gradient_is_right(dim: tuple[int, ...], layout: torch.memory_format) -> None:
+    """Against autograd's of the textbook formula, in double precision, for both arguments."""
+    generator = torch.Generator().manual_seed(3)
+    pair = [torch.randn(2, 3, 4, 5, generator=generator).to(memory_format=layout).requires_grad_() for _ in range(2)]
+    outer = torch.randn([size for axis, size in enumerate(pair[0].shape) if axis not in dim], generator=generator)
+    cosine_distance(*pair, dim=dim).backward(outer)
+    first, second = (tensor.detach().double().requires_grad_() for tensor in pair)
+    lengths = (first.square().sum(dim) * second.square().sum(dim)).sqrt()
+    (1 - (first * second).sum(dim) / lengths).backward(outer.double())
+    for tensor, expected in zip(pair, (first, second), strict=True):
+        assert tensor.grad is not None
+        assert tensor.grad.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(tensor.grad.double(), expected.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_distance_gradient_of_lengths_at_the_clamp_is_that_of_constants() -> None:
+    first = torch.full((1, 2, 1, 1), 1e-7)
+    second = torch.full((1, 2, 1, 1), 1e-7, requires_grad=True)
+    image_distance(first, second).sum().backward()
+    torch.testing.assert_close(second.grad, -first / 1e-8)
+
+
+def test_second_derivative_of_the_distance_is_right() -> None:
+    """A gradient penalty, for instance, against that of the textbook formula in double precision."""
+    generator = torch.Generator().manual_seed(3)
+    teacher, student = (torch.randn(2, 3, 2, 2, generator=generator) for _ in range(2))
+
+    def penalty(student: torch.Tensor, distance: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        student.requires_grad_()
+        (gradient,) = torch.autograd.grad(distance(student).sum(), student, create_graph=True)
+        gradient.square().sum().backward()
+        assert student.grad is not None
+        return student.grad
+
+    found = penalty(student, lambda values: image_distance(teacher, values))
+    flat = teacher.double().flatten(1)
+    expected = penalty(
+        student.detach().double(), lambda values: 1 - torch.cosine_similarity(flat, values.flatten(1), dim=1)
+    )
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"equal shapes.*\(1, 2, 3, 3\).*\(1, 2, 3, 4\)"):
+        cosine_distance(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 3, 4), dim=(1,))
+    with pytest.raises(ValueError, match=r"weights must be \(B, K\) = \(3, 3\), got \(3, 2\)"):
+        contrastive_ratio(features(0), features(1), features(2), torch.ones(3, 2))
+
+
+def test_expected_distance_is_least_at_the_mean() -> None:
+    """The exponential likelihood of d around e is best at e = mean(d), with value 1 + log(mean)."""
+    distances = torch.tensor([[0.1, 0.4], [0.3, 0.8]])
+    log_expected = torch.zeros(1, 2, requires_grad=True)
+    optimizer = torch.optim.SGD([log_expected], lr=0.3)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = expected_distance_nll(distances, log_expected.expand(2, 2))
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(log_expected.detach().exp(), torch.tensor([[0.2, 0.6]]), atol=1e-3, rtol=1e-3)
+    assert loss.item() == pytest.approx(2 + np.log(0.2) + np.log(0.6), abs=1e-3)
+
+
+@pytest.mark.parametrize("noised", [3, 2, 1])
+def test_loss_terms_against_the_loops(noised: int) -> None:
+    clean, noisy, student, restored = features(0), features(1), features(2), features(3)
+    weights = torch.tensor([[0.5, 1.0, 1.5], [1.0, 1.5, 0.5], [0.2, 0.3, 2.5]])
+    log_expected = torch.full((3, 3), -1.0)
+    noisy, restored = ([feature[:noised] for feature in part] for part in (noisy, restored))
+    terms = ScaleAwareContrastiveLoss(0.7, 0.3, 0.2)(
+        clean, student, ScaleWeights(weights, log_expected), noisy=noisy, restored=restored
+    )
+    pull = np.array(
+        [
+            [1 - reference.cosine(c[b], s[b]) for c, s in zip(arrays(clean), arrays(student), strict=True)]
+            for b in range(3)
+        ]
+    )
+    back = np.array(
+        [
+            [1 - reference.cosine(c[b], s[b]) for c, s in zip(arrays(clean), arrays(restored), strict=True)]
+            for b in range(noised)
+        ]
+    )
+    w = weights.numpy()
+    likelihood = (pull * np.e - 1).mean(0).sum()
+    expected = (
+        0.7 * (w * pull).mean(0).sum()
+        + 0.3 * (w[:noised] * back).sum() / 3
+        + 0.2 * reference.ratio(*([f[:noised] for f in arrays(part)] for part in (clean, noisy, student)), w[:noised])
+        + likelihood
+    )
+    assert terms.total.item() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(terms.pull.numpy(), pull.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(terms.weights.numpy(), w.mean(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("noised", [3, 1])
+def test_gradients_have_the_layout_of_the_features(noised: int) -> None:
+    """Batch norm's backward pass takes twice as long for a gradient of another layout: that of a slice is one."""
+    clean, noisy, leaves = ([f.to(memory_format=torch.channels_last) for f in features(seed)] for seed in range(3))
+    layouts: list[bool] = []
+    student = [leaf.requires_grad_() * 1 for leaf in leaves]
+    for feature in student:
+        feature.register_hook(lambda g: layouts.append(g.is_contiguous(memory_format=torch.channels_last)))
+    weights = ScaleWeights(torch.ones(3, 3), None)
+    loss = ScaleAwareContrastiveLoss(1.0, 0.0, 0.1)
+    loss(clean, student, weights, noisy=[f[:noised] for f in noisy]).total.backward()
+    assert layouts == [True] * 3
+
+
+def test_published_loss_is_the_ratio_alone() -> None:
+    clean, noisy, student = features(0), features(1), features(2)
+    weights = ScaleWeights(torch.ones(3, 3), None)
+    terms = ScaleAwareContrastiveLoss(0, 0, 1)(clean, student, weights, noisy=noisy)
+    assert torch.equal(terms.total, contrastive_ratio(clean, noisy, student))
+    assert terms.restore is None
+
+
+def test_no_gradient_reaches_the_likelihood_through_the_distance() -> None:
+    student = features(2, grad=True)
+    distances = scale_distances(features(0), student)
+    log_expected = torch.zeros(3, 3, requires_grad=True)
+    expected_distance_nll(distances, log_expected).backward()
+    assert all(feature.grad is None for feature in student)
+    assert log_expected.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [((-1, 0, 1), "pull_weight must be at least 0, got -1"), ((0, 0, 0), "nothing to train")],
+)
+def test_bad_weights_of_terms(weights: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScaleAwareContrastiveLoss(*weights)
+
+
+def test_missing_features_are_named() -> None:
+    with pytest.raises(ValueError, match="'noisy' are missing"):
+        ScaleAwareContrastiveLoss(0, 0, 1)(features(0), features(1), ScaleWeights(torch.ones(3, 3), None))

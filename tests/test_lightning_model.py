@@ -1,0 +1,408 @@
+"""The Lightning model: training, length, resume, checkpoints, normalisation, arguments."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import ImageBatch
+from anomalib.models import get_model
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision import transforms as v1
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.lightning_model import normalisation_std
+from anomalib_scrd.training.schedule import DEFAULT_STEPS, cosine_with_warmup, end_by_itself
+from tests.models import build_engine, build_model
+
+PUBLISHED = {
+    "pull_weight": 0,
+    "restore_weight": 0,
+    "contrast_weight": 1,
+    "feature_scaling": "none",
+    "scale_adaptation": "published",
+    "calibration": "none",
+    "score": "mean",
+}
+
+
+class Recorder(Callback):
+    """Keeps every loss, and what was logged."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.logged: dict = {}
+
+    def on_train_batch_end(self, trainer: Trainer, _module: object, outputs: dict, *_: object) -> None:
+        self.losses.append(outputs["loss"].item())
+        self.logged.update(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"contrast_weight": 0.1}, PUBLISHED], ids=["default", "contrast", "published"]
+)
+def test_training_lowers_the_loss_and_leaves_the_teacher_alone(
+    arguments: dict, tiny_data: Callable, tmp_path: Path
+) -> None:
+    model = build_model(**arguments, learning_rate=3e-3)
+    before = {name: value.clone() for name, value in model.model.teacher.state_dict().items()}
+    recorder = Recorder()
+    build_engine(tmp_path, max_steps=24, callbacks=[recorder], log_every_n_steps=1).fit(model, datamodule=tiny_data())
+    assert sum(recorder.losses[-4:]) < sum(recorder.losses[:4])
+    assert all(torch.equal(value, before[name]) for name, value in model.model.teacher.state_dict().items())
+    terms = ("pull", "scale_weight", *(("push",) if arguments else ()))
+    assert {"train_loss", *(f"{term}/layer{k}" for term in terms for k in (1, 2, 3))} <= set(recorder.logged)
+    assert recorder.logged.get("ratio", 0) > 0 if arguments else "ratio" not in recorder.logged
+
+
+class Rows(Logger):
+    """Keeps every row that Lightning writes."""
+
+    name, version = "rows", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append(metrics)
+
+    def log_hyperparams(self, *_args: object, **_kwargs: object) -> None:
+        pass
+
+
+class StopAfter(Callback):
+    """Stops a training at the end of a batch, as a time limit does."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.batches -= 1
+        trainer.should_stop = self.batches == 0
+
+
+@pytest.mark.parametrize(
+    ("every", "accumulate", "stop_after", "logged"),
+    [
+        (2, 1, None, [1, 3, 5, 7]),  # batches whose rows are written; an epoch has 3
+        (4, 1, None, [3, 7]),
+        (1, 2, None, [1, 2, 4, 5, 7, 8]),  # a step at the end of each epoch, whatever it has accumulated
+        (2, 2, None, [2, 5, 8]),
+        (4, 1, 6, [3, 5]),
+        (0, 1, None, []),
+    ],
+)
+def test_rows_of_a_logger_hold_the_values_of_their_own_step(
+    every: int, accumulate: int, stop_after: int | None, logged: list[int], tiny_data: Callable, tmp_path: Path
+) -> None:
+    model, rows, terms = build_model(contrast_weight=0.1), Rows(), []
+    model.loss.register_forward_hook(lambda _m, _a, output: terms.append(output))
+    build_engine(
+        tmp_path,
+        max_epochs=3,
+        logger=rows,
+        log_every_n_steps=every,
+        accumulate_grad_batches=accumulate,
+        limit_val_batches=0,
+        callbacks=[] if stop_after is None else [StopAfter(stop_after)],
+    ).fit(model, datamodule=tiny_data())
+    written = [row for row in rows.rows if "train_loss_step" in row]
+    assert [row["train_loss_step"] for row in written] == [terms[batch].total.item() for batch in logged]
+    for row, batch in zip(written, logged, strict=True):
+        assert row["ratio"] == terms[batch].ratio.item()
+        for name, values in (("pull", terms[batch].pull), ("scale_weight", terms[batch].weights)):
+            assert [row[f"{name}/layer{k}"] for k in (1, 2, 3)] == values.tolist()
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_epochs": 2}])
+def test_a_given_length_wins(length: dict, tiny_data: Callable, tmp_path: Path) -> None:
+    engine = build_engine(tmp_path, limit_val_batches=0, **length)
+    engine.fit(build_model(), datamodule=tiny_data())
+    assert engine.trainer.global_step == length.get("max_steps", 6)
+
+
+@pytest.mark.parametrize("cache", [0.0, 1.0])
+def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
+    cache: float, monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
+) -> None:
+    compiled: list[str] = []
+    compile_module = torch.nn.Module.compile
+
+    def without_a_compiler(module: torch.nn.Module) -> None:
+        compiled.append(type(module).__name__)
+        compile_module(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    losses = []
+    for switch in (False, True):
+        recorder = Recorder()
+        seed_everything(0)
+        model = build_model(compile_model=switch, feature_cache=cache)
+        build_engine(tmp_path / str(switch), max_steps=4, limit_val_batches=0, callbacks=[recorder]).fit(
+            model, datamodule=tiny_data()
+        )
+        losses.append(recorder.losses)
+    assert compiled == ["ScaleAwareCRDModel", "Teacher"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert len(losses[0]) == 4
+    assert model.model._compiled_call_impl is None
+    assert model.model.teacher._compiled_call_impl is None
+
+
+def test_no_length_means_the_published_one(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
+) -> None:
+    import anomalib_scrd.lightning_model as module
+
+    monkeypatch.setattr(module, "end_by_itself", lambda trainer: end_by_itself(trainer, 5))
+    engine = build_engine(tmp_path, limit_val_batches=0)
+    engine.fit(build_model(schedule="none"), datamodule=tiny_data())
+    assert engine.trainer.global_step == 5
+    assert DEFAULT_STEPS == 40_000
+
+
+def test_a_thousand_epochs_that_were_given_are_no_missing_length(tiny_data: Callable, tmp_path: Path) -> None:
+    # the number that Lightning fills in where none was given
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            trainer.should_stop = True
+
+    for folder, length in (("given", {"max_epochs": 1000}), ("none", {})):
+        engine = build_engine(tmp_path / folder, limit_val_batches=0, callbacks=[Stop()], **length)
+        engine.fit(build_model(), datamodule=tiny_data())
+        wanted = (1000, -1) if length else (-1, DEFAULT_STEPS)
+        assert (engine.trainer.max_epochs, engine.trainer.max_steps) == wanted
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"max_epochs": 7}, {"max_steps": 9}, {"max_time": "00:01:00:00"}, {"fast_dev_run": True}]
+)
+def test_lengths_that_are_left_alone(arguments: dict) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
+    before = trainer.max_epochs, trainer.max_steps
+    assert not end_by_itself(trainer)
+    assert (trainer.max_epochs, trainer.max_steps) == before
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path: Path) -> None:
+    """Weights, batch norm, calibration and the sequence of synthetic anomalies go on where they stopped."""
+
+    data = tiny_data()
+    data.setup()
+    # in order: the shuffling is Lightning's to restore, the synthetic anomalies are this model's
+    loader = DataLoader(data.train_data, batch_size=4, shuffle=False, collate_fn=data.train_data.collate_fn)
+
+    def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
+        engine = build_engine(tmp_path / folder, max_epochs=epochs, limit_val_batches=0)
+        model = build_model(noise_seed=7, contrast_weight=0.1, schedule="none", learning_rate=1e-3)
+        engine.fit(model, train_dataloaders=loader, ckpt_path=checkpoint)
+        return model, engine.best_model_path
+
+    whole, _ = fit("whole", 2)
+    _, checkpoint = fit("half", 1)
+    resumed, _ = fit("rest", 2, checkpoint)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=2e-3, atol=2e-4, equal_nan=True, msg=name)
+    assert resumed._batches_seen == 6
+
+
+def test_checkpoint_holds_all_and_fetches_nothing(
+    tiny_data: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = get_model(
+        {
+            "class_path": "ScaleAwareCRD",
+            "init_args": {
+                "backbone": "resnet18",
+                "layers": ["layer1", "layer2"],
+                "pre_trained": False,
+                "student_depth": [1, 1],
+                "noise_size": [0.1, 0.2],
+                "noise_count": [1, 3],
+                "betas": [0.9, 0.99],
+                "score": "max",
+                "visualizer": False,
+            },
+        },
+    )
+    engine = build_engine(tmp_path, max_steps=2)
+    engine.fit(model, datamodule=tiny_data())
+    torch.load(engine.best_model_path, weights_only=True)
+
+    checkpoint = torch.load(engine.best_model_path, weights_only=True)
+    checkpoint["hyper_parameters"]["pre_trained"] = checkpoint["anomalib_scrd"]["pre_trained"] = True
+    torch.save(checkpoint, tmp_path / "hub.ckpt")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "nowhere"))
+    loaded = ScaleAwareCRD.load_from_checkpoint(tmp_path / "hub.ckpt")
+    assert loaded.hparams["pre_trained"] is True
+    assert loaded.hparams["layers"] == ["layer1", "layer2"]
+    assert loaded.hparams["noise_count"] == [1, 3]
+    assert loaded.betas == (0.9, 0.99)
+    image = torch.rand(2, 3, 64, 64)
+    expected, result = model.cpu().eval()(image), loaded.eval()(image)
+    assert torch.equal(result.pred_score, expected.pred_score)
+    assert torch.equal(result.anomaly_map, expected.anomaly_map)
+
+
+def test_omegaconf_lists_become_plain() -> None:
+    model = build_model(layers=OmegaConf.create(["layer1", "layer3"]), noise_size=OmegaConf.create([0.1, 0.3]))
+    assert type(model.hparams["layers"]) is list
+    assert type(model.hparams["noise_size"]) is list
+
+
+def test_normalisation_is_found_wherever_it_is() -> None:
+    assert normalisation_std(None) is None
+    assert normalisation_std(Resize((32, 32))) is None
+    nested = Compose(
+        [Resize((32, 32)), Compose([Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), Normalize([0] * 3, [2, 2, 2])]
+    )
+    torch.testing.assert_close(normalisation_std(nested), torch.tensor([1.0, 0.5, 0.4]))
+
+
+@pytest.mark.parametrize(
+    ("transform", "std"),
+    [
+        (v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2]), [0.5, 0.25, 0.2]),
+        (v1.Compose([v1.Resize((32, 32)), v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), [0.5, 0.25, 0.2]),
+        (nn.Sequential(Resize((32, 32)), Normalize([0.5] * 3, [0.5, 0.25, 0.2])), [0.5, 0.25, 0.2]),
+        (Compose([nn.Sequential(v1.Normalize([0], [0.5])), Normalize([0] * 3, [0.5, 0.25, 0.2])]), [0.25, 0.125, 0.1]),
+        (Normalize([0], [0.5]), [0.5]),
+        (nn.Sequential(Resize((32, 32))), None),
+    ],
+)
+def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> None:
+    found = normalisation_std(transform)
+    assert (found if found is None else found.tolist()) == (std if std is None else pytest.approx(std))
+    if std is not None:  # what it is used for
+        image = torch.full((1, 3, 32, 32), 0.5)
+        torch.testing.assert_close(
+            transform(image + 0.1) - transform(image), (0.1 / found).view(1, -1, 1, 1).expand(image.shape)
+        )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
+    model = build_model()
+    model.log = lambda *_args, **_kwargs: None
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.on_fit_start()
+    model.train()
+    if compiled:
+        model.model.compile(backend="eager")
+    with pytest.raises(ValueError, match=r"batch of 1 image of 32 x 32 pixels .*larger images, or a train_batch_size"):
+        model.training_step(ImageBatch(image=torch.rand(1, 3, 32, 32)))
+    for shape in ((2, 3, 32, 32), (1, 3, 33, 32)):
+        assert torch.isfinite(model.training_step(ImageBatch(image=torch.rand(shape))))
+
+
+@pytest.mark.parametrize("std", [None, [0.5, 0.25, 0.2]])
+def test_strength_is_in_units_of_the_image(std: list | None) -> None:
+    """In normalised space the patch is 1 / std times as strong, whatever the pre-processor is."""
+    steps = [Resize((64, 64))] + ([] if std is None else [Normalize([0.1, 0.2, 0.3], std)])
+    seen = []
+    model = build_model(pre_processor=PreProcessor(Compose(steps)), contrast_weight=0.1, noise_seed=3)
+    model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
+    model.log = model.log_dict = lambda *_args, **_kwargs: None
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.on_fit_start()
+    model.train()
+    model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
+    plain = seen[0] * (torch.ones(3) if std is None else torch.tensor(std)).view(1, 3, 1, 1)
+    reference_model = build_model(pre_processor=PreProcessor(Resize((64, 64))), contrast_weight=0.1, noise_seed=3)
+    reference_model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
+    reference_model.log = reference_model.log_dict = lambda *_args, **_kwargs: None
+    reference_model._trainer = model._trainer
+    reference_model.on_fit_start()
+    reference_model.train()
+    reference_model.training_step(ImageBatch(image=torch.zeros(4, 3, 64, 64)))
+    assert seen[1].abs().max() > 0.05
+    torch.testing.assert_close(plain, seen[1], atol=1e-5, rtol=1e-4)
+
+
+def test_the_default_needs_no_noisy_pass() -> None:
+    model = build_model()
+    seen = []
+    model.model.teacher.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
+    model.log = model.log_dict = lambda *_args, **_kwargs: None
+    model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    model.train()
+    model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
+    assert seen == [4]
+
+
+def test_cosine_schedule_in_closed_form() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = cosine_with_warmup(optimizer, total_steps=10, warmup_steps=4)
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4] == pytest.approx(1.0)
+    assert rates[7] == pytest.approx(0.5)
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.0)
+
+
+def test_cosine_schedule_steps_with_the_optimiser(tiny_data: Callable, tmp_path: Path) -> None:
+    model = build_model(schedule="cosine", warmup_steps=1)
+    engine = build_engine(tmp_path, max_steps=4, accumulate_grad_batches=2, limit_val_batches=0)
+    engine.fit(model, datamodule=tiny_data(train_batch_size=3))
+    assert engine.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_cosine_schedule_of_an_unknown_length_stays_constant(
+    tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_model(schedule="cosine", warmup_steps=2, learning_rate=3e-3)
+    rates = []
+
+    class Rates(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            trainer.should_stop = len(rates) == 4
+
+    caplog.set_level("WARNING", "anomalib_scrd.lightning_model")
+    engine = build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0, callbacks=[Rates()])
+    engine.fit(model, datamodule=tiny_data())
+    assert rates == pytest.approx([2e-3, 3e-3, 3e-3, 3e-3])  # each after its step
+    told = [record.getMessage() for record in caplog.records if "max_time" in record.getMessage()]
+    assert len(told) == 1
+    assert "give trainer.max_steps or trainer.max_epochs" in told[0]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_trains_in_half_precision(precision: str, tiny_data: Callable, tmp_path: Path) -> None:
+    recorder = Recorder()
+    build_engine(tmp_path, max_steps=4, precision=precision, callbacks=[recorder]).fit(
+        build_model(), datamodule=tiny_data()
+    )
+    assert all(loss == loss and loss < 100 for loss in recorder.losses)  # noqa: PLR0124
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
+        ({"betas": [0.9]}, "betas must be two numbers"),
+        ({"betas": [0.9, 1.0]}, "betas must be two numbers"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        ({"schedule": "linear"}, "schedule must be one of"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"noise": "pink"}, "pink"),
+        ({"noise_size": [0.3, 0.1]}, "size"),
+        ({"noise_count": 0}, "count"),
+        ({"contrast_weight": -0.1}, "contrast_weight must be at least 0"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        build_model(**arguments)

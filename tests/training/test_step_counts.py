@@ -1,0 +1,296 @@
+"""What a training step does, counted: passes, waits for the device, compilations, and steps of several processes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing import get_context
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from anomalib.data import ImageBatch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.benchmark.speed.contenders import FORMS
+from anomalib_scrd.noise import patches, step_generator
+from anomalib_scrd.scoring import smoothing
+from tests.models import build_model
+
+BATCH = 2
+aten = torch.ops.aten
+
+
+def ready(rank: int = 0, **arguments: Any) -> ScaleAwareCRD:
+    """A model in training mode that steps without a trainer."""
+    model = build_model(**({"noise_seed": 3} | arguments))
+    model.log = model.log_dict = lambda *_args, **_kwargs: None
+    # logs everything in every step
+    model._trainer = SimpleNamespace(global_rank=rank, global_step=0, log_every_n_steps=1, should_stop=False)
+    model.on_fit_start()
+    return model.train()
+
+
+def images(batch: int = BATCH) -> torch.Tensor:
+    return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "teacher", "student"),
+    # images in the one joint pass of the teacher over clean and noisy ones, which the student sees to restore them only
+    [
+        (FORMS["default"], 8, 8),
+        ({"restore_weight": 1.0, "noise_share": 0.25}, 10, 10),
+        (FORMS["published"], 16, 8),
+        (FORMS["contrast"], 9, 8),
+    ],
+    ids=["default", "restoring", "published", "contrast"],
+)
+def test_passes_of_a_step(arguments: dict[str, Any], teacher: int, student: int) -> None:
+    model = ready(**(arguments | {"student_depth": 1}))
+    seen: dict[str, list[int]] = {"teacher": [], "bottleneck": [], "student": []}
+    for name, sizes in seen.items():
+        part = model.model.get_submodule(name)
+        part.register_forward_pre_hook(lambda _m, args, sizes=sizes: sizes.append(len(tree_leaves(args)[0])))
+    for _ in range(2):
+        model.training_step(ImageBatch(image=images(8)))
+    assert seen["teacher"] == [teacher] * 2
+    assert seen["bottleneck"] == seen["student"] == [student] * 2
+
+
+def test_the_channels_are_measured_in_the_first_batches_only() -> None:
+    """Later updates would change nothing, and cost two passes over the features."""
+    model = ready()
+    standardise, batch = model.model.standardise, ImageBatch(image=images())
+    calls: list[int] = []
+    update = standardise.update
+    standardise.update = lambda features: (calls.append(model._batches_seen), update(features))
+    for _ in range(standardise.batches + 2):
+        model.training_step(batch)
+    assert calls == list(range(1, standardise.batches + 1))
+    before = {name: value.clone() for name, value in standardise.state_dict().items() if name != "seen"}
+    update([feature + 1 for feature in model.model.teacher(images())])
+    assert all(torch.equal(standardise.state_dict()[name], value) for name, value in before.items())
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU: values, or shapes that depend on values, that travel to it."""
+
+    REFUSED = frozenset(
+        {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.repeat_interleave}
+    )
+    INDEXING = frozenset({aten.index, aten.index_put, aten.index_put_})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        masks = func.overloadpacket in self.INDEXING and any(
+            isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1])
+        )
+        if masks or func.overloadpacket in self.REFUSED:
+            pytest.fail(f"{func} makes the host wait")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """NoWaiting, and what reads a CPU tensor past the dispatcher; the noise takes the way that it takes on a GPU."""
+
+    def refuse(*_: object) -> None:
+        pytest.fail("a tensor was read by the host")
+
+    with monkeypatch.context() as patch, NoWaiting():
+        patch.setattr(patches, "_number_is_at_hand", lambda _: False)
+        for name in ("item", "tolist", "numpy", "cpu"):
+            patch.setattr(torch.Tensor, name, refuse)
+        yield
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *FORMS.values(),
+        {"contrast_weight": 0.1, "noise": "perlin", "noise_count": [1, 3], "noise_strength": [0.1, 0.4]},
+        {"contrast_weight": 0.1, "noise": "gaussian", "noise_foreground": True},
+        {"calibration": "position"},
+    ],
+    ids=[*FORMS, "perlin, counts", "gaussian, foreground", "position"],
+)
+def test_a_step_never_makes_the_host_wait(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ready(**(arguments | {"student_depth": 1}))
+    batch = ImageBatch(image=images())
+    with no_waiting(monkeypatch):
+        loss = model.training_step(batch)
+        loss.backward()
+        model.on_train_batch_end({"loss": loss}, batch, 0)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x.sum()),
+        lambda x: 1 if x.sum() > 0 else 2,
+        lambda x: x[x > 0],
+        torch.nonzero,
+        lambda x: torch.where(x > 0),
+        lambda x: torch.equal(x, x),
+        lambda x: x.tolist(),
+        lambda x: x.cpu(),
+    ],
+)
+def test_waiting_is_noticed(wait: Callable[[torch.Tensor], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = torch.rand(3)
+    with pytest.raises(pytest.fail.Exception), no_waiting(monkeypatch):
+        wait(numbers)
+
+
+@pytest.fixture
+def compilations() -> Iterator[Any]:
+    from torch._dynamo.testing import CompileCounter  # takes its time
+
+    torch._dynamo.reset()
+    yield CompileCounter()
+    torch._dynamo.reset()
+
+
+def test_nothing_is_compiled_after_the_first_step(compilations: Any) -> None:
+    model = ready(layers=["layer1", "layer2"], contrast_weight=0.1)
+    model.model.compile(backend=compilations)
+    optimizer = torch.optim.SGD(model.model.trainable_parameters(), lr=1e-3)
+    counts = []
+    for _ in range(3):
+        loss = model.training_step(ImageBatch(image=images()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        counts.append(compilations.frame_count)
+    assert counts[0] > 0
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("form", ["default", "published"])
+def test_the_model_is_one_graph(form: str, compilations: Any) -> None:
+    model = ready(**(FORMS[form] | {"student_depth": 1, "layers": ["layer1", "layer2"]}))
+    model.model.compile(backend=compilations, fullgraph=True)
+    noisy = images() if model.loss.needs_noisy else None
+    for _ in range(2):
+        model.model(images(), noisy, restore=model.loss.needs_restored)
+    assert compilations.frame_count == 1
+
+
+def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ready()
+    before = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
+    model.training_step(ImageBatch(image=images())).backward()
+
+    def refuse(_: float) -> torch.Tensor:
+        pytest.fail("the kernel was built again")
+
+    monkeypatch.setattr(smoothing, "gaussian_kernel", refuse)
+    model.training_step(ImageBatch(image=images())).backward()
+    model.eval()
+    for _ in range(2):
+        model.model(images())
+    assert {name: buffer.data_ptr() for name, buffer in model.named_buffers()} == before
+
+
+# --- Two processes ------------------------------------------------------------------------------------------------
+#
+# DistributedDataParallel averages the gradients of the processes: that is the gradient of the joint batch where the
+# loss is a mean over images. Three things of this model are more than that, each by its nature:
+# - batch norm takes the statistics of its own process's images; Lightning's `sync_batchnorm` joins them, on GPUs only;
+# - the channels' standardisation of the first 32 batches does the same;
+# - the published ratio divides means over a batch, and a mean of ratios is no ratio of means.
+# So the terms that are means are compared, with batch norm in evaluation mode and features as the teacher gives them.
+
+MEANS = {
+    "pull only": {"contrast_weight": 0.0, "feature_scaling": "none"},
+    "pull and restore": {
+        "restore_weight": 1.0,
+        "contrast_weight": 0.0,
+        "feature_scaling": "none",
+        "noise_share": 1.0,
+    },
+}
+PROCESSES = 2
+
+
+class Step(nn.Module):
+    """The training step as the forward pass that DistributedDataParallel wraps."""
+
+    def __init__(self, model: ScaleAwareCRD) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.model.training_step(ImageBatch(image=batch))
+
+
+def fixed_statistics(model: ScaleAwareCRD) -> ScaleAwareCRD:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return model
+
+
+def gradients(model: ScaleAwareCRD) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def step_of_a_process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=rank, world_size=PROCESSES, timeout=timedelta(minutes=3)
+    )
+    found = {}
+    for name, arguments in MEANS.items():
+        model = fixed_statistics(ready(rank, **arguments))
+        seen: list[torch.Tensor] = []
+        model.model.register_forward_pre_hook(lambda _m, args, seen=seen: seen.append(args[1]))
+        step = DistributedDataParallel(Step(model))  # must outlive the backward pass
+        step(images(2 * BATCH).chunk(PROCESSES)[rank]).backward()
+        found[name] = (gradients(model), seen[0])
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("processes")
+    # one import of anomalib for both
+    get_context("forkserver").set_forkserver_preload(["anomalib_scrd.benchmark.speed.contenders"])
+    torch.multiprocessing.start_processes(
+        step_of_a_process, (str(folder),), nprocs=PROCESSES, start_method="forkserver"
+    )
+    return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
+
+
+@pytest.mark.parametrize("form", MEANS)
+def test_two_processes_have_the_gradient_of_the_joint_batch(form: str, two_processes: list[dict[str, Any]]) -> None:
+    model = fixed_statistics(ready(**MEANS[form]))
+    if two_processes[0][form][1] is not None:
+        noisy = torch.cat([process[form][1] for process in two_processes])
+        model.synthetic_anomalies = lambda *_args, **_kwargs: (noisy, None)
+    model.training_step(ImageBatch(image=images(2 * BATCH))).backward()
+    joint = gradients(model)
+    for process in two_processes:
+        assert process[form][0].keys() == joint.keys()
+        for name, gradient in joint.items():
+            scale = gradient.abs().max().item()
+            torch.testing.assert_close(process[form][0][name], gradient, rtol=1e-3, atol=1e-4 * scale, msg=name)
+
+
+def test_each_process_draws_noise_of_its_own(two_processes: list[dict[str, Any]]) -> None:
+    model = ready()
+    halves = images(2 * BATCH).chunk(PROCESSES)
+    for rank, process in enumerate(two_processes):
+        assert process["pull only"][1] is None
+        generator = step_generator(3, 0, rank=rank)
+        expected, _ = model.synthetic_anomalies(halves[rank], generator=generator, std=model._image_std)
+        torch.testing.assert_close(process["pull and restore"][1], expected)
+    patches = [process["pull and restore"][1] - half for process, half in zip(two_processes, halves, strict=True)]
+    assert not torch.equal(patches[0] != 0, patches[1] != 0)

@@ -121,31 +121,31 @@ def expected_distance_nll(distances: torch.Tensor, log_expected: torch.Tensor) -
 class ScaleAwareContrastiveLoss(nn.Module):
     """Weighted sum of the terms: pull, restore and the contrastive ratio, and the fit of the scale adaptation.
 
-    Published: ``contrast_weight=1``, the others 0. The default is reverse distillation (RD4AD): what the ratio and the
+    Published: ``contrast=1``, the others 0. The default is reverse distillation (RD4AD): what the ratio and the
     restoration cost did not pay at equal training time (the README's ablation).
 
     Args:
-        pull_weight: Weight of the distance to the clean teacher.
-        restore_weight: Weight of the distance, to the clean teacher, of the student fed with the noisy image.
-        contrast_weight: Weight of the ratio.
+        pull: Weight of the distance to the clean teacher.
+        restore: Weight of the distance, to the clean teacher, of the student fed with the noisy image.
+        contrast: Weight of the ratio.
 
     Raises:
         ValueError: If a weight is negative, or all are 0.
     """
 
-    def __init__(self, pull_weight: float = 1.0, restore_weight: float = 0.0, contrast_weight: float = 0.0) -> None:
+    def __init__(self, pull: float, restore: float = 0.0, contrast: float = 0.0) -> None:
         super().__init__()
-        weights = {"pull_weight": pull_weight, "restore_weight": restore_weight, "contrast_weight": contrast_weight}
+        weights = {"loss.pull": pull, "loss.restore": restore, "loss.contrast": contrast}
         for name, value in weights.items():
             if not value >= 0:
                 msg = f"{name} must be at least 0, got {value}"
                 raise ValueError(msg)
         if not any(weights.values()):
-            msg = "pull_weight, restore_weight and contrast_weight are all 0: there is nothing to train"
+            msg = f"{', '.join(weights)} are all 0: there is nothing to train"
             raise ValueError(msg)
-        self.pull_weight = pull_weight
-        self.restore_weight = restore_weight
-        self.contrast_weight = contrast_weight
+        self.pull_weight = pull
+        self.restore_weight = restore
+        self.contrast_weight = contrast
 
     @property
     def needs_noisy(self) -> bool:

@@ -261,7 +261,7 @@ def test_no_gradient_reaches_the_likelihood_through_the_distance() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [((-1, 0, 1), "pull_weight must be at least 0, got -1"), ((0, 0, 0), "nothing to train")],
+    [((-1, 0, 1), "loss.pull must be at least 0, got -1"), ((0, 0, 0), "nothing to train")],
 )
 def test_bad_weights_of_terms(weights: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):

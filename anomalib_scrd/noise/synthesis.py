@@ -61,22 +61,22 @@ class SyntheticAnomalies:
         foreground: bool = False,
     ) -> None:
         if kind not in NOISE_KINDS:
-            msg = f"noise must be one of {NOISE_KINDS}, got {kind!r}"
+            msg = f"noise.kind must be one of {NOISE_KINDS}, got {kind!r}"
             raise ValueError(msg)
         self.kind = kind
-        self.strength = _range("noise_strength", strength, low=0.0)
-        self.size = _range("noise_size", size, low=0.0, high=1.0, open_low=True)
-        low, high = _range("noise_count", count, low=1)
+        self.strength = _range("noise.strength", strength, low=0.0)
+        self.size = _range("noise.size", size, low=0.0, high=1.0, open_low=True)
+        low, high = _range("noise.count", count, low=1)
         if low != int(low) or high != int(high):
-            msg = f"noise_count must be whole numbers, got {count}"
+            msg = f"noise.count must be whole numbers, got {count}"
             raise ValueError(msg)
         self.count = (int(low), int(high))
-        self.period = _range("noise_period", period, low=0.0, open_low=True)[0]
+        self.period = _range("noise.period", period, low=0.0, open_low=True)[0]
         if isinstance(octaves, bool) or not isinstance(octaves, int) or octaves < 1:
-            msg = f"noise_octaves must be a whole number of at least 1, got {octaves!r}"
+            msg = f"noise.octaves must be a whole number of at least 1, got {octaves!r}"
             raise ValueError(msg)
         self.octaves = octaves
-        self.persistence = _range("noise_persistence", persistence, low=0.0, open_low=True)[0]
+        self.persistence = _range("noise.persistence", persistence, low=0.0, open_low=True)[0]
         self.foreground = bool(foreground)
 
     def _sides(self, length: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ __all__ = ["MedIAnomaly", "PhantomSlices", "ScaleAwareCRD", "ScaleAwareCRDModel"
 
 from typing import TYPE_CHECKING, Any
 
-from anomalib_scrd.integration.registration import register_now_or_later
+from anomalib_scrd.integration import register_now_or_later
 
 if TYPE_CHECKING:
     from anomalib_scrd.data import MedIAnomaly, PhantomSlices

@@ -13,7 +13,6 @@ value in each preset, and a parameter of that name in what the group is handed t
 
 __all__ = [
     "RENAMED",
-    "FeatureCacheOptions",
     "GroupValue",
     "LossOptions",
     "NoiseOptions",
@@ -22,6 +21,7 @@ __all__ = [
     "RenamedArguments",
     "ScoringOptions",
     "StudentOptions",
+    "number",
     "plain",
     "refuse_renamed",
     "switch",
@@ -47,9 +47,8 @@ from anomalib_scrd.scoring.anomaly_map import MergeMode
 from anomalib_scrd.scoring.image_score import ScoreKind
 from anomalib_scrd.scoring.map_standardisation import CalibrationMode
 
-GroupValue = dict[str, Any] | str | float | None
-"""What else a group's argument may be: a dict. The others are refused, with a message of its own: several groups have
-the name of an argument of earlier versions."""
+GroupValue = dict[str, Any] | str | None
+"""What else a group's argument may be: a dict. A string, earlier versions' ``noise``, is refused with the new name."""
 
 Check = Callable[[str, Any], Any]
 
@@ -138,12 +137,6 @@ def _betas(name: str, value: Any) -> Any:
     return [float(beta) for beta in value]
 
 
-def _folder(name: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        _fail(name, "the path of a folder or null", value)
-    return value
-
-
 def switch(name: str, value: Any) -> bool:
     """Check that a value is true or false.
 
@@ -153,6 +146,15 @@ def switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         _fail(name, "true or false", value)
     return value
+
+
+def number(name: str, value: Any, *, low: float, high: float) -> float:
+    """Check that a value is a finite number in [low, high].
+
+    Raises:
+        ValueError: If it is not.
+    """
+    return _Number(low, high)(name, value)
 
 
 def whole_number(name: str, value: Any, *, low: int, high: int) -> int:
@@ -237,8 +239,7 @@ class Options:
         names = [field.name for field in dataclasses.fields(cls)]
         given = {} if value is None else vars(value) if isinstance(value, Namespace) else value
         if not isinstance(given, Mapping):
-            renamed = _RENAMED_TO_GROUP.get(cls.group)
-            hint = f"; what was {cls.group} is now {renamed}" if renamed else ""
+            hint = "; what was noise is now noise.kind" if cls.group == "noise" else ""
             _fail(cls.group, f"a group of {', '.join(names)}{hint}", value)
         for name in given:
             if name not in names:
@@ -377,7 +378,7 @@ class ScoringOptions(Options):
 
 @dataclass(frozen=True)
 class OptimiserOptions(Options):
-    """Optimiser (AdamW) and learning rate.
+    """Optimiser (AdamW), learning rate and batches.
 
     Args:
         learning_rate: Learning rate, in (0, 1].
@@ -385,7 +386,9 @@ class OptimiserOptions(Options):
         weight_decay: Decoupled weight decay.
         schedule: Learning rate over the training: ``none`` for a constant one, or ``cosine``, which falls to zero at
             the last step (constant after the warm-up where only a time limit ends the training).
-        warmup_steps: Steps of linear warm-up of the cosine schedule.
+        warmup_steps: Steps of linear warm-up of the cosine schedule; at most half of the training.
+        fill_last_batch: Whether a last batch of an epoch that is smaller than the others is filled up with images of
+            the one before.
     """
 
     group: ClassVar[str] = "optimiser"
@@ -395,24 +398,7 @@ class OptimiserOptions(Options):
     weight_decay: float | None = _number(0, 100)
     schedule: Literal["none", "cosine"] | None = None
     warmup_steps: int | None = _whole(0, 100_000)
-
-
-@dataclass(frozen=True)
-class FeatureCacheOptions(Options):
-    """Cache of the teacher's features of clean training images, which then are computed in the first epoch only.
-
-    Refused with random augmentations.
-
-    Args:
-        memory: Memory of the model's device, in GiB per process; 0 for none.
-        folder: Folder for the features that do not fit into the memory, until the training ends. Without one they are
-            computed in every epoch. A folder and 0 GiB put all of them there.
-    """
-
-    group: ClassVar[str] = "feature_cache"
-
-    memory: float | None = _number(0, 10_000)
-    folder: str | None = _option(_folder)
+    fill_last_batch: bool | None = None
 
 
 # --- arguments of version 0.1.0 before the groups ---------------------------------------------------------------------
@@ -448,12 +434,13 @@ RENAMED = {
     "weight_decay": "optimiser.weight_decay",
     "schedule": "optimiser.schedule",
     "warmup_steps": "optimiser.warmup_steps",
-    "feature_cache_dir": "feature_cache.folder",
 }
-_RENAMED_TO_GROUP = {"noise": "noise.kind", "feature_cache": "feature_cache.memory"}
+_REMOVED = {
+    "feature_cache_dir": "features that find no room in the memory of feature_cache are computed in every epoch"
+}
 
 # Known to the command line, so that what it says of them is the new name, and not that there is no such argument.
-RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys(RENAMED, NotRequired[Any]))  # type: ignore[misc]
+RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys((*RENAMED, *_REMOVED), NotRequired[Any]))  # type: ignore[misc]
 
 
 def refuse_renamed(given: Mapping[str, Any]) -> None:
@@ -463,16 +450,19 @@ def refuse_renamed(given: Mapping[str, Any]) -> None:
         given: Arguments by name.
 
     Raises:
-        ValueError: If there are some that were renamed.
+        ValueError: If there are some that were renamed or removed.
         TypeError: If there are others.
     """
-    unknown = [name for name in given if name not in RENAMED]
+    unknown = [name for name in given if name not in {*RENAMED, *_REMOVED}]
     if unknown:
-        known = [*RENAMED.values(), "preset", "backbone", "layers", "pre_trained", "compile_model", "seed"]
+        known = [*RENAMED.values(), "preset", "backbone", "layers", "pre_trained", "feature_cache", "compile_model"]
         close = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         msg = f"ScaleAwareCRD has no argument {unknown[0]!r}{hint}"
         raise TypeError(msg)
+    for name in given.keys() & _REMOVED.keys():
+        msg = f"{name} is gone: {_REMOVED[name]}"
+        raise ValueError(msg)
     if given:
         parts = [f"{name} is now {RENAMED[name]}" for name in given]
         name, value = next(iter(given.items()))

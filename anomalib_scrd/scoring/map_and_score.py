@@ -77,6 +77,12 @@ class ReadOut(nn.Module):
         self.calibrate_maps = MapCalibration(self.anomaly_map.number(num_scales), calibration)
         self.calibrate_peaks = PeakCalibration(2 * num_scales) if score == "scales" else None
 
+    def reset(self) -> None:
+        """Forget what was seen of training images, before a training on other data."""
+        self.calibrate_maps.reset()
+        if self.calibrate_peaks is not None:
+            self.calibrate_peaks.reset()
+
     @torch.no_grad()
     def update(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]

@@ -75,6 +75,12 @@ class MapCalibration(nn.Module):
         # One value each until the first batch shows the size of the maps.
         self.register_buffer("mean", torch.zeros(num_maps, 1, 1))
 
+    def reset(self) -> None:
+        """Forget the statistics, before a training on other data."""
+        if self.mode != "none":
+            for buffer in (self.batches, self.square, self.mean):
+                buffer.zero_()
+
     @torch.no_grad()
     def update(self, maps: torch.Tensor) -> None:
         """Take a training batch of normal images into account.
@@ -144,6 +150,11 @@ class PeakCalibration(nn.Module):
         self.register_buffer("square", torch.ones(num_peaks))
         # Sum of the squared weights of all peaks: 1 where one peak has all the weight, and tells no spread.
         self.register_buffer("concentration", torch.ones(()))
+
+    def reset(self) -> None:
+        """Forget the statistics, before a training on other data."""
+        for buffer, value in ((self.batches, 0), (self.mean, 0), (self.square, 1), (self.concentration, 1)):
+            buffer.fill_(value)
 
     @torch.no_grad()
     def update(self, peaks: torch.Tensor) -> None:

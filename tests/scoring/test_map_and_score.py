@@ -434,3 +434,18 @@ def test_uniform_and_start_are_ones() -> None:
         torch.testing.assert_close(ScaleAdaptation(8, 3, mode)(rand(2, 8, 2, 2)).weights, torch.ones(2, 3))
     with pytest.raises(ValueError, match="scale_adaptation must be one of"):
         ScaleAdaptation(8, 3, "free")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (63, 100)])
+def test_no_setting_of_float32_products_changes_a_map(size: tuple[int, int]) -> None:
+    """`torch.set_float32_matmul_precision`, as Lightning suggests it: TF32 on GPUs, bfloat16 on CPUs that have it."""
+    distances = [torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
+    merging = AnomalyMap("mean", sigma=4.0)
+    reference = merging.merged(merging.scales(distances, size), size)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        result = AnomalyMap("mean", sigma=4.0).merged(merging.scales(distances, size), size)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    torch.testing.assert_close(result, reference, rtol=1e-6, atol=1e-7)

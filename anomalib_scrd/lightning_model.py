@@ -14,7 +14,7 @@ from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from typing_extensions import Unpack
@@ -26,6 +26,7 @@ from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
 from anomalib_scrd.options import (
+    GROUPS,
     GroupValue,
     LossOptions,
     NoiseOptions,
@@ -34,6 +35,7 @@ from anomalib_scrd.options import (
     ScoringOptions,
     StudentOptions,
     number,
+    over_saved,
     plain,
     refuse_renamed,
     switch,
@@ -44,9 +46,9 @@ from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.compilation import CompiledModules
 from anomalib_scrd.training.data_checks import check_training_data, normalisation_std
 from anomalib_scrd.training.feature_cache import FeatureCache
-from anomalib_scrd.training.full_batches import FullBatches
+from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
 from anomalib_scrd.training.logged_terms import named_terms
-from anomalib_scrd.training.schedule import optimiser_and_schedule, set_default_length
+from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
 
 logger = logging.getLogger(__name__)
@@ -154,6 +156,16 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
             self._image_std: torch.Tensor | None = None
             self._terms: tuple[LossTerms, int] | None = None
 
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that the model is attached to."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        self._without_length = trainer is not None and asks_for_no_length(trainer)
+        AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property
+
     def setup(self, stage: str) -> None:
         """Give a training without a length the published one, and look at sizes and data before the work starts.
 
@@ -164,10 +176,11 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         """
         self.check_size()
         if stage == "fit":
-            set_default_length(self.trainer)  # before optimisers and schedules ask for the length
+            if self._without_length:
+                set_default_length(self.trainer)  # before optimisers and schedules ask for the length
             check_training_data(self.trainer)
             # A checkpoint, which is read after this, brings its own.
-            self._seed, self._batches_seen = self.hparams["seed"], 0
+            self._seed, self._batches_seen, self._seeded_at = self.hparams["seed"], 0, -1
 
     def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
@@ -195,6 +208,7 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
+        self.on_train_epoch_start()  # asking for the number of steps starts the loader of the first epoch
         return optimiser_and_schedule(self.model.trainable_parameters(), self.hparams["optimiser"], self.trainer)
 
     def on_fit_start(self) -> None:
@@ -204,8 +218,6 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
             self._seed = torch.initial_seed() % 2**63
         std = normalisation_std(getattr(self.pre_processor, "transform", None))
         self._image_std = None if std is None else std.to(self.device)
-        self._seeded_at = -1
-        self.on_train_epoch_start()  # the first epoch's loader starts before Lightning calls it
 
     def on_train_start(self) -> None:
         """Measure the statistics of the data anew, unless a checkpoint has brought them.
@@ -256,20 +268,10 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         known = None
         if self.feature_cache is not None:
             known = self.feature_cache.features(self.compiled(self.model.teacher), images, noisy, paths)
-        try:
+        with explained_batch_norm_error(images):
             features = self.compiled(self.model)(
                 images, noisy, restore=self.loss.needs_restored, teacher_features=known
             )
-        except (ValueError, RuntimeError) as error:  # the latter from a compiled model
-            if "more than 1 value per channel" not in str(error):  # batch norm's
-                raise
-            batch_size, _, height, width = images.shape
-            msg = (
-                f"a training batch of {batch_size} image of {height} x {width} pixels leaves one position of the "
-                "embedding, and batch norm needs two: give larger images, or a train_batch_size that leaves no single "
-                "image for the last batch of an epoch"
-            )
-            raise ValueError(msg) from error
         terms = self.loss(
             features.clean,
             features.student,
@@ -325,9 +327,13 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # type: ignore[override]
         """Load a trained model; arguments as in ``AnomalibModule.load_from_checkpoint``.
 
-        The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network.
+        The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network. Fields of a group
+        that are given win over those of the checkpoint, which win over the preset's.
         """
         kwargs.setdefault("pre_trained", False)
+        if any(name in GROUPS for name in kwargs):
+            saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True)["hyper_parameters"]
+            kwargs = over_saved(kwargs, saved)
         return cast("ScaleAwareCRD", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
     @property

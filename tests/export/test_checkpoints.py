@@ -103,3 +103,17 @@ def test_arguments_come_back_plain(kind: str, tmp_path: Path) -> None:
     assert [len(stage.blocks) for stage in loaded.model.student.stages] == [1, 2]
     anomalies = loaded.synthetic_anomalies
     assert (anomalies.strength, anomalies.size, anomalies.count) == ((0.2, 0.4), (0.1, 0.3), (1, 2))
+
+
+def test_arguments_beside_a_checkpoint_win_field_by_field(odd: Trained) -> None:
+    """Fields that are not given are the checkpoint's, not the preset's."""
+    saved = odd.model.hparams
+    loaded = ScaleAwareCRD.load_from_checkpoint(odd.checkpoint, scoring={"sigma": 1.0})
+    assert loaded.model.read_out.anomaly_map.sigma == 1.0
+    assert loaded.hparams["scoring"] == saved["scoring"] | {"sigma": 1.0}
+    assert (
+        loaded.hparams["scoring"]["calibration"] != ScaleAwareCRD(pre_trained=False).hparams["scoring"]["calibration"]
+    )
+    assert {name: value for name, value in loaded.hparams.items() if name != "scoring"} == {
+        name: value for name, value in saved.items() if name != "scoring"
+    }

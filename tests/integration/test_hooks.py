@@ -22,7 +22,7 @@ from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from anomalib.models import AnomalibModule, get_model, list_models
 from anomalib.models.components.base.export_mixin import ExportMixin
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
@@ -87,10 +87,10 @@ def test_h5_local_names_are_saved() -> None:
         trainer_arguments = learning_type = None
 
         def __init__(self, value: object) -> None:
-            value = "changed"
+            value = f"not {value}"
             super().__init__(evaluator=False, post_processor=False, visualizer=False)
 
-    assert dict(Changing("given").hparams) == {"value": "changed"}, "H5: hyper-parameters are no longer local names"
+    assert dict(Changing("given").hparams) == {"value": "not given"}, "H5: hyper-parameters are no longer local names"
 
 
 def test_h6_data(tiny_data: Callable[..., Folder]) -> None:
@@ -103,30 +103,54 @@ def test_h6_data(tiny_data: Callable[..., Folder]) -> None:
     assert "_cleanup" in inspect.getsource(SyntheticAnomalyDataset.__del__), "H6: _cleanup is gone"
 
 
+class Failing:
+    def __init__(self) -> None:
+        with short_errors():
+            msg = "the reason"
+            raise ValueError(msg)
+
+
 def test_h7_jsonargparse_tells_that_it_builds() -> None:
     common: ModuleType = import_module("jsonargparse._common")
     assert {"class_instantiators", "parent_parser"} <= set(vars(common)), "H7: the context variables are gone"
 
-    class Failing:
-        def __init__(self) -> None:
-            with short_errors():
-                msg = "the reason"
-                raise ValueError(msg)
-
     for exits in (True, False):
         parser = ArgumentParser(prog="tool", exit_on_error=exits)
-        parser.add_class_arguments(Failing, "thing")
+        parser.add_subclass_arguments(Failing, "thing")
         with pytest.raises(SystemExit if exits else ValueError, match="the reason") as caught:
-            parser.instantiate_classes(parser.parse_args([]))
+            parser.instantiate_classes(parser.parse_object({"thing": {"class_path": f"{__name__}.Failing"}}))
         assert not exits or str(caught.value) == "tool: error: the reason", "H7: the parser is not told any more"
     with pytest.raises(ValueError, match="the reason"):
         Failing()
 
 
 def test_h8_length_of_a_training() -> None:
+    class Asked(LightningModule):
+        @property
+        def trainer(self) -> Trainer:
+            return self._trainer
+
+        @trainer.setter
+        def trainer(self, trainer: Trainer) -> None:
+            asked.append(trainer.max_epochs)
+            self._trainer = trainer
+
+        def setup(self, stage: str) -> None:
+            asked.append((self.trainer.max_epochs, self.trainer.max_steps))
+            self.trainer.fit_loop.max_epochs, self.trainer.fit_loop.epoch_loop.max_steps = -1, 7
+            raise KeyError(stage)
+
+        def training_step(self) -> None:
+            pass
+
+        def configure_optimizers(self) -> None:
+            pass
+
+    asked: list[object] = []
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert (trainer.max_epochs, trainer.max_steps) == (1000, -1), "H8: Lightning fills in another length"
-    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, 7
+    with pytest.raises(KeyError):
+        trainer.fit(Asked(), train_dataloaders=[1])
+    assert asked == [None, (1000, -1)], "H8: Lightning fills a length in at another time, or another one"
     assert (trainer.max_epochs, trainer.max_steps) == (-1, 7), "H8: the length can no longer be set"
 
 
@@ -149,17 +173,24 @@ def test_h9_loaders_start_after_the_hooks(tiny_data: Callable[..., Folder], tmp_
 
     data.train_dataloader = watched
 
-    class Hooks(Callback):
-        def on_fit_start(self, *_: object) -> None:
-            events.append("fit")
+    configure = model.configure_optimizers
 
+    def configure_optimizers() -> object:
+        events.append("optimisers")
+        return configure()
+
+    model.configure_optimizers = configure_optimizers
+
+    class Hooks(Callback):
         def on_train_epoch_start(self, *_: object) -> None:
             events.append("epoch")
 
     build_engine(tmp_path, max_epochs=3, limit_val_batches=0, callbacks=[Hooks()], logger=False).fit(
         model, datamodule=data
     )
-    assert events == ["fit", "loader", "epoch", "epoch", "loader", "epoch", "loader"], "H9: the order of hooks changed"
+    assert events == ["optimisers", "loader", "epoch", "epoch", "loader", "epoch", "loader"], (
+        "H9: the order of hooks changed"
+    )
 
 
 def test_h10_log_every_n_steps() -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,9 +21,8 @@ from torch import nn
 from torchmetrics import Metric
 from torchvision import transforms as transforms_v1
 from torchvision.transforms.v2 import Normalize
+from typing_extensions import Unpack
 
-from anomalib_scrd.components.feature_standardisation import FeatureScaling
-from anomalib_scrd.components.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
@@ -32,83 +31,61 @@ from anomalib_scrd.integration.command_line import plain_errors
 from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import SyntheticAnomalies, step_generator
-from anomalib_scrd.scoring.anomaly_map import MergeMode
-from anomalib_scrd.scoring.image_score import ScoreKind
-from anomalib_scrd.scoring.map_standardisation import CalibrationMode
-from anomalib_scrd.torch_model import BlockChoice, ScaleAwareCRDModel
+from anomalib_scrd.options import (
+    FeatureCacheOptions,
+    GroupValue,
+    LossOptions,
+    NoiseOptions,
+    OptimiserOptions,
+    RenamedArguments,
+    ScoringOptions,
+    StudentOptions,
+    plain,
+    refuse_renamed,
+    switch,
+    whole_number,
+)
+from anomalib_scrd.presets import PresetName, resolved, without_effect
+from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
-from anomalib_scrd.training.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
+from anomalib_scrd.training.schedule import cosine_with_warmup, end_by_itself
 
 logger = logging.getLogger(__name__)
 
 _STATE = "anomalib_scrd"
 _OPSET = 18
-_NUMBER = (int, float, np.number)
 
 
 class ScaleAwareCRD(AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
 
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
-    ICLR 2025. The defaults are this project's; ``configs/model/published.yaml`` holds the paper's.
+    ICLR 2025. The preset ``published`` has the paper's settings.
 
     A training that is started without a length ends after the published 40,000 steps.
 
     Args:
-        backbone: Name of a timm model: the teacher.
+        preset: Values of all that is not given: ``default``, ``published`` (the paper's) or ``edge`` (a small teacher
+            and student, for computers without an accelerator).
+        backbone: Name of a timm model: the teacher. None for the preset's.
         layers: Names of its feature maps, finest first, two or more; None for those of strides 4, 8 and 16.
         pre_trained: True for timm's ImageNet weights, from the hub, its cache or the ``offline`` extra; False for
             random weights; or the path of a .safetensors or .pth file.
-        student_block: Blocks of bottleneck and student: auto, basic, bottleneck or separable.
-        student_depth: Blocks per scale, coarsest first, or one number for all; None for the block's usual depth.
-        pull_weight: Weight of the distance between the student and the clean teacher.
-        restore_weight: Weight of the same distance with the student fed by the noisy image; above 0 the student
-            makes a pass over the noisy images.
-        contrast_weight: Weight of the published ratio pull / push, which needs the teacher's view of synthetic
-            anomalies: 1 is published, 0.1 is what did no harm beside ``pull_weight``; 0 for none.
-        feature_scaling: Standardisation of the teacher's channels on normal images: channel or none (published).
-        scale_adaptation: Weights of the scales: adaptive, published or uniform.
-        calibration: Standardisation of the scales on normal images: position, scale or none.
-        damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
-            (published). In units of standardised channels unless feature_scaling is none.
-        merge: Map from the scales: norm, max or mean (published).
-        score: Image score: scales (joins the calibrated peaks of the scales' maps, damped and plain), or of the merged
-            map its mean (published), its max or its peak (top_k).
-        top_k: Share of a map whose mean is its peak, in (0, 1]; for the score top_k, and the damped maps of scales.
-        diffuse_top_k: The same for the plain maps of the score scales, which tell diffuse anomalies.
-        level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the score top_k, and the plain
-            maps of scales.
-        sigma: Smoothing of the map, pixels of the model's input.
-        broad_weight: Weight in the anomaly map of maps that are smoothed four times as wide, for what lies over a large
-            part of an image, faintly; 0 for none (published).
-        noise: Kind of synthetic anomaly: simplex, perlin or gaussian.
-        noise_share: Share of the images of a batch that the model sees with synthetic anomalies as well, in (0, 1], at
-            least one image; 1 is published. A step costs that much of a teacher's pass more, and of the student's with
-            ``restore_weight``.
-        noise_strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
-        noise_size: Smallest and largest side of a patch, relative to the image's.
-        noise_count: Patches per image, or a range (low, high).
-        noise_period: Period of the coarsest octave, relative to the image.
-        noise_octaves: Octaves of the noise.
-        noise_persistence: Amplitude of an octave relative to the one before.
-        noise_foreground: Whether anomalies lie on the anatomy only: patches are centred on it and end at its border.
-        noise_seed: Seed of the synthetic anomalies; None takes the one of the run (``seed_everything``).
-        learning_rate: Learning rate of Adam.
-        betas: Betas of Adam.
-        weight_decay: Decoupled weight decay.
-        schedule: Learning rate over the training: none, or cosine, which falls to zero at the last step (constant where
-            only a time limit ends the training).
-        warmup_steps: Steps of linear warm-up of the cosine schedule.
-        feature_cache: Memory of the model's device, in GiB per process, for the teacher's features of clean training
-            images; after the first epoch the teacher sees the noisy ones only. 0 for none. Refused with augmentations.
-        feature_cache_dir: Folder for the features that find no room there, until the training ends; None for no files:
-            what finds no room is computed in every epoch. A folder and 0 GiB put all of them there.
+        student: Blocks of the student, and its target (:class:`~anomalib_scrd.options.StudentOptions`). A group is
+            given as its class or as a dict of fields; a field that is left out has the preset's value.
+        loss: Weights of the terms of the loss (:class:`~anomalib_scrd.options.LossOptions`).
+        noise: Synthetic anomalies (:class:`~anomalib_scrd.options.NoiseOptions`).
+        scoring: Anomaly map and image score (:class:`~anomalib_scrd.options.ScoringOptions`).
+        optimiser: Optimiser and learning rate (:class:`~anomalib_scrd.options.OptimiserOptions`).
+        feature_cache: Cache of the teacher's features (:class:`~anomalib_scrd.options.FeatureCacheOptions`).
         compile_model: Whether to train with ``torch.compile``, which needs a compiler; exports and tests do without.
+        seed: Seed of the synthetic anomalies, in [0, 2**63 - 1]; None takes the one of the run (``seed_everything``).
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
         visualizer: Visualizer, or whether to use the default one.
+        **renamed: None; the names of earlier versions are refused with the new ones.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
@@ -117,7 +94,7 @@ class ScaleAwareCRD(AnomalibModule):
     Example:
         >>> from anomalib.engine import Engine
         >>> from anomalib_scrd import PhantomSlices, ScaleAwareCRD
-        >>> model = ScaleAwareCRD(backbone="resnet18", pre_trained=False)
+        >>> model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, scoring={"sigma": 2.0})
         >>> Engine(max_steps=10).fit(model, datamodule=PhantomSlices())  # doctest: +SKIP
     """
 
@@ -126,139 +103,66 @@ class ScaleAwareCRD(AnomalibModule):
 
     def __init__(
         self,
-        backbone: str = "wide_resnet50_2",
+        preset: PresetName = "default",
+        backbone: str | None = None,
         layers: Sequence[str] | None = None,
         pre_trained: bool | str | Path = True,
-        student_block: BlockChoice = "auto",
-        student_depth: int | Sequence[int] | None = None,
-        pull_weight: float = 1.0,
-        restore_weight: float = 0.0,
-        contrast_weight: float = 0.0,
-        feature_scaling: FeatureScaling = "channel",
-        scale_adaptation: ScaleAdaptationMode = "adaptive",
-        calibration: CalibrationMode = "scale",
-        damping: float = 10.0,
-        merge: MergeMode = "norm",
-        score: ScoreKind = "scales",
-        top_k: float = 0.02,
-        diffuse_top_k: float = 0.1,
-        level: float = 0.5,
-        sigma: float = 4.0,
-        broad_weight: float = 0.85,
-        noise: Literal["simplex", "perlin", "gaussian"] = "simplex",
-        noise_share: float = 0.0625,
-        noise_strength: float | Sequence[float] = 0.4,
-        noise_size: Sequence[float] = (0.06, 0.32),
-        noise_count: int | Sequence[int] = 1,
-        noise_period: float = 0.125,
-        noise_octaves: int = 6,
-        noise_persistence: float = 0.6,
-        noise_foreground: bool = False,
-        noise_seed: int | None = None,
-        learning_rate: float = 5e-3,
-        betas: Sequence[float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        schedule: Literal["none", "cosine"] = "cosine",
-        warmup_steps: int = 50,
-        feature_cache: float = 0.0,
-        feature_cache_dir: str | Path | None = None,
+        student: StudentOptions | GroupValue = None,
+        loss: LossOptions | GroupValue = None,
+        noise: NoiseOptions | GroupValue = None,
+        scoring: ScoringOptions | GroupValue = None,
+        optimiser: OptimiserOptions | GroupValue = None,
+        feature_cache: FeatureCacheOptions | GroupValue = None,
         compile_model: bool = False,
+        seed: int | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
+        **renamed: Unpack[RenamedArguments],
     ) -> None:
         with plain_errors():
-            # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings,
-            # also where OmegaConf or jsonargparse hand over their own kinds.
-            layers = _plain(layers)
-            pre_trained = str(pre_trained) if isinstance(pre_trained, Path) else pre_trained
-            student_depth = _plain(student_depth)
-            noise_strength = _plain(noise_strength)
-            noise_size = _plain(noise_size)
-            noise_count = _plain(noise_count)
-            betas = _plain(betas)
-            feature_cache_dir = str(feature_cache_dir) if isinstance(feature_cache_dir, Path) else feature_cache_dir
+            refuse_renamed(renamed)
+            groups = {
+                "student": student,
+                "loss": loss,
+                "noise": noise,
+                "scoring": scoring,
+                "optimiser": optimiser,
+                "feature_cache": feature_cache,
+            }
+            chosen = resolved(preset, backbone, **groups)
+            for name, reason in without_effect(preset, chosen):
+                logger.warning("%s has no effect: %s", name, reason)
+            # `super().__init__` saves these names for checkpoints, which load weights-only: plain lists, dicts, numbers
+            # and strings. They hold every value, so that another version's presets change nothing.
+            backbone, layers, pre_trained = chosen.backbone, plain(layers), plain(pre_trained)
+            student, loss, noise = chosen.student.as_dict(), chosen.loss.as_dict(), chosen.noise.as_dict()
+            scoring, optimiser = chosen.scoring.as_dict(), chosen.optimiser.as_dict()
+            feature_cache = chosen.feature_cache.as_dict()
+            compile_model = switch("compile_model", compile_model)
+            seed = None if seed is None else whole_number("seed", plain(seed), low=0, high=2**63 - 1)
             super().__init__(
                 pre_processor=pre_processor,
                 post_processor=post_processor,
                 evaluator=evaluator,
                 visualizer=visualizer,
             )
-            numbers = {
-                "pull_weight": pull_weight,
-                "restore_weight": restore_weight,
-                "contrast_weight": contrast_weight,
-                "damping": damping,
-                "top_k": top_k,
-                "diffuse_top_k": diffuse_top_k,
-                "level": level,
-                "sigma": sigma,
-                "broad_weight": broad_weight,
-                "noise_share": noise_share,
-                "noise_period": noise_period,
-                "noise_persistence": noise_persistence,
-                "learning_rate": learning_rate,
-                "weight_decay": weight_decay,
-                "feature_cache": feature_cache,
-            }
-            for name, value in numbers.items():
-                _check_number(name, value)
-            self.learning_rate = _positive("learning_rate", learning_rate)
-            self.betas = _betas(betas)
-            self.weight_decay = _at_least_zero("weight_decay", weight_decay)
-            if schedule not in SCHEDULES:
-                msg = f"schedule must be one of {SCHEDULES}, got {schedule!r}"
-                raise ValueError(msg)
-            self.schedule = schedule
-            self.warmup_steps = _whole("warmup_steps", warmup_steps)
-            memory = _at_least_zero("feature_cache", feature_cache)
-            if feature_cache_dir is not None and not isinstance(feature_cache_dir, str):
-                msg = f"feature_cache_dir must be the path of a folder or null, got {feature_cache_dir!r}"
-                raise ValueError(msg)
-            cached = memory > 0 or feature_cache_dir is not None
-            self.feature_cache = FeatureCache(memory, feature_cache_dir) if cached else None
-
-            self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
+            self.optimiser = optimiser
+            cached = feature_cache["memory"] > 0 or feature_cache["folder"] is not None
+            self.feature_cache = FeatureCache(**feature_cache) if cached else None
+            self.loss = ScaleAwareContrastiveLoss(**loss)
+            self.noise_share = noise["share"]
             self.synthetic_anomalies = SyntheticAnomalies(
-                kind=noise,
-                strength=noise_strength,
-                size=noise_size,
-                count=noise_count,
-                period=noise_period,
-                octaves=noise_octaves,
-                persistence=noise_persistence,
-                foreground=noise_foreground,
+                **{name: value for name, value in noise.items() if name != "share"}
             )
-            if not 0 < noise_share <= 1:
-                msg = f"noise_share must lie in (0, 1], got {noise_share}"
-                raise ValueError(msg)
-            self.noise_share = noise_share
             self.compile_model = compile_model
-            self.noise_seed = None if noise_seed is None else _whole("noise_seed", noise_seed)
+            self.noise_seed = seed
             self._batches_seen = 0
             self._full_batches = FullBatches()
             self._image_std: torch.Tensor | None = None
             self._terms: tuple[LossTerms, int] | None = None
-
-            self.model = ScaleAwareCRDModel(
-                backbone=backbone,
-                layers=layers,
-                pre_trained=pre_trained,
-                student_block=student_block,
-                student_depth=student_depth,
-                feature_scaling=feature_scaling,
-                scale_adaptation=scale_adaptation,
-                calibration=calibration,
-                damping=damping,
-                merge=merge,
-                score=score,
-                top_k=top_k,
-                diffuse_top_k=diffuse_top_k,
-                level=level,
-                sigma=sigma,
-                broad_weight=broad_weight,
-            )
+            self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student=student, scoring=scoring)
 
     def setup(self, stage: str) -> None:
         """Give a training without a length the published one, and look at sizes and data before the work starts.
@@ -316,13 +220,13 @@ class ScaleAwareCRD(AnomalibModule):
         """
         optimizer = torch.optim.AdamW(
             self.model.trainable_parameters(),
-            lr=self.learning_rate,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
+            lr=self.optimiser["learning_rate"],
+            betas=self.optimiser["betas"],
+            weight_decay=self.optimiser["weight_decay"],
             # One kernel in place of many; Lightning refuses to clip gradients under mixed precision beside it.
             fused=not self.trainer.gradient_clip_val,
         )
-        if self.schedule == "none":
+        if self.optimiser["schedule"] == "none":
             return optimizer
         steps = self.trainer.estimated_stepping_batches
         known = math.isfinite(steps)
@@ -331,7 +235,7 @@ class ScaleAwareCRD(AnomalibModule):
                 "schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
                 "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
             )
-        scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, self.warmup_steps)
+        scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, self.optimiser["warmup_steps"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
@@ -493,7 +397,7 @@ class ScaleAwareCRD(AnomalibModule):
         super().on_save_checkpoint(checkpoint)
         # A NumPy number among the arguments would make a checkpoint that does not load weights-only.
         checkpoint["hyper_parameters"] = {
-            name: _plain(value) if isinstance(value, np.generic) else value
+            name: plain(value) if isinstance(value, np.generic) else value
             for name, value in checkpoint["hyper_parameters"].items()
         }
         checkpoint[_STATE] = {
@@ -546,55 +450,6 @@ def normalisation_std(transform: Any) -> torch.Tensor | None:
     steps = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", ())
     found = [std for std in map(normalisation_std, steps) if std is not None]
     return math.prod(found, start=torch.ones(1)) if found else None
-
-
-def _plain(value: Any) -> Any:
-    """A sequence of any kind as a plain list, a NumPy number as Python's; anything else as it is."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    return [_plain(item) for item in value]
-
-
-def _check_number(name: str, value: Any) -> None:
-    """Refuse what is no finite number; bounds are checked by whoever uses it."""
-    if isinstance(value, bool) or not isinstance(value, _NUMBER) or not math.isfinite(value):
-        msg = f"{name} must be a finite number, got {value!r}"
-        raise ValueError(msg)
-
-
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        msg = f"{name} must be above 0, got {value}"
-        raise ValueError(msg)
-    return float(value)
-
-
-def _at_least_zero(name: str, value: float) -> float:
-    if not value >= 0:
-        msg = f"{name} must be at least 0, got {value}"
-        raise ValueError(msg)
-    return float(value)
-
-
-def _whole(name: str, value: Any) -> int:
-    _check_number(name, value)
-    if value < 0 or value != int(value):
-        msg = f"{name} must be at least 0 and whole, got {value!r}"
-        raise ValueError(msg)
-    return int(value)
-
-
-def _betas(betas: Any) -> tuple[float, float]:
-    if (
-        not isinstance(betas, list)
-        or len(betas) != 2  # noqa: PLR2004
-        or not all(isinstance(beta, _NUMBER) and 0 <= beta < 1 for beta in betas)
-    ):
-        msg = f"betas must be two numbers in [0, 1), got {betas!r}"
-        raise ValueError(msg)
-    return float(betas[0]), float(betas[1])
 
 
 # Whoever imports the class finds it registered, however the import began.

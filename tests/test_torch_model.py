@@ -10,12 +10,13 @@ from anomalib.data import InferenceBatch
 from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.torch_model import ScaleAwareCRDModel, TrainingFeatures
 from tests import reference
+from tests.models import merged
 
 
 def build(**arguments: object) -> ScaleAwareCRDModel:
     torch.manual_seed(0)
-    defaults: dict = {"backbone": "resnet18", "pre_trained": False, "student_depth": 1}
-    return ScaleAwareCRDModel(**(defaults | arguments))
+    defaults: dict = {"backbone": "resnet18", "pre_trained": False, "student": {"depth": 1}}
+    return ScaleAwareCRDModel(**merged(defaults, arguments))
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -24,7 +25,7 @@ def images(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("adaptation", ["adaptive", "published", "uniform"])
 def test_gradient_reaches_all_but_the_teacher(adaptation: str) -> None:
-    model = build(scale_adaptation=adaptation).train()
+    model = build(scoring={"scale_adaptation": adaptation}).train()
     x = images(4, 3, 64, 64)
     features = model(x, x + 0.3 * images(4, 3, 64, 64, seed=1), restore=True)
     assert isinstance(features, TrainingFeatures)
@@ -78,7 +79,7 @@ def test_any_size(backbone: str, size: tuple[int, int]) -> None:
 
 
 def test_patch_embeddings_that_round_down() -> None:
-    model = build(backbone="convnext_tiny", student_block="separable").train()
+    model = build(backbone="convnext_tiny", student={"block": "separable"}).train()
     features = model(images(2, 3, 63, 70))
     assert [tuple(f.shape[-2:]) for f in features.student] == [(15, 17), (7, 8), (3, 4)]
 
@@ -88,7 +89,7 @@ def test_patch_embeddings_that_round_down() -> None:
     "layers", [["layer2", "layer3"], ["layer1", "layer3"], ["layer1", "layer2", "layer3", "layer4"]]
 )
 def test_any_number_of_scales_and_any_block(block: str, layers: list[str]) -> None:
-    model = build(layers=layers, student_block=block, student_depth=None).eval()
+    model = build(layers=layers, student={"block": block, "depth": "auto"}).eval()
     assert model(images(2, 3, 96, 96)).anomaly_map.shape == (2, 1, 96, 96)
 
 
@@ -113,7 +114,7 @@ def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
     x = images(4, 3, 64, 64)
     results = []
     for bias in ([0.0, 0.0, 0.0], [3.0, 0.0, -3.0]):
-        model = build(calibration=calibration).train()
+        model = build(scoring={"calibration": calibration}).train()
         with torch.no_grad():
             model.scale_adaptation.linear.bias.copy_(torch.tensor(bias))
             for _ in range(3):
@@ -127,7 +128,9 @@ def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
 @pytest.mark.parametrize(("sigma", "thinning"), [(1.0, 1), (2.0, 2)])
 def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
     """Map and score from distances, damping, calibration, weights, peaks: each step by the slow reference."""
-    model = build(sigma=sigma, broad_weight=0.7, top_k=0.05, diffuse_top_k=0.2, damping=3.0).train()
+    model = build(
+        scoring={"sigma": sigma, "broad_weight": 0.7, "top_k": 0.05, "diffuse_top_k": 0.2, "damping": 3.0}
+    ).train()
     x = images(2, 3, 64, 64, seed=9)
     with torch.no_grad():
         model.scale_adaptation.linear.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
@@ -202,18 +205,18 @@ def test_too_small_images_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"score": "median"}, "score must be one of"),
-        ({"damping": -1.0}, "damping must be at least 0, got -1"),
-        ({"top_k": 0.0}, r"top_k must lie in \(0, 1\], got 0"),
-        ({"level": 1.5}, r"level must lie in \[0, 1\], got 1.5"),
-        ({"feature_scaling": "whiten"}, "feature_scaling must be one of"),
-        ({"merge": "sum"}, "merge must be one of"),
-        ({"sigma": -1.0}, "sigma must be at least 0"),
-        ({"student_block": "dense"}, "student_block must be one of"),
-        ({"student_depth": [1, 2]}, "student_depth must be one number, or 3"),
-        ({"student_depth": 0}, "each at least 1, got 0"),
-        ({"calibration": "image"}, "calibration must be one of"),
-        ({"scale_adaptation": "learned"}, "scale_adaptation must be one of"),
+        ({"scoring": {"score": "median"}}, "scoring.score must be one of"),
+        ({"scoring": {"damping": -1.0}}, r"scoring.damping must be a finite number in \[0, .* got -1"),
+        ({"scoring": {"top_k": 0.0}}, r"scoring.top_k must be a finite number in \(0, 1\], got 0"),
+        ({"scoring": {"level": 1.5}}, r"scoring.level must be a finite number in \[0, 1\], got 1.5"),
+        ({"student": {"feature_scaling": "whiten"}}, "student.feature_scaling must be one of"),
+        ({"scoring": {"merge": "sum"}}, "scoring.merge must be one of"),
+        ({"scoring": {"sigma": -1.0}}, r"scoring.sigma must be a finite number in \[0, "),
+        ({"student": {"block": "dense"}}, "student.block must be one of"),
+        ({"student": {"depth": [1, 2]}}, "student.depth must be auto, one number, or one for each of 3 scales"),
+        ({"student": {"depth": 0}}, "or one of them for each scale, got 0"),
+        ({"scoring": {"calibration": "image"}}, "scoring.calibration must be one of"),
+        ({"scoring": {"scale_adaptation": "learned"}}, "scoring.scale_adaptation must be one of"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:

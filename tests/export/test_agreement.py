@@ -168,7 +168,7 @@ def test_fixed_batch_agrees(odd: Trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["to_onnx", "to_openvino"])
 def test_an_export_needs_a_size(kind: str, pre_processor: PreProcessor | bool, tmp_path: Path) -> None:
     """anomalib would write a file for images of 2 x 2 pixels."""
-    model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, student_depth=1, pre_processor=pre_processor)
+    model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, student={"depth": 1}, pre_processor=pre_processor)
     with pytest.raises(ValueError, match=r"has no Resize.*: give input_size, \(height, width\), each at least 32"):
         getattr(model, kind)(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.benchmark.speed.contenders import FORMS
 from anomalib_scrd.noise import patches, step_generator
 from anomalib_scrd.scoring import smoothing
-from tests.models import build_model
+from tests.models import build_model, merged
 
 BATCH = 2
 aten = torch.ops.aten
@@ -28,7 +28,7 @@ aten = torch.ops.aten
 
 def ready(rank: int = 0, **arguments: Any) -> ScaleAwareCRD:
     """A model in training mode that steps without a trainer."""
-    model = build_model(**({"noise_seed": 3} | arguments))
+    model = build_model(**({"seed": 3} | arguments))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
     # logs everything in every step
     model._trainer = SimpleNamespace(global_rank=rank, global_step=0, log_every_n_steps=1, should_stop=False)
@@ -45,14 +45,14 @@ def images(batch: int = BATCH) -> torch.Tensor:
     # images in the one joint pass of the teacher over clean and noisy ones, which the student sees to restore them only
     [
         (FORMS["default"], 8, 8),
-        ({"restore_weight": 1.0, "noise_share": 0.25}, 10, 10),
+        ({"loss": {"restore": 1.0}, "noise": {"share": 0.25}}, 10, 10),
         (FORMS["published"], 16, 8),
         (FORMS["contrast"], 9, 8),
     ],
     ids=["default", "restoring", "published", "contrast"],
 )
 def test_passes_of_a_step(arguments: dict[str, Any], teacher: int, student: int) -> None:
-    model = ready(**(arguments | {"student_depth": 1}))
+    model = ready(**merged(arguments, {"student": {"depth": 1}}))
     seen: dict[str, list[int]] = {"teacher": [], "bottleneck": [], "student": []}
     for name, sizes in seen.items():
         part = model.model.get_submodule(name)
@@ -113,14 +113,14 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     "arguments",
     [
         *FORMS.values(),
-        {"contrast_weight": 0.1, "noise": "perlin", "noise_count": [1, 3], "noise_strength": [0.1, 0.4]},
-        {"contrast_weight": 0.1, "noise": "gaussian", "noise_foreground": True},
-        {"calibration": "position"},
+        {"loss": {"contrast": 0.1}, "noise": {"kind": "perlin", "count": [1, 3], "strength": [0.1, 0.4]}},
+        {"loss": {"contrast": 0.1}, "noise": {"kind": "gaussian", "foreground": True}},
+        {"scoring": {"calibration": "position"}},
     ],
     ids=[*FORMS, "perlin, counts", "gaussian, foreground", "position"],
 )
 def test_a_step_never_makes_the_host_wait(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ready(**(arguments | {"student_depth": 1}))
+    model = ready(**merged(arguments, {"student": {"depth": 1}}))
     batch = ImageBatch(image=images())
     with no_waiting(monkeypatch):
         loss = model.training_step(batch)
@@ -158,7 +158,7 @@ def compilations() -> Iterator[Any]:
 
 
 def test_nothing_is_compiled_after_the_first_step(compilations: Any) -> None:
-    model = ready(layers=["layer1", "layer2"], contrast_weight=0.1)
+    model = ready(layers=["layer1", "layer2"], loss={"contrast": 0.1})
     model.model.compile(backend=compilations)
     optimizer = torch.optim.SGD(model.model.trainable_parameters(), lr=1e-3)
     counts = []
@@ -174,7 +174,7 @@ def test_nothing_is_compiled_after_the_first_step(compilations: Any) -> None:
 
 @pytest.mark.parametrize("form", ["default", "published"])
 def test_the_model_is_one_graph(form: str, compilations: Any) -> None:
-    model = ready(**(FORMS[form] | {"student_depth": 1, "layers": ["layer1", "layer2"]}))
+    model = ready(**merged(FORMS[form], {"student": {"depth": 1}, "layers": ["layer1", "layer2"]}))
     model.model.compile(backend=compilations, fullgraph=True)
     noisy = images() if model.loss.needs_noisy else None
     for _ in range(2):
@@ -208,12 +208,11 @@ def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> N
 # So the terms that are means are compared, with batch norm in evaluation mode and features as the teacher gives them.
 
 MEANS = {
-    "pull only": {"contrast_weight": 0.0, "feature_scaling": "none"},
+    "pull only": {"loss": {"contrast": 0.0}, "student": {"feature_scaling": "none"}},
     "pull and restore": {
-        "restore_weight": 1.0,
-        "contrast_weight": 0.0,
-        "feature_scaling": "none",
-        "noise_share": 1.0,
+        "loss": {"restore": 1.0, "contrast": 0.0},
+        "student": {"feature_scaling": "none"},
+        "noise": {"share": 1.0},
     },
 }
 PROCESSES = 2

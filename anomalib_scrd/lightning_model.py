@@ -38,6 +38,7 @@ from anomalib_scrd.scoring.map_standardisation import CalibrationMode
 from anomalib_scrd.torch_model import BlockChoice, ScaleAwareCRDModel
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
+from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
 
 logger = logging.getLogger(__name__)
@@ -218,6 +219,7 @@ class ScaleAwareCRD(AnomalibModule):
                 raise ValueError(msg)
             cached = memory > 0 or feature_cache_dir is not None
             self.feature_cache = FeatureCache(memory, feature_cache_dir) if cached else None
+            self.held_out = HeldOut()
 
             self.loss = ScaleAwareContrastiveLoss(pull_weight, restore_weight, contrast_weight)
             self.synthetic_anomalies = SyntheticAnomalies(
@@ -305,7 +307,9 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own = [NamesBrokenImages()] if self.feature_cache is None else [NamesBrokenImages(), self.feature_cache]
+        own: list[Callback] = [self.held_out, NamesBrokenImages()]
+        if self.feature_cache is not None:
+            own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.components.teacher import Teacher
 from anomalib_scrd.training.feature_cache import FeatureCache, unsteady_step
+from anomalib_scrd.training.held_out import HeldOut
 from tests.models import build_engine, build_model
 from tests.training.test_step_counts import images, no_waiting, ready
 
@@ -88,6 +89,7 @@ def train(folder: Path, root: Path, arguments: dict, **trainer: object) -> tuple
     settings = {"max_epochs": EPOCHS, "limit_val_batches": 0, "logger": False} | trainer
     engine = build_engine(root, callbacks=callbacks, **settings)
     model = build_model(**({"noise_seed": 3, "layers": LAYERS} | arguments))
+    model.held_out = HeldOut(0)  # all images are trained on
     recorder.watch(model.model.teacher)
     torch.manual_seed(1)
     engine.fit(model, datamodule=data(folder))

@@ -30,7 +30,7 @@ from anomalib_scrd.export.quantisation import quantise, quantise_with_accuracy_c
 from anomalib_scrd.integration.command_line import plain_errors
 from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
-from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.noise import Normalisation, SyntheticAnomalies, step_generator
 from anomalib_scrd.options import (
     FeatureCacheOptions,
     GroupValue,
@@ -46,9 +46,11 @@ from anomalib_scrd.options import (
     whole_number,
 )
 from anomalib_scrd.presets import PresetName, resolved, without_effect
+from anomalib_scrd.scoring.fitting import fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
+from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.schedule import cosine_with_warmup, end_by_itself
 
 logger = logging.getLogger(__name__)
@@ -151,6 +153,7 @@ class ScaleAwareCRD(AnomalibModule):
             self.optimiser = optimiser
             cached = feature_cache["memory"] > 0 or feature_cache["folder"] is not None
             self.feature_cache = FeatureCache(**feature_cache) if cached else None
+            self.held_out = HeldOut(chosen.scoring.held_out or 0.0)
             self.loss = ScaleAwareContrastiveLoss(**loss)
             self.noise_share = noise["share"]
             self.synthetic_anomalies = SyntheticAnomalies(
@@ -160,7 +163,7 @@ class ScaleAwareCRD(AnomalibModule):
             self.noise_seed = seed
             self._batches_seen = 0
             self._full_batches = FullBatches()
-            self._image_std: torch.Tensor | None = None
+            self._normalisation: Normalisation | None = None
             self._terms: tuple[LossTerms, int] | None = None
             self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student=student, scoring=scoring)
 
@@ -209,7 +212,9 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own = [NamesBrokenImages()] if self.feature_cache is None else [NamesBrokenImages(), self.feature_cache]
+        own: list[Callback] = [self.held_out, NamesBrokenImages()]
+        if self.feature_cache is not None:
+            own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -243,9 +248,7 @@ class ScaleAwareCRD(AnomalibModule):
         self._full_batches = FullBatches()
         if self.noise_seed is None:
             self.noise_seed = torch.initial_seed() % 2**63
-        transform = getattr(self.pre_processor, "transform", None)
-        std = normalisation_std(transform)
-        self._image_std = None if std is None else std.to(self.device)
+        self._normalisation = self._pre_processing()
         if self.compile_model:
             self.model.compile()
             self.model.teacher.compile()  # the cache of features asks it alone
@@ -270,13 +273,15 @@ class ScaleAwareCRD(AnomalibModule):
         """
         del args, kwargs
         images, paths = self._full_batches(cast("torch.Tensor", batch.image), getattr(batch, "image_path", None))
-        noisy = None
+        noisy = mask = None
         if self.loss.needs_noisy:
             generator = step_generator(
                 self.noise_seed or 0, self._batches_seen, rank=self.global_rank, device=images.device
             )
             count = math.ceil(self.noise_share * len(images))
-            noisy, _ = self.synthetic_anomalies(images[:count], generator=generator, std=self._image_std)
+            noisy, mask = self.synthetic_anomalies(
+                images[:count], generator=generator, normalisation=self._normalisation, turn=self._batches_seen
+            )
         standardise = self.model.standardise
         if standardise is not None and not self.compile_model:  # which would compile a second graph in mid-training
             standardise.learning = self._batches_seen < standardise.batches
@@ -299,9 +304,10 @@ class ScaleAwareCRD(AnomalibModule):
         terms = self.loss(
             features.clean,
             features.student,
-            features.scale,
             noisy=features.noisy,
             restored=features.restored,
+            mask=mask,
+            weights=features.weights,
         )
         # Every part costs the host time: they are kept, and logged where a row is written.
         self._terms = terms._replace(total=terms.total.detach()), images.shape[0]
@@ -309,6 +315,22 @@ class ScaleAwareCRD(AnomalibModule):
             "train_loss", self._terms[0].total, on_step=True, on_epoch=True, prog_bar=True, batch_size=images.shape[0]
         )
         return terms.total
+
+    @torch.no_grad()
+    def before_thresholds(self) -> None:
+        """Fit the weights of the scales to the student as it is now, before a validation takes thresholds from it.
+
+        Without held-out images (no data module, or ``scoring.held_out`` 0) the weights stay as they are.
+        """
+        images = list(self.held_out.images(self))
+        if not images:
+            return
+        fit_weights(self.model, torch.cat(images), self._pre_processing(), self.noise_seed or 0)
+
+    def _pre_processing(self) -> Normalisation | None:
+        """Mean and standard deviation by which the pre-processor normalises, on the model's device."""
+        found = normalisation(getattr(self.pre_processor, "transform", None))
+        return None if found is None else Normalisation(*(values.to(self.device) for values in found))
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch; the post-processor takes its thresholds from the result."""
@@ -339,8 +361,10 @@ class ScaleAwareCRD(AnomalibModule):
                 values.update(
                     {f"{label}/{layer}": v for layer, v in zip(self.model.teacher.layers, per_scale, strict=True)}
                 )
-        if terms.ratio is not None:
-            values["ratio"] = terms.ratio
+        for name in ("contrast", "ratio"):
+            value = getattr(terms, name)
+            if value is not None:
+                values[name] = value
         return values
 
     def to_onnx(  # type: ignore[override]  # anomalib's signature
@@ -435,21 +459,27 @@ class ScaleAwareCRD(AnomalibModule):
         return LearningType.ONE_CLASS
 
 
-def normalisation_std(transform: Any) -> torch.Tensor | None:
-    """Standard deviation by which a pre-processing divides images in [0, 1].
+def normalisation(transform: Any) -> Normalisation | None:
+    """Find the mean and the standard deviation by which a pre-processing normalises images in [0, 1].
 
     Args:
         transform: Transform of a pre-processor, of torchvision's first or second version, possibly nested.
 
     Returns:
-        (C,) or (1,) float32, the product over all Normalize steps; None where there is none.
+        Those of all its Normalize steps together; None where there is none.
     """
     if isinstance(transform, (Normalize, transforms_v1.Normalize)):
-        return torch.as_tensor(transform.std, dtype=torch.float32).reshape(-1)
-    # Compose keeps its steps in a plain list, out of reach of `modules()`
+        mean, std = (
+            torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (transform.mean, transform.std)
+        )
+        return Normalisation(mean, std)
+    # Compose keeps its steps in a plain list, out of reach of `modules()`.
     steps = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", ())
-    found = [std for std in map(normalisation_std, steps) if std is not None]
-    return math.prod(found, start=torch.ones(1)) if found else None
+    result: Normalisation | None = None
+    for step in filter(None, map(normalisation, steps)):
+        # ((x - m1) / s1 - m2) / s2 = (x - (m1 + s1 m2)) / (s1 s2)
+        result = step if result is None else Normalisation(result.mean + result.std * step.mean, result.std * step.std)
+    return result
 
 
 # Whoever imports the class finds it registered, however the import began.

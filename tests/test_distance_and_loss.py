@@ -231,7 +231,7 @@ def test_contrast_at_places_equals_the_loops(weighted: bool) -> None:
 
 
 def test_contrast_pulls_to_the_clean_teacher_and_pushes_from_the_noisy_one() -> None:
-    """A step against the gradient brings the student nearer to the one and farther from the other, at the places only."""
+    """A step against the gradient moves the student to the one and from the other, at the places only."""
     clean, noisy, restored, masks = features(0), features(1), features(2, grad=True), masks_of(5)
     value, _ = contrast_at_places(clean, noisy, restored, masks)
     value.backward()
@@ -276,7 +276,10 @@ def test_loss_terms_against_the_loops(noised: int, weighted: bool) -> None:
 
     def whole(first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
         return np.array(
-            [[1 - reference.cosine(a[b], s[b]) for a, s in zip(first, second, strict=True)] for b in range(len(second[0]))]
+            [
+                [1 - reference.cosine(a[b], s[b]) for a, s in zip(first, second, strict=True)]
+                for b in range(len(second[0]))
+            ]
         )
 
     pull, back = whole(arrays(clean), arrays(student)), whole(arrays(clean), arrays(restored))

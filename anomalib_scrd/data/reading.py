@@ -105,6 +105,7 @@ def image_files(trainer: Trainer) -> list[str]:
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     datasets = [getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test")]
+    datasets.append(getattr(getattr(trainer.lightning_module, "held_out", None), "dataset", None))
     for loaders in (
         trainer.train_dataloader,
         trainer.val_dataloaders,

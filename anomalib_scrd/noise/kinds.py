@@ -29,7 +29,10 @@ def pasted_patch(
     batch, (height, width) = len(images), images.shape[-2:]
     shorter = min(height, width)
     device = images.device
-    rows, columns = torch.arange(height, device=device).view(1, -1, 1), torch.arange(width, device=device).view(1, 1, -1)
+    rows, columns = (
+        torch.arange(height, device=device).view(1, -1, 1),
+        torch.arange(width, device=device).view(1, 1, -1),
+    )
     inside = torch.ones(batch, height, width, dtype=torch.bool, device=device)
     for places, length in ((rows, height), (columns, width)):
         side = (shorter * log_uniform(batch, generator, extent)).clamp(2, length).long()
@@ -44,7 +47,7 @@ def pasted_patch(
 def altered_ellipse(
     images: torch.Tensor, pool: torch.Tensor, extent: tuple[float, float], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Change the image inside a soft ellipse: half of them brighter or darker, a quarter in contrast, a quarter blurred."""
+    """Change the image inside a soft ellipse: brightness (half of them), contrast (a quarter) or sharpness."""
     del pool
     batch, size = len(images), (images.shape[-2], images.shape[-1])
     soft = soft_ellipses(batch, size, extent, generator).unsqueeze(1)

@@ -2,9 +2,8 @@
 
 __all__ = ["NOISE_KINDS", "Normalisation", "SyntheticAnomalies"]
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -13,14 +12,8 @@ from anomalib_scrd.noise.simplex_patches import SimplexPatches
 
 NOISE_KINDS = ("mixed", "simplex")
 
-# Strength of the simplex patches among the mixed kinds, where `strength` is None.
-_MIXED_STRENGTH = (0.2, 0.5)
-_MIXED_SIZE = (0.03, 0.5)
-_PUBLISHED_STRENGTH = 0.2
-_PUBLISHED_SIZE = (10 / 256, 31 / 256)
 # Channels that differ by less than this are those of a grey image.
 _GREY = 0.02
-_MOST_OCTAVES = 16
 
 
 class Normalisation(NamedTuple):
@@ -54,44 +47,34 @@ class SyntheticAnomalies:
 
     Args:
         kind: ``mixed`` or ``simplex``.
-        strength: Factor of the simplex noise in units of an image in [0, 1], at least 0, or a range (low, high). None
-            for the kind's own: 0.2 (published) for ``simplex``, (0.2, 0.5) for ``mixed``.
-        size: Smallest and largest extent of an anomaly relative to the image, in (0, 1]. None for the kind's own:
-            10 to 31 of 256 pixels (published) for ``simplex``, (0.03, 0.5) for ``mixed``.
+        strength: Factor of the simplex noise in units of an image in [0, 1], at least 0, or a range (low, high).
+        size: Smallest and largest extent of an anomaly relative to the image, in (0, 1]; one number for both.
         period: Period of the first octave of the noise relative to the image's height, above 0.
-        octaves: Number of octaves of the noise, 1 to 16.
+        octaves: Number of octaves of the noise, at least 1.
         persistence: Amplitude of an octave relative to the one before, above 0.
 
     Raises:
-        ValueError: If an argument is out of range; the message names it.
+        ValueError: If the kind is unknown. The ranges are those of :class:`~anomalib_scrd.options.NoiseOptions`.
     """
 
     def __init__(
         self,
-        kind: str = "mixed",
-        strength: float | Sequence[float] | None = None,
-        size: Sequence[float] | None = None,
-        period: float = 32 / 256,
-        octaves: int = 6,
-        persistence: float = 0.6,
+        kind: str,
+        strength: float | Sequence[float],
+        size: float | Sequence[float],
+        period: float,
+        octaves: int,
+        persistence: float,
     ) -> None:
         if kind not in NOISE_KINDS:
             msg = f"noise.kind must be one of {NOISE_KINDS}, got {kind!r}"
             raise ValueError(msg)
-        mixed = kind == "mixed"
-        if strength is None:
-            strength = _MIXED_STRENGTH if mixed else _PUBLISHED_STRENGTH
-        if size is None:
-            size = _MIXED_SIZE if mixed else _PUBLISHED_SIZE
-        if isinstance(octaves, bool) or not isinstance(octaves, int) or not 1 <= octaves <= _MOST_OCTAVES:
-            msg = f"noise.octaves must be a whole number from 1 to {_MOST_OCTAVES}, got {octaves!r}"
-            raise ValueError(msg)
         self.kind = kind
-        self.size = _range("noise.size", size, low=0.0, high=1.0, open_low=True)
-        self.strength = _range("noise.strength", strength, low=0.0)
-        self.period = _range("noise.period", period, low=0.0, open_low=True)[0]
+        self.strength = _pair(strength)
+        self.size = _pair(size)
+        self.period = period
         self.octaves = octaves
-        self.persistence = _range("noise.persistence", persistence, low=0.0, open_low=True)[0]
+        self.persistence = persistence
 
     def __call__(
         self,
@@ -168,24 +151,6 @@ MIXED = ("simplex", *_FUNCTIONS)
 """Names of the mixed kinds."""
 
 
-def _range(
-    name: str,
-    value: Any,  # numbers or sequences, as YAML gives them
-    *,
-    low: float,
-    high: float = math.inf,
-    open_low: bool = False,
-) -> tuple[float, float]:
-    """A number, or two in order, as two floats within bounds."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value, value]
-    allowed = f"{'above' if open_low else 'at least'} {low}" + ("" if high == math.inf else f" and at most {high}")
-    fits = (
-        len(values) == 2  # noqa: PLR2004
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-        and (values[0] > low if open_low else values[0] >= low)
-        and values[0] <= values[1] <= high
-    )
-    if not fits:
-        msg = f"{name} must be a number {allowed}, or two of them in order, got {value!r}"
-        raise ValueError(msg)
-    return float(values[0]), float(values[1])
+def _pair(value: float | Sequence[float]) -> tuple[float, float]:
+    low, high = value if isinstance(value, Sequence) else (value, value)
+    return float(low), float(high)

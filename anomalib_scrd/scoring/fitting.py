@@ -63,7 +63,7 @@ def _anomalous_evidence(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Evidence of images with anomalies, (M, F), and mean distances of their levels inside these, (M, K)."""
     generator = torch.Generator(images.device).manual_seed(seed)
-    anomalies = SyntheticAnomalies()
+    anomalies = SyntheticAnomalies("mixed", (0.2, 0.5), FIT_EXTENTS[-1], period=0.125, octaves=6, persistence=0.6)
     pool = images.float() if normalisation is None else normalisation.undo(images)
     features, inside = [], []
     for name, extent in itertools.product(MIXED, FIT_EXTENTS):

@@ -161,9 +161,7 @@ def test_moments_are_those_of_opensimplex() -> None:
             ),
         )
     theirs = moments(np.stack(fields))
-    mine = moments(
-        noise_field(sample_state(1000, 6, generator(1)), 3, 24, 24, period=32, persistence=0.6).numpy()
-    )
+    mine = moments(noise_field(sample_state(1000, 6, generator(1)), 3, 24, 24, period=32, persistence=0.6).numpy())
     assert mine["std"] == pytest.approx(theirs["std"], rel=0.12)
     assert mine["lags"][:3] == pytest.approx(theirs["lags"][:3], abs=0.05)
 
@@ -176,7 +174,6 @@ def test_strength_of_a_field() -> None:
     assert field.std().item() == pytest.approx(0.41, rel=0.06)
 
 
-
 def test_fields_differ_and_come_again() -> None:
     first = noise_field(sample_state(4, 6, generator(1)), 1, 16, 16, period=16, persistence=0.6)
     again = noise_field(sample_state(4, 6, generator(1)), 1, 16, 16, period=16, persistence=0.6)
@@ -185,7 +182,6 @@ def test_fields_differ_and_come_again() -> None:
     assert not torch.equal(first, other)
     correlation = torch.corrcoef(first.flatten(1))
     assert (correlation - torch.eye(4)).abs().max() < 0.95
-
 
 
 def test_some_points_of_a_field(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,6 @@ def test_places_are_even() -> None:
         assert ((counts - 600) ** 2 / 600).sum() < 35
 
 
-
 def test_strength_range_and_linearity() -> None:
     strengths = SimplexPatches(strength=(0.1, 0.5)).sample((2000, 3, 64, 64), generator=generator()).strengths
     assert strengths.min() == pytest.approx(0.1, abs=0.01)
@@ -88,7 +87,6 @@ def test_strength_range_and_linearity() -> None:
     weak, _ = SimplexPatches(strength=(0.1, 0.1))(x, generator=generator())
     strong, _ = SimplexPatches(strength=(0.4, 0.4))(x, generator=generator())
     torch.testing.assert_close(strong, 4 * weak)
-
 
 
 def test_nothing_is_clipped() -> None:
@@ -117,7 +115,6 @@ def test_replay() -> None:
     anomalies = SimplexPatches()
     parameters = anomalies.sample((2, 3, 64, 64), generator=generator())
     assert torch.equal(anomalies.render(parameters, (2, 3, 64, 64))[0], anomalies.render(parameters, (2, 3, 64, 64))[0])
-
 
 
 def test_a_gpu_and_a_compiler_compute_all_points_of_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,10 +155,6 @@ def test_kernels_do_not_grow_with_octaves_and_images(monkeypatch: pytest.MonkeyP
         counts.add(operations.count)
     assert len(counts) == 1
     assert counts.pop() < 400
-
-
-
-
 
 
 def test_step_generator_depends_on_all_it_is_given() -> None:

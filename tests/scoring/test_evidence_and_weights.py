@@ -85,7 +85,7 @@ def test_fit_equals_the_loops() -> None:
 
 
 def test_score_is_the_log_odds_of_two_normal_distributions() -> None:
-    """One feature: no shrinkage acts, so that the score is log N(z; d, 1) - log N(z; 0, 1) up to the sample's moments."""
+    """One feature, so that no shrinkage acts: log N(z; d, 1) - log N(z; 0, 1), up to the moments of the sample."""
     normals, anomalous = normal(20_000, 1), normal(20_000, 1, seed=1) + 1.5
     weights = FittedWeights(1)
     weights.fit(normals, anomalous)

@@ -65,7 +65,7 @@ def test_a_constant_stays_one_at_any_size(size: tuple[int, int]) -> None:
 
 
 def test_negative_smoothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="scoring.sigma must be at least 0 pixels, got -1"):
+    with pytest.raises(ValueError, match=r"scoring.sigma must be at least 0 pixels, got -1"):
         SmoothMaps(-1)
 
 

@@ -148,9 +148,9 @@ def contrast_at_places(
     """Ask the student to be nearer to the clean teacher than to the noisy one at the places of an anomaly.
 
     The student has seen the noisy image. With ``near`` and ``far`` its cosine distances to the clean and the noisy
-    teacher at a place, each place of the anomalies costs ``t softplus((near - far) / t)``; the costs are averaged over
-    these places, weighted by scale and image, and summed over the scales. In place of the published ratio of whole
-    images: there a small anomaly leaves pull and push nearly equal, and the gradient is a small difference.
+    teacher at a place, each place of an anomaly costs ``t softplus((near - far) / t)``; the costs are averaged over the
+    places of each image and over the images, weighted by scale and image, and summed over the scales. In the published
+    ratio of whole images, a small anomaly leaves pull and push nearly equal, and the gradient is a small difference.
 
     Args:
         clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
@@ -167,12 +167,10 @@ def contrast_at_places(
     pushes = []
     for k, (c, n, r, mask) in enumerate(zip(clean, noisy, restored, masks, strict=True)):
         near, far = cosine_distance(r, c, dim=(1,)), cosine_distance(r, n, dim=(1,))
-        places = mask.sum().clamp_min(1)
-        cost = temperature * F.softplus((near - far) / temperature) * mask
-        if weights is not None:
-            cost = cost * weights[:, k, None, None]
-        total = total + cost.sum() / places
-        pushes.append((far.detach() * mask).sum() / places)
+        share = mask / mask.sum((1, 2), keepdim=True).clamp_min(1)
+        cost = (temperature * F.softplus((near - far) / temperature) * share).sum((1, 2))
+        total = total + (cost if weights is None else cost * weights[:, k]).mean()
+        pushes.append((far.detach() * share).sum((1, 2)).mean())
     return torch.as_tensor(total), torch.stack(pushes)
 
 

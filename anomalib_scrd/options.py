@@ -129,6 +129,13 @@ def _depth(name: str, value: Any) -> Any:
     return value
 
 
+def _places(name: str, value: Any) -> Any:
+    number = _Number(2, 1000, whole=True)
+    if value != 0 and not number.fits(value):
+        _fail(name, f"0 or {number}", value)
+    return value
+
+
 def _betas(name: str, value: Any) -> Any:
     if not isinstance(value, list) or len(value) != 2 or not all(map(_Number(0, 1, below=True).fits, value)):  # noqa: PLR2004
         _fail(name, "two numbers in [0, 1)", value)
@@ -278,8 +285,8 @@ class StudentOptions(Options):
             as in RD4AD, or 1 of the others. The first number also counts for the bottleneck.
         feature_scaling: Whether the student's target is the teacher's features with each channel standardised on normal
             images (``channel``), or as they are (``none``, published).
-        dropout: Share of the teacher's features that are set to zero at the student's input while training, in [0, 1);
-            0 for none (published).
+        places: Largest number of places along a side of the map that is halved into the embedding: larger images have
+            as many places there as small ones. 0 for no limit (published).
     """
 
     group: ClassVar[str] = "student"
@@ -287,7 +294,7 @@ class StudentOptions(Options):
     block: Literal["auto"] | BlockKind | None = None
     depth: Literal["auto"] | int | Sequence[int] | None = _option(_depth)
     feature_scaling: FeatureScaling | None = None
-    dropout: float | None = _option(_Number(0, 1, below=True))
+    places: int | None = _option(_places)
 
 
 @dataclass(frozen=True)
@@ -411,26 +418,17 @@ RENAMED = {
     "feature_scaling": "student.feature_scaling",
     "pull_weight": "loss.pull",
     "restore_weight": "loss.restore",
-    "contrast_weight": "loss.contrast",
+    "contrast_weight": "loss.ratio",
     "noise_share": "noise.share",
     "noise_strength": "noise.strength",
     "noise_size": "noise.size",
-    "noise_count": "noise.count",
     "noise_period": "noise.period",
     "noise_octaves": "noise.octaves",
     "noise_persistence": "noise.persistence",
-    "noise_foreground": "noise.foreground",
     "noise_seed": "seed",
     "scale_adaptation": "scoring.scale_adaptation",
-    "calibration": "scoring.calibration",
     "damping": "scoring.damping",
-    "merge": "scoring.merge",
-    "score": "scoring.score",
-    "top_k": "scoring.top_k",
-    "diffuse_top_k": "scoring.diffuse_top_k",
-    "level": "scoring.level",
     "sigma": "scoring.sigma",
-    "broad_weight": "scoring.broad_weight",
     "learning_rate": "optimiser.learning_rate",
     "betas": "optimiser.betas",
     "weight_decay": "optimiser.weight_decay",
@@ -438,10 +436,16 @@ RENAMED = {
     "warmup_steps": "optimiser.warmup_steps",
     "feature_cache_dir": "feature_cache.folder",
 }
+_FITTED = "the weights of levels and extents are fitted, see scoring.scale_adaptation"
+REMOVED = {
+    **dict.fromkeys(("calibration", "merge", "score", "top_k", "diffuse_top_k", "level", "broad_weight"), _FITTED),
+    "noise_count": "an image has one anomaly",
+    "noise_foreground": "anomalies lie anywhere",
+}
 _RENAMED_TO_GROUP = {"noise": "noise.kind", "feature_cache": "feature_cache.memory"}
 
 # Known to the command line, so that what it says of them is the new name, and not that there is no such argument.
-RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys(RENAMED, NotRequired[Any]))  # type: ignore[misc]
+RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys(RENAMED | REMOVED, NotRequired[Any]))  # type: ignore[misc]
 
 
 def refuse_renamed(given: Mapping[str, Any]) -> None:
@@ -451,16 +455,19 @@ def refuse_renamed(given: Mapping[str, Any]) -> None:
         given: Arguments by name.
 
     Raises:
-        ValueError: If there are some that were renamed.
+        ValueError: If there are some that were renamed or removed.
         TypeError: If there are others.
     """
-    unknown = [name for name in given if name not in RENAMED]
+    unknown = [name for name in given if name not in RENAMED | REMOVED]
     if unknown:
         known = [*RENAMED.values(), "preset", "backbone", "layers", "pre_trained", "compile_model", "seed"]
         close = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         msg = f"ScaleAwareCRD has no argument {unknown[0]!r}{hint}"
         raise TypeError(msg)
+    gone = [f"{name} was removed: {REMOVED[name]}" for name in given if name in REMOVED]
+    if gone:
+        raise ValueError("; ".join(gone))
     if given:
         parts = [f"{name} is now {RENAMED[name]}" for name in given]
         name, value = next(iter(given.items()))

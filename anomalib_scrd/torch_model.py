@@ -89,7 +89,7 @@ class ScaleAwareCRDModel(nn.Module):
         block: str,
         depth: str | int | list[int],
         feature_scaling: str,
-        dropout: float,
+        places: int,
     ) -> None:
         """Build the parts; every value is one that the options allow."""
         self.teacher = Teacher(backbone, layers, pre_trained)
@@ -97,8 +97,7 @@ class ScaleAwareCRDModel(nn.Module):
         self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
         kind = _block_kind(block, channels)
         depths = _depths(depth, kind, len(channels))
-        self.bottleneck = Bottleneck(channels, strides, block=kind, depth=depths[0])
-        self.dropout = nn.Dropout(dropout)
+        self.bottleneck = Bottleneck(channels, strides, block=kind, depth=depths[0], places=places)
         self.scale_adaptation = None
         if scoring["scale_adaptation"] == "published":
             self.scale_adaptation = PublishedScaleAdaptation(self.bottleneck.out_channels, len(channels))
@@ -217,7 +216,7 @@ class ScaleAwareCRDModel(nn.Module):
         return self.map_and_score.evidence(plain, damped, size), self.map_and_score.smooth_maps(damped, size)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        embedding = self.bottleneck([self.dropout(feature) for feature in features])
+        embedding = self.bottleneck(features)
         return embedding, self.student(embedding, [feature.shape[-2:] for feature in features])
 
     def _check_images(self, images: torch.Tensor) -> None:

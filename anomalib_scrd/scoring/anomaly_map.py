@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from anomalib_scrd.components.blocks import match_size
-from anomalib_scrd.scoring.smoothing import AxisMatrices, resized, smoothed
+from anomalib_scrd.components.resampling import AxisMatrices, resized
+from anomalib_scrd.scoring.smoothing import smoothed
 
 # From this smoothing on, in pixels, a map has every second row and column: it holds nothing finer.
 _COARSE_SIGMA = 4.0

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from anomalib_scrd.components.resampling import AxisMatrices, resized
 from anomalib_scrd.scoring.anomaly_map import SmoothMaps
-from anomalib_scrd.scoring.smoothing import AxisMatrices, gaussian_kernel, resized, smoothed
+from anomalib_scrd.scoring.smoothing import gaussian_kernel, smoothed
 from tests import reference
 
 

@@ -109,7 +109,7 @@ def test_wide_resnet_has_the_embedding_of_rd4ad() -> None:
 
 @pytest.mark.parametrize("size", [(256, 256), (512, 128), (300, 260), (128, 128), (64, 96)])
 def test_embedding_keeps_its_number_of_places(size: tuple[int, int]) -> None:
-    """About 4 x 4 for large images, in the images' proportions, and that of the coarsest scale halved for small ones."""
+    """About 4 x 4 for large images, in their proportions; for small ones half of the coarsest scale."""
     model = build().eval()
     seen: list[torch.Size] = []
     model.bottleneck.register_forward_hook(lambda _m, _a, output: seen.append(output.shape[-2:]))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from anomalib import LearningType, TaskType
+from anomalib import LearningType
 from anomalib.data import AnomalibDataModule, Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
@@ -18,15 +18,14 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
-from torchmetrics import Metric
 from torchvision import transforms as transforms_v1
 from torchvision.transforms.v2 import Normalize
 from typing_extensions import Unpack
 
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
-from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
-from anomalib_scrd.export.quantisation import quantise, quantise_with_accuracy_control
+from anomalib_scrd.export.mixin import ModelExport
+from anomalib_scrd.integration.checkpoints import keep_own_evaluator
 from anomalib_scrd.integration.command_line import plain_errors
 from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
@@ -56,10 +55,9 @@ from anomalib_scrd.training.schedule import cosine_with_warmup, end_by_itself
 logger = logging.getLogger(__name__)
 
 _STATE = "anomalib_scrd"
-_OPSET = 18
 
 
-class ScaleAwareCRD(AnomalibModule):
+class ScaleAwareCRD(ModelExport, AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
 
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
@@ -367,55 +365,6 @@ class ScaleAwareCRD(AnomalibModule):
                 values[name] = value
         return values
 
-    def to_onnx(  # type: ignore[override]  # anomalib's signature
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,
-    ) -> Path:
-        """Export to ONNX; arguments as in ``ExportMixin.to_onnx``.
-
-        The exporter writes opset 18 in any case; asking for it spares the attempt, with its traceback, to convert the
-        model to anomalib's default of 14.
-
-        Raises:
-            ValueError: If neither the pre-processor nor ``input_size`` says how large images are, or the pre-processor
-                makes them too small.
-        """
-        self._check_size()
-        if input_size is None and self.input_size is None:
-            msg = (
-                "the pre-processor has no Resize, and without one the exporter cannot write a model for images of any "
-                f"size: give input_size, (height, width), each at least {self.model.minimum_size}, got None"
-            )
-            raise ValueError(msg)
-        kwargs.setdefault("opset_version", _OPSET)
-        return super().to_onnx(export_root, model_file_name, input_size, **kwargs)
-
-    def to_openvino(self, *args: Any, **kwargs: Any) -> Path:  # type: ignore[override]  # anomalib's signature
-        """Export to OpenVINO; arguments as in ``ExportMixin.to_openvino``."""
-        path = super().to_openvino(*args, **kwargs)
-        keep_names_of_outputs(path)
-        return path
-
-    @staticmethod
-    def _post_training_quantization_ov(model: Any, datamodule: AnomalibDataModule | None = None) -> Any:
-        """Quantise all but the comparison of teacher and student, see :mod:`anomalib_scrd.export.quantisation`."""
-        return quantise(model, datamodule)
-
-    @staticmethod
-    def _accuracy_control_quantization_ov(
-        model: Any,
-        datamodule: AnomalibDataModule | None = None,
-        metric: Metric | None = None,
-        task: TaskType | None = None,
-        max_drop: float = 0.01,
-    ) -> Any:
-        """Quantise as above, and take operations back until the metric is near enough to the original's."""
-        del task
-        return quantise_with_accuracy_control(model, datamodule, metric, max_drop)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position in the sequence of synthetic anomalies, so that a resumed run goes on with it."""
         super().on_save_checkpoint(checkpoint)
@@ -433,6 +382,7 @@ class ScaleAwareCRD(AnomalibModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore that position, and the argument which :meth:`load_from_checkpoint` replaced."""
         super().on_load_checkpoint(checkpoint)
+        keep_own_evaluator(self, checkpoint)
         state = checkpoint.get(_STATE, {})
         self.noise_seed = state.get("noise_seed", self.noise_seed)
         self._batches_seen = state.get("batches_seen", 0)

@@ -53,7 +53,8 @@ _TAGS = [
     "WindowCenter",
     "WindowWidth",
 ]
-_PIXELS = {"PixelData", "FloatPixelData", "DoubleFloatPixelData"}
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_DEFERRED = 2**16  # bytes of a value that stays in the file
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 
 
@@ -98,6 +99,8 @@ def read_frame(info: PictureInfo) -> Picture:
     path = info.path
     header = _header(path)
     pixels = _decode(path, header, info.index)
+    if pixels.dtype.byteorder == ">":
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     groups = _Groups(header, info.index)
     interpretation = str(header.get("PhotometricInterpretation", "")).upper()
     if interpretation == "PALETTE COLOR":
@@ -114,7 +117,7 @@ def read_frame(info: PictureInfo) -> Picture:
         if interpretation == "MONOCHROME1":
             mirror = float(ends.sum())
             turned = mirror - pixels.astype(np.float64)
-            pixels = turned.astype(np.uint8 if info.eight_bit else np.float32 if pixels.dtype.kind == "f" else np.int64)
+            pixels = turned.astype(np.uint8 if info.eight_bit else np.float32 if pixels.dtype.kind == "f" else np.int32)
     orientation = _orientation(path, header, groups)
     spacing = _spacing(header, groups)
     return Picture(
@@ -151,14 +154,15 @@ def _header(path: Path) -> Any:
         raise UnreadableImageError.of(path, "it is a DICOMDIR, an index of other files")
     with _silent():
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=True)
-            list(header)  # values are parsed when they are asked for: here, where an error is expected
+            header = pydicom.dcmread(path, defer_size=_DEFERRED, specific_tags=[*_TAGS, *_PIXELS], force=True)
+            for name in _TAGS:
+                header.get(name)  # values are parsed when they are asked for: here, where an error is expected
         except FileNotFoundError:
             raise UnreadableImageError.of(path, "there is no such file") from None
         except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
             reason = f"its DICOM header cannot be read ({type(error).__name__}); it may be cut short"
             raise UnreadableImageError.of(path, reason) from None
-    if "Rows" not in header or "Columns" not in header:
+    if "Rows" not in header or "Columns" not in header or not any(name in header for name in _PIXELS):
         kind = getattr(header.get("SOPClassUID"), "name", "") or "without a class"
         known = "SOPClassUID" in header or getattr(header, "file_meta", None)
         reason = f"it is a DICOM file without PixelData ({kind})" if known else "it is no DICOM file"
@@ -185,25 +189,28 @@ def _decode(path: Path, header: Any, index: int) -> np.ndarray:
         )
     with _silent():
         try:
-            pixels = pixel_array(path, index=index, **options)
-        except AttributeError:
-            reason = "it is a DICOM file without PixelData, or without what describes the pixels"
-            raise UnreadableImageError.of(path, reason) from None
-        except NotImplementedError:
-            raise UnreadableImageError.of(path, f"transfer syntax {_name(syntax)} is not supported") from None
-        except RuntimeError as error:
-            if "missing dependencies" in str(error) or "plugins are missing" in str(error):
-                raise missing_package(path, f"a decoder of {_name(syntax)}") from None
-            raise UnreadableImageError.of(path, f"its pixels ({_name(syntax)}) cannot be decoded") from None
+            try:
+                pixels = pixel_array(path, index=index, **options)
+            except (AttributeError, ValueError, RuntimeError):
+                # That reads one frame of a file and trips over rare ones: deflated, or of several fragments.
+                pixels = pixel_array(pydicom.dcmread(path, force=True), index=index, **options)
         except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
-            short = "; it is cut short" if "length" in str(error) or "bytes" in str(error) else ""
-            reason = f"its pixels ({_name(syntax)}) cannot be decoded ({type(error).__name__}){short}"
-            raise UnreadableImageError.of(path, reason) from None
+            raise UnreadableImageError.of(path, _reason(error, f"{getattr(syntax, 'name', syntax)}")) from None
     return pixels[..., :3] if pixels.ndim == 3 else pixels  # noqa: PLR2004
 
 
-def _name(syntax: Any) -> str:
-    return f"{getattr(syntax, 'name', syntax)!r}"
+def _reason(error: Exception, syntax: str) -> str:
+    """Why the pixels cannot be decoded, in words that quote nothing of the header but the transfer syntax."""
+    text = str(error)
+    if isinstance(error, NotImplementedError):
+        return f"transfer syntax {syntax!r} is not supported"
+    if isinstance(error, AttributeError):
+        return "it is a DICOM file without PixelData, or without what describes the pixels"
+    if "missing dependencies" in text or "plugins are missing" in text:
+        return f"pixels in {syntax!r} need a decoder: pip install 'anomalib-scrd[medical]'"
+    if "less than expected" in text or "cannot reshape" in text:
+        return "it is cut short: there are fewer pixels than its header says"
+    return f"its pixels ({syntax}) cannot be decoded ({type(error).__name__}): they are damaged or of a rare kind"
 
 
 def _coloured(path: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
@@ -271,7 +278,8 @@ def _modality(header: Any, groups: _Groups, values: np.ndarray) -> np.ndarray:
     if (slope, intercept) == (1, 0):
         return values
     if values.dtype.kind in "ui" and slope.is_integer() and intercept.is_integer():
-        return values.astype(np.int64) * int(slope) + int(intercept)
+        kind = np.int32 if values.dtype.itemsize <= 2 else np.int64  # noqa: PLR2004
+        return values.astype(kind) * kind(slope) + kind(intercept)
     return values.astype(np.float64) * slope + intercept
 
 

@@ -2,6 +2,7 @@
 
 __all__ = ["OpenVINOEngine"]
 
+import sys
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from anomalib_scrd.edge.engine import Hint, check_outputs
 from anomalib_scrd.edge.facts import KEY, ModelFacts
+
+_ANY_SIDE = 128  # of the first image for a model of any size
 
 
 class _Request:
@@ -46,11 +49,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, path: Path, *, hint: Hint, precision: str, device: str, threads: int) -> None:
-        try:
-            import openvino
-        except ImportError:
-            msg = "engine openvino needs the package openvino: pip install openvino"
-            raise ValueError(msg) from None
+        openvino = _import()
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]}"
         config: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
         if device == "CPU":
@@ -62,14 +61,17 @@ class OpenVINOEngine:
             self._outputs = check_outputs({name for output in model.outputs for name in output.names}, path)
             self.size = _fix_shape(model, self.facts)
             compiled = core.compile_model(model, device, config)
+            self.labels = "pred_label" in self._outputs
+            self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+            self._idle: SimpleQueue[Any] = SimpleQueue()
+            for _ in range(self.parallel + (hint == "throughput")):  # one more is filled while all others compute
+                self._idle.put(compiled.create_infer_request())
+            # Two threads that pass an array for the first time in a process can wait for each other without end: one
+            # holds the lock of the interpreter, the other that of a static variable of OpenVINO 2026.4's binding.
+            self._submit_one().result()
         except RuntimeError as error:
             msg = f"OpenVINO cannot load {str(path)!r} on {device!r}: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from None
-        self.labels = "pred_label" in self._outputs
-        self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._idle: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(self.parallel + (hint == "throughput")):  # one more is filled while all others compute
-            self._idle.put(compiled.create_infer_request())
 
     def submit(self, image: np.ndarray, *, wait: bool = True) -> _Request | None:
         """See :class:`~anomalib_scrd.edge.engine.Engine`."""
@@ -83,8 +85,24 @@ class OpenVINOEngine:
             self._idle.put(request)
             raise
 
+    def _submit_one(self) -> _Request:
+        size = self.size or (_ANY_SIDE, _ANY_SIDE)
+        return _Request(self._idle.get(), np.zeros((1, 3, *size), np.float32), self._outputs, self._idle)
+
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _import() -> Any:
+    """Import OpenVINO without its telemetry, which reports every import to a server: nothing leaves this machine."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # an import of it fails, as meant
+    try:
+        import openvino
+    except ImportError:
+        msg = "engine openvino needs the package openvino: pip install openvino"
+        raise ValueError(msg) from None
+    return openvino
 
 
 def _document(model: Any) -> str | None:

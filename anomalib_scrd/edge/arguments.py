@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from anomalib_scrd.edge.engine import ENGINES, Engine, load_engine
+from anomalib_scrd.edge.engine import ENGINES, Engine, Hint, load_engine
 from anomalib_scrd.edge.files import MAP_KINDS
 
 
@@ -44,7 +44,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlays", action="store_true", help="also write pictures with their maps, as JPEG")
 
 
-def load_named_engine(arguments: argparse.Namespace, hint: str) -> Engine:
+def load_named_engine(arguments: argparse.Namespace, hint: Hint) -> Engine:
     """Load the engine that a command line names.
 
     Args:

@@ -1,6 +1,6 @@
 """What runs an exported model: one interface, two engines."""
 
-__all__ = ["ENGINES", "Engine", "Pending", "check_outputs", "load_engine"]
+__all__ = ["ENGINES", "Engine", "Hint", "Pending", "check_outputs", "load_engine"]
 
 import os
 from pathlib import Path

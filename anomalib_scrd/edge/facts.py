@@ -66,11 +66,11 @@ class ModelFacts:
             raise ValueError(msg)
         try:
             entry = document.get("input") or {}
-            sides = entry.get("height"), entry.get("width")
+            height, width = entry.get("height"), entry.get("width")
             thresholds = document.get("thresholds") or {}
             return cls(
                 version=str(document.get("version", "")),
-                size=None if None in sides else (int(sides[0]), int(sides[1])),
+                size=None if height is None or width is None else (int(height), int(width)),
                 window=document.get("window"),
                 image_threshold=_number(thresholds.get("image")),
                 pixel_threshold=_number(thresholds.get("pixel")),

@@ -53,7 +53,7 @@ class ONNXEngine:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - of many kinds, without a common one
             msg = f"ONNX Runtime cannot load {str(path)!r}: {str(error).strip().splitlines()[0]}"
             raise ValueError(msg) from None
         self.facts = ModelFacts.read(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)

@@ -4,6 +4,7 @@ __all__ = ["Outputs", "Scorer"]
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.edge.sources import SourceFile, signature
 from anomalib_scrd.imaging import (
+    PictureInfo,
     Preparation,
     Prepared,
     UnreadableImageError,
@@ -112,23 +114,14 @@ class Scorer:
     def _inputs(self, path: Path) -> tuple[Iterator[tuple[int, Prepared]], int]:
         """Pictures of a file, one at a time, and their number."""
         options = self._preparation.volumes
-        try:
+        with _named(path):
             infos = list_pictures(path, options)
-        except UnreadableImageError:
-            raise
-        except Exception as error:
-            raise _unreadable(path, error) from None
 
-        def prepared() -> Iterator[tuple[int, Prepared]]:
-            for info in infos:
-                try:
-                    yield info.index, self._preparation(read_picture(info, options))
-                except UnreadableImageError:
-                    raise
-                except Exception as error:
-                    raise _unreadable(path, error) from None
+        def prepared(info: PictureInfo) -> tuple[int, Prepared]:
+            with _named(path):
+                return info.index, self._preparation(read_picture(info, options))
 
-        return prepared(), len(infos)
+        return map(prepared, infos), len(infos)
 
     def _record(
         self, file: SourceFile, name: str, index: int, count: int, prepared: Prepared, result: dict[str, np.ndarray]
@@ -142,9 +135,8 @@ class Scorer:
         elif "pred_label" in result:
             label = bool(result["pred_label"].reshape(-1)[0])
         shown = prepared.to_file(prepared.image)
-        written = self._write(
-            name, index, count, prepared, result["anomaly_map"].reshape(result["anomaly_map"].shape[-2:])
-        )
+        small = result["anomaly_map"].reshape(result["anomaly_map"].shape[-2:])
+        written = self._write(name, index, count, prepared, small)
         return Record(
             name,
             picture=index,
@@ -222,6 +214,12 @@ def _changed(file: SourceFile) -> bool:
         return False
 
 
-def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
-    """The error of a file that its reader fails at in an unforeseen way; messages may quote a header, so only the kind."""
-    return UnreadableImageError.of(path, f"its reader fails ({type(error).__name__})")
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file at which a reader fails in an unforeseen way; by the kind of the error, whose text may quote it."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one file of thousands must not end the run
+        raise UnreadableImageError.of(path, f"its reader fails ({type(error).__name__})") from None

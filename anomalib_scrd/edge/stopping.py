@@ -19,16 +19,19 @@ class Stop:
         self._event = threading.Event()
         self._before: dict[signal.Signals, object] = {}
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "Stop":  # noqa: PYI034 - typing has no Self in Python 3.10
+        """Notice signals from now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._notice)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Leave them to whoever had them before."""
         for number, before in self._before.items():
             signal.signal(number, before)  # type: ignore[arg-type]  # what signal gave
 
     def __bool__(self) -> bool:
+        """Whether a signal came."""
         return self.signal is not None
 
     def wait(self, seconds: float) -> bool:

@@ -33,7 +33,7 @@ class TestImports:
     """What a machine without torch and anomalib can do: importing must not ask for them."""
 
     @pytest.mark.parametrize(
-        "module", sorted(path.stem for path in (ROOT / "anomalib_scrd/edge").glob("[!_]*.py")) + ["__main__"]
+        "module", [*sorted(path.stem for path in (ROOT / "anomalib_scrd/edge").glob("[!_]*.py")), "__main__"]
     )
     def test_light(self, module: str) -> None:
         heavy = ["torch", "torchvision", "anomalib", "pandas", "lightning", "scipy", "sklearn", "matplotlib", "timm"]

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from anomalib_scrd.imaging.errors import UnreadableImageError, missing_package
-from anomalib_scrd.imaging.orientation import Orientation, from_exif
+from anomalib_scrd.imaging.orientation import from_exif
 from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
 
 _ORIENTATION, _PHOTOMETRIC, _BITS, _SUBFILE = 274, 262, 258, 254
@@ -89,7 +89,9 @@ def read_image(info: PictureInfo) -> Picture:
         pixels = (2**bits - 1) - pixels.astype(np.int64) if pixels.dtype.kind in "ui" else -pixels
     pixels = pixels if turned else orientation.apply(pixels)
     return Picture(
-        np.ascontiguousarray(pixels), info, orientation=orientation,
+        np.ascontiguousarray(pixels),
+        info,
+        orientation=orientation,
         spacing=spacing[::-1] if orientation.transpose else spacing,
     )
 
@@ -168,7 +170,9 @@ def _through_tifffile(info: PictureInfo) -> np.ndarray:
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
         raise UnreadableImageError.of(info.path, f"tifffile cannot read it ({error})") from None
     pixels = np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels  # noqa: PLR2004
-    return pixels[..., :3] if pixels.ndim == 3 and pixels.shape[-1] >= 3 else pixels[..., 0] if pixels.ndim == 3 else pixels  # noqa: PLR2004
+    if pixels.ndim == 3:  # noqa: PLR2004 - without alpha
+        return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]  # noqa: PLR2004
+    return pixels
 
 
 def _spacing(image: Any) -> tuple[float, float]:
@@ -179,5 +183,3 @@ def _spacing(image: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         return 1.0, 1.0
     return (1 / down, 1 / across) if across > 0 and down > 0 and across != down else (1.0, 1.0)
-
-

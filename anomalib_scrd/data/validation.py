@@ -1,6 +1,6 @@
 """Validation images made from normal training images: anomalib's synthetic anomalies, repeatable by a seed."""
 
-__all__ = ["RepeatableDataModule", "SyntheticValidation", "synthetic_split"]
+__all__ = ["RepeatableDataModule", "SyntheticValidation", "seeded", "synthetic_split"]
 
 import os
 import random
@@ -55,7 +55,7 @@ class SyntheticValidation(NamesUnreadableFiles, SyntheticAnomalyDataset):
 
     def __init__(self, normal: AnomalibDataset, seed: int | None) -> None:
         try:
-            with _seeded(seed):
+            with seeded(seed):
                 super().__init__(normal.augmentations, normal.samples, normal.name)
         except (OSError, SyntaxError):
             if hasattr(self, "root"):
@@ -106,7 +106,7 @@ def synthetic_split(
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """Seed Python, NumPy and torch inside, and restore their states after."""
     if seed is None:
         yield

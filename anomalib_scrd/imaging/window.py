@@ -43,6 +43,18 @@ class Window:
     percentiles: tuple[float, float] | None = None
     number: int = 0
 
+    @staticmethod
+    def check(spec: WindowSpec) -> None:
+        """Check a specification before pictures are read.
+
+        Args:
+            spec: As for :meth:`decide`.
+
+        Raises:
+            ValueError: If it is none of those.
+        """
+        _parse(spec)
+
     @classmethod
     def decide(cls, spec: WindowSpec, pictures: Iterable[Picture]) -> "Window":
         """Decide on a window.

@@ -206,14 +206,11 @@ class MedicalFolder(RepeatableDataModule):
     def _setup(self, _stage: str | None = None) -> None:
         table = read_table(self.source, self._patient_of, self._pseudonyms, self._bad_files)
         train, test = (table[table.split == split.value] for split in (Split.TRAIN, Split.TEST))
-        if self.patients is not None and self.source.normal_test_dir is not None:
-            check_separate(train, test, ("training", "test"))
         self.train_data = self._data(train)
         self.test_data = self._data(test)
 
     def _create_test_split(self) -> None:
-        normal = (self.test_data.samples.label_index == LabelName.NORMAL) & (self.test_data.samples.pictures == 1)
-        if self.source.normal_test_dir is None and self.test_split_mode != TestSplitMode.NONE and not normal.any():
+        if self.source.normal_test_dir is None and self.test_split_mode != TestSplitMode.NONE:
             # Normal images of a patient who has anomalous ones belong to the test.
             must = set(groups_of(self.test_data.samples)) & set(groups_of(self.train_data.samples))
             self.train_data, held_out = self._split(self.train_data, self.test_split_ratio, must)

@@ -1,6 +1,6 @@
 """Which pictures belong together: those of one patient, or of one volume. They are never on both sides of a split."""
 
-__all__ = ["PatientSource", "check_separate", "patient_finder", "split_groups"]
+__all__ = ["PatientSource", "check_separate", "groups_of", "patient_finder", "split_groups"]
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -114,18 +114,17 @@ def check_separate(first: DataFrame, second: DataFrame, names: tuple[str, str]) 
         names: What they are.
 
     Raises:
-        ValueError: If they share some: how many, and files of the first ones, which identify nobody further.
+        ValueError: If they share some: how many, and files of the first ones.
     """
     one, other = groups_of(first), groups_of(second)
     shared = sorted(set(one) & set(other))
     if not shared:
         return
-    examples = [
-        " and ".join(
-            repr(str(table.image_path[groups == group].iloc[0])) for table, groups in ((first, one), (second, other))
-        )
-        for group in shared[:_SHOWN]
-    ]
+
+    def example(table: DataFrame, groups: pd.Series, group: str) -> str:
+        return repr(str(table.image_path[groups == group].iloc[0]))
+
+    examples = [f"{example(first, one, group)} and {example(second, other, group)}" for group in shared[:_SHOWN]]
     msg = (
         f"{len(shared)} patients are both among the {names[0]} images ({one.nunique()} patients) and the {names[1]} "
         f"images ({other.nunique()} patients), for example in {'; '.join(examples)}. Move them to one side, or give "

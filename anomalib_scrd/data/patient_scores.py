@@ -44,7 +44,7 @@ def patient_scores(
     alone = (
         frame["image_path"].astype(str) if "image_path" in frame else pd.Series(frame.index.astype(str), frame.index)
     )
-    groups = frame.assign(**{by: names.where(names != "", alone)}).groupby(by, sort=False)
+    groups = frame.assign(**{by: names.where(names != "", alone.astype(str))}).groupby(by, sort=False)
     columns = {
         "images": groups.size(),
         score: groups[score].apply(lambda values: float(values.nlargest(top).mean())),

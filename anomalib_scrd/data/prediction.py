@@ -31,8 +31,9 @@ _EIGHT_BIT = Preparation(Window("values", eight_bit=(0.0, 255.0)))
 
 
 class MedicalPredictDataset(Dataset):
-    """Pictures of a file or folder, prepared as the model's training images were; anomalib's ``PredictDataset`` for
-    every format.
+    """Pictures of a file or folder, prepared as the model's training images were.
+
+    This is anomalib's ``PredictDataset`` for every format.
 
     Files are looked at when the first item, or the length, is asked for: by then a checkpoint has been loaded.
 

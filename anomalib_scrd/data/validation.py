@@ -19,7 +19,7 @@ from anomalib.data.utils.split import random_split
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 
-from anomalib_scrd.data.reading import NamesUnreadableFiles, naming_unreadable_files
+from anomalib_scrd.data.unreadable_files import FileNamingDataset, naming_unreadable_files
 
 
 class RepeatableDataModule(AnomalibDataModule, ABC):
@@ -41,7 +41,7 @@ class RepeatableDataModule(AnomalibDataModule, ABC):
             super()._create_val_split()
 
 
-class SyntheticValidation(NamesUnreadableFiles, SyntheticAnomalyDataset):
+class SyntheticValidation(FileNamingDataset, SyntheticAnomalyDataset):
     """Normal images, half of them with anomalies by anomalib's Perlin generator.
 
     anomalib's own class draws from the global random state and deletes its files when any copy of it dies, copies in

@@ -1,6 +1,6 @@
 """Files that Pillow opens (PNG, JPEG, BMP, TIFF, ...), in their own depth."""
 
-__all__ = ["list_images", "read_image"]
+__all__ = ["bits_of", "exif_orientation", "list_images", "read_image"]
 
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +65,7 @@ def read_image(info: PictureInfo) -> Picture:
             except ValueError as error:
                 raise UnreadableImageError.of(path, str(error)) from None
             spacing = _spacing(image)
-            bits = _bits(image)
+            bits = bits_of(image)
             grey = image.mode in _GREY_MODES
             turned = image.format == "TIFF"  # Pillow turns TIFF files when it decodes them, and no others
             if not grey and bits > 8:  # noqa: PLR2004 - Pillow would cut them to 8
@@ -124,8 +124,29 @@ def _reason(error: BaseException) -> str:
     return f"it is damaged ({error or type(error).__name__})"
 
 
-def _bits(image: Any) -> int:
-    """Bits of a channel in the file, which Pillow's mode does not always tell."""
+def exif_orientation(image: Any) -> int:
+    """Look up the orientation by EXIF without decoding the pixels.
+
+    Args:
+        image: An opened image.
+
+    Returns:
+        Value of tag 274; 1, which is upright, where there is none, or a PNG file has it behind the pixels.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(_ORIENTATION, 1) or 1)
+
+
+def bits_of(image: Any) -> int:
+    """Look up the bits of a channel in the file, which Pillow's mode does not always tell.
+
+    Args:
+        image: An opened image.
+
+    Returns:
+        The number of bits.
+    """
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
         return max(tags.get(_BITS, (1,)))
@@ -137,7 +158,7 @@ def _bits(image: Any) -> int:
 
 
 def _eight_bit(image: Any) -> bool:
-    return _bits(image) <= 8 and image.mode not in {"I", "F"}  # noqa: PLR2004
+    return bits_of(image) <= 8 and image.mode not in {"I", "F"}  # noqa: PLR2004
 
 
 def _deep_colour(image: Any, info: PictureInfo) -> np.ndarray:

@@ -24,7 +24,10 @@ from torchvision.transforms.v2 import Normalize
 
 from anomalib_scrd.components.feature_standardisation import FeatureScaling
 from anomalib_scrd.components.scale_adaptation import ScaleAdaptationMode
-from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
+from anomalib_scrd.data.checks import check_data
+from anomalib_scrd.data.explained_errors import ExplainedDataErrors
+from anomalib_scrd.data.prediction import read_any_format
+from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
 from anomalib_scrd.export.quantisation import quantise, quantise_with_accuracy_control
@@ -123,6 +126,8 @@ class ScaleAwareCRD(AnomalibModule):
 
     model: ScaleAwareCRDModel
     loss: ScaleAwareContrastiveLoss
+    window: dict[str, Any] | None = None
+    """How files became inputs in the training, from ``MedicalFolder``; None for images of 8 bits that anomalib read."""
 
     def __init__(
         self,
@@ -169,6 +174,7 @@ class ScaleAwareCRD(AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         with plain_errors():
+            read_any_format(ScaleAwareCRD)
             # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings,
             # also where OmegaConf or jsonargparse hand over their own kinds.
             layers = _plain(layers)
@@ -269,7 +275,9 @@ class ScaleAwareCRD(AnomalibModule):
             UnreadableImageError: If files are no images.
         """
         self._check_size()
+        share_window(self, self.trainer)
         if stage != "fit":
+            check_data(self.trainer, stage, getattr(self.pre_processor, "transform", None))
             return
         end_by_itself(self.trainer)  # before optimisers and schedules ask for the length
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -285,7 +293,7 @@ class ScaleAwareCRD(AnomalibModule):
                 "or trainer.limit_val_batches 0 for scores without threshold and normalisation"
             )
             raise ValueError(msg)
-        check_images(image_files(self.trainer))
+        check_data(self.trainer, stage, getattr(self.pre_processor, "transform", None))
 
     def _check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
@@ -305,7 +313,7 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own = [NamesBrokenImages()] if self.feature_cache is None else [NamesBrokenImages(), self.feature_cache]
+        own = [ExplainedDataErrors()] if self.feature_cache is None else [ExplainedDataErrors(), self.feature_cache]
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -500,6 +508,7 @@ class ScaleAwareCRD(AnomalibModule):
             "noise_seed": self.noise_seed,
             "batches_seen": self._batches_seen,
             "pre_trained": self.hparams["pre_trained"],
+            "window": self.window,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -510,6 +519,8 @@ class ScaleAwareCRD(AnomalibModule):
         self._batches_seen = state.get("batches_seen", 0)
         if "pre_trained" in state:
             self.hparams["pre_trained"] = state["pre_trained"]
+        self.window = state.get("window")
+        share_window(self, self._trainer, loaded=True)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # type: ignore[override]

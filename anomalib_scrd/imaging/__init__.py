@@ -27,10 +27,11 @@ __all__ = [
     "list_pictures",
     "read_picture",
     "read_pictures",
+    "survey",
 ]
 
 from anomalib_scrd.imaging.errors import UnreadableImageError
-from anomalib_scrd.imaging.files import BadFiles, list_files, list_pictures, read_picture, read_pictures
+from anomalib_scrd.imaging.files import BadFiles, list_files, list_pictures, read_picture, read_pictures, survey
 from anomalib_scrd.imaging.orientation import Orientation
 from anomalib_scrd.imaging.padding import Padding
 from anomalib_scrd.imaging.patients import Pseudonyms

@@ -1,8 +1,19 @@
 """From a folder to pictures: which files are read, by which reader, and what is done about those that cannot be."""
 
-__all__ = ["SUFFIXES", "BadFiles", "list_files", "list_pictures", "read_picture", "read_pictures"]
+__all__ = [
+    "SUFFIXES",
+    "BadFiles",
+    "has_geometry",
+    "list_files",
+    "list_pictures",
+    "read_picture",
+    "read_pictures",
+    "read_unchecked",
+    "survey",
+]
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +30,8 @@ SUFFIXES = (*_DICOM, *_VOLUMES, *_IMAGES)
 """Suffixes of the files that a folder is searched for; DICOM files without a suffix are found too."""
 
 _KEPT = 100
+_SHOWN = 5
+_WORKERS = 8
 
 
 class BadFiles:
@@ -129,14 +142,39 @@ def read_picture(info: PictureInfo, options: VolumeOptions | None = None) -> Pic
     Raises:
         UnreadableImageError: If it cannot be read, has no pixels or NaN among them, or all its pixels are equal.
     """
-    name = info.path.name.lower()
-    if name.endswith(_VOLUMES):
-        picture = volumes.read_slice(info, (options or VolumeOptions()).plane)
-    elif _taken_for_dicom(info.path):
-        picture = dicom.read_frame(info)
-    else:
-        picture = pillow.read_image(info)
-    return check_pixels(picture)
+    return check_pixels(read_unchecked(info, options))
+
+
+def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> Picture:
+    """Read one picture whatever its pixels are: a mask may be empty.
+
+    Args:
+        info: An entry of ``list_pictures``.
+        options: The options that it was listed with.
+
+    Returns:
+        The picture.
+
+    Raises:
+        UnreadableImageError: If it cannot be read.
+    """
+    if info.path.name.lower().endswith(_VOLUMES):
+        return volumes.read_slice(info, (options or VolumeOptions()).plane)
+    if _taken_for_dicom(info.path):
+        return dicom.read_frame(info)
+    return pillow.read_image(info)
+
+
+def has_geometry(path: Path) -> bool:
+    """Tell whether a file says itself how it lies in the patient.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True for volumes and DICOM files.
+    """
+    return path.name.lower().endswith(_VOLUMES) or _taken_for_dicom(path)
 
 
 def read_pictures(
@@ -171,6 +209,51 @@ def read_pictures(
                 bad_files.note(error)
                 break
             yield picture
+
+
+def survey(
+    paths: Iterable[str | Path],
+    options: VolumeOptions | None = None,
+    bad_files: BadFiles | None = None,
+) -> list[PictureInfo]:
+    """List the pictures of many files, with several threads.
+
+    Where bad files are to be skipped every picture is decoded once, since damage shows only there. Otherwise the
+    headers are looked at, and all files at fault are named in one error.
+
+    Args:
+        paths: Files.
+        options: Which slices of a volume are taken.
+        bad_files: What to do about files that cannot be read; raise if None.
+
+    Returns:
+        The pictures of the files that can be read, in the order of the files. A file is left out whole.
+
+    Raises:
+        UnreadableImageError: If files cannot be read and are not to be skipped: their number, and the first ones.
+    """
+    bad_files = bad_files or BadFiles()
+
+    def look(path: str | Path) -> list[PictureInfo] | UnreadableImageError:
+        try:
+            infos = list_pictures(path, options)
+            for info in infos if bad_files.on_error == "skip" else ():
+                read_picture(info, options)
+        except UnreadableImageError as error:
+            return error
+        return infos
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        found = list(pool.map(look, paths))
+    errors = [result for result in found if isinstance(result, UnreadableImageError)]
+    if errors and bad_files.on_error == "raise":
+        shown = ", ".join(f"{str(error.path)!r} ({error.reason})" for error in errors[:_SHOWN])
+        more = " ..." if len(errors) > _SHOWN else ""
+        msg = f"{len(errors)} files cannot be read: {shown}{more}; on_error skip leaves them out"
+        raise UnreadableImageError(msg)
+    for error in errors:
+        bad_files.note(error)
+    return [info for result in found if isinstance(result, list) for info in result]
 
 
 def _taken_for_dicom(path: Path) -> bool:

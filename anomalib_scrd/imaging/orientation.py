@@ -106,7 +106,7 @@ def from_directions(right: Sequence[float], down: Sequence[float]) -> Orientatio
     if vectors[0, across] == 0 or vectors[1, along] == 0:
         msg = "the directions of rows and columns lie along one axis"
         raise ValueError(msg)
-    # In display, columns go to the left (axis 0) or, in a sagittal slice, to the back (1); rows to the back or feet (2).
+    # In display, columns go to the left (axis 0) or, in a sagittal slice, to the back (1); rows to the back or feet.
     transpose = across > along
     signs = {across: np.sign(vectors[0, across]), along: np.sign(vectors[1, along])}
     wanted = {0: 1, 1: 1, 2: -1}  # to the left, to the back, to the feet

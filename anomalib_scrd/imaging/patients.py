@@ -1,4 +1,4 @@
-"""Patients by pseudonyms: identifiers of the headers leave this package only hashed, with a salt that the user keeps."""
+"""Pseudonyms of patients: identifiers are written out only hashed, with a salt that the user keeps."""
 
 __all__ = ["Pseudonyms"]
 

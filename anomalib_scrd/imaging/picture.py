@@ -63,7 +63,7 @@ class Picture:
     pixels: np.ndarray
     info: PictureInfo
     valid: np.ndarray | None = None
-    orientation: Orientation = Orientation()
+    orientation: Orientation = field(default_factory=Orientation)
     spacing: tuple[float, float] = (1.0, 1.0)
     voi: tuple[ValueOfInterest, ...] = ()
     mirror: float | None = None

@@ -1,6 +1,6 @@
 """Files that Pillow opens (PNG, JPEG, BMP, TIFF, ...), in their own depth."""
 
-__all__ = ["list_images", "read_image"]
+__all__ = ["bits_of", "exif_orientation", "list_images", "read_image"]
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from anomalib_scrd.imaging.errors import UnreadableImageError, missing_package
-from anomalib_scrd.imaging.orientation import Orientation, from_exif
+from anomalib_scrd.imaging.orientation import from_exif
 from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
 
 _ORIENTATION, _PHOTOMETRIC, _BITS, _SUBFILE = 274, 262, 258, 254
@@ -65,7 +65,7 @@ def read_image(info: PictureInfo) -> Picture:
             except ValueError as error:
                 raise UnreadableImageError.of(path, str(error)) from None
             spacing = _spacing(image)
-            bits = _bits(image)
+            bits = bits_of(image)
             grey = image.mode in _GREY_MODES
             turned = image.format == "TIFF"  # Pillow turns TIFF files when it decodes them, and no others
             if not grey and bits > 8:  # noqa: PLR2004 - Pillow would cut them to 8
@@ -89,7 +89,9 @@ def read_image(info: PictureInfo) -> Picture:
         pixels = (2**bits - 1) - pixels.astype(np.int64) if pixels.dtype.kind in "ui" else -pixels
     pixels = pixels if turned else orientation.apply(pixels)
     return Picture(
-        np.ascontiguousarray(pixels), info, orientation=orientation,
+        np.ascontiguousarray(pixels),
+        info,
+        orientation=orientation,
         spacing=spacing[::-1] if orientation.transpose else spacing,
     )
 
@@ -122,8 +124,29 @@ def _reason(error: BaseException) -> str:
     return f"it is damaged ({error or type(error).__name__})"
 
 
-def _bits(image: Any) -> int:
-    """Bits of a channel in the file, which Pillow's mode does not always tell."""
+def exif_orientation(image: Any) -> int:
+    """Look up the orientation by EXIF without decoding the pixels.
+
+    Args:
+        image: An opened image.
+
+    Returns:
+        Value of tag 274; 1, which is upright, where there is none, or a PNG file has it behind the pixels.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(_ORIENTATION, 1) or 1)
+
+
+def bits_of(image: Any) -> int:
+    """Look up the bits of a channel in the file, which Pillow's mode does not always tell.
+
+    Args:
+        image: An opened image.
+
+    Returns:
+        The number of bits.
+    """
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
         return max(tags.get(_BITS, (1,)))
@@ -135,7 +158,7 @@ def _bits(image: Any) -> int:
 
 
 def _eight_bit(image: Any) -> bool:
-    return _bits(image) <= 8 and image.mode not in {"I", "F"}  # noqa: PLR2004
+    return bits_of(image) <= 8 and image.mode not in {"I", "F"}  # noqa: PLR2004
 
 
 def _deep_colour(image: Any, info: PictureInfo) -> np.ndarray:
@@ -168,7 +191,9 @@ def _through_tifffile(info: PictureInfo) -> np.ndarray:
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
         raise UnreadableImageError.of(info.path, f"tifffile cannot read it ({error})") from None
     pixels = np.moveaxis(pixels, 0, -1) if planar and pixels.ndim == 3 else pixels  # noqa: PLR2004
-    return pixels[..., :3] if pixels.ndim == 3 and pixels.shape[-1] >= 3 else pixels[..., 0] if pixels.ndim == 3 else pixels  # noqa: PLR2004
+    if pixels.ndim == 3:  # noqa: PLR2004 - without alpha
+        return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]  # noqa: PLR2004
+    return pixels
 
 
 def _spacing(image: Any) -> tuple[float, float]:
@@ -179,5 +204,3 @@ def _spacing(image: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         return 1.0, 1.0
     return (1 / down, 1 / across) if across > 0 and down > 0 and across != down else (1.0, 1.0)
-
-

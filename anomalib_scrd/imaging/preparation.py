@@ -1,6 +1,6 @@
 """From a picture to a model's input, and from a map back to the file: what training decides and inference repeats."""
 
-__all__ = ["Prepared", "Preparation"]
+__all__ = ["Preparation", "Prepared"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ class Preparation:
             UnreadableImageError: If the window does not fit the picture.
         """
         image = self.window.apply(picture)
-        padding = square(*image.shape[:2], picture.spacing) if self.pad_to_square else Padding()
+        padding = square(image.shape[0], image.shape[1], picture.spacing) if self.pad_to_square else Padding()
         return Prepared(padding.apply(image), padding, picture.orientation)
 
     def to_dict(self) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _image(path: Path) -> Any:
     except ImportError:
         raise missing_package(path, "nibabel") from None
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
     except FileNotFoundError:
         raise UnreadableImageError.of(path, "there is no such file, or its header or data file is missing") from None
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
@@ -159,9 +159,13 @@ def _geometry(path: Path, plane: str) -> tuple[int, Orientation, tuple[float, fl
     directions *= (-1, -1, 1)
     orientation = from_directions(directions[columns].tolist(), directions[rows].tolist())
     zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    spacing = (float(zooms[columns]), float(zooms[rows])) if orientation.transpose else (
-        float(zooms[rows]),
-        float(zooms[columns]),
+    spacing = (
+        (float(zooms[columns]), float(zooms[rows]))
+        if orientation.transpose
+        else (
+            float(zooms[rows]),
+            float(zooms[columns]),
+        )
     )
     return axis, orientation, spacing
 

@@ -43,6 +43,18 @@ class Window:
     percentiles: tuple[float, float] | None = None
     number: int = 0
 
+    @staticmethod
+    def check(spec: WindowSpec) -> None:
+        """Check a specification before pictures are read.
+
+        Args:
+            spec: As for :meth:`decide`.
+
+        Raises:
+            ValueError: If it is none of those.
+        """
+        _parse(spec)
+
     @classmethod
     def decide(cls, spec: WindowSpec, pictures: Iterable[Picture]) -> "Window":
         """Decide on a window.
@@ -95,7 +107,7 @@ class Window:
         if sampled:
             low, high = np.percentile(np.concatenate(sampled), _AUTO if mode == "auto" else value)
             if not low < high:
-                msg = f"window {spec!r}: the pixels of the training pictures are equal from the lower percentile to the upper"
+                msg = f"window {spec!r}: both percentiles of the training pixels are {low}"
                 raise ValueError(msg)
             limits = float(low), float(high + 0.1 * (high - low) if mode == "auto" else high)
         if mode == "auto":
@@ -160,7 +172,7 @@ class Window:
 
     def _limits(self, picture: Picture) -> tuple[float, float]:
         if self.mode == "each":
-            low, high = np.percentile(_sample(picture), self.percentiles)
+            low, high = np.percentile(_sample(picture), list(self.percentiles or ()))
             if not low < high:
                 msg = f"the percentiles {list(self.percentiles or ())} of its pixels are equal ({low})"
                 raise UnreadableImageError.of(picture.info.path, msg)

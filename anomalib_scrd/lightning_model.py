@@ -22,7 +22,10 @@ from torchvision import transforms as transforms_v1
 from torchvision.transforms.v2 import Normalize
 from typing_extensions import Unpack
 
-from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
+from anomalib_scrd.data.checks import check_data
+from anomalib_scrd.data.explained_errors import ExplainedDataErrors
+from anomalib_scrd.data.prediction import read_any_format
+from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.export.mixin import ModelExport
 from anomalib_scrd.integration.checkpoints import keep_own_evaluator
@@ -100,6 +103,8 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
 
     model: ScaleAwareCRDModel
     loss: ScaleAwareContrastiveLoss
+    window: dict[str, Any] | None = None
+    """How files became inputs in the training, from ``MedicalFolder``; None for images of 8 bits that anomalib read."""
 
     def __init__(
         self,
@@ -122,6 +127,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         **renamed: Unpack[RenamedArguments],
     ) -> None:
         with plain_errors():
+            read_any_format(ScaleAwareCRD)
             refuse_renamed(renamed)
             groups = {
                 "student": student,
@@ -174,7 +180,9 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
             UnreadableImageError: If files are no images.
         """
         self._check_size()
+        share_window(self, self.trainer)
         if stage != "fit":
+            check_data(self.trainer, stage, getattr(self.pre_processor, "transform", None))
             return
         end_by_itself(self.trainer)  # before optimisers and schedules ask for the length
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -190,7 +198,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
                 "or trainer.limit_val_batches 0 for scores without threshold and normalisation"
             )
             raise ValueError(msg)
-        check_images(image_files(self.trainer))
+        check_data(self.trainer, stage, getattr(self.pre_processor, "transform", None))
 
     def _check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
@@ -210,7 +218,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own: list[Callback] = [self.held_out, NamesBrokenImages()]
+        own: list[Callback] = [self.held_out, ExplainedDataErrors()]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
@@ -377,6 +385,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
             "noise_seed": self.noise_seed,
             "batches_seen": self._batches_seen,
             "pre_trained": self.hparams["pre_trained"],
+            "window": self.window,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -388,6 +397,8 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         self._batches_seen = state.get("batches_seen", 0)
         if "pre_trained" in state:
             self.hparams["pre_trained"] = state["pre_trained"]
+        self.window = state.get("window")
+        share_window(self, self._trainer, loaded=True)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # type: ignore[override]

@@ -16,7 +16,7 @@ _MODELS = "anomalib.models"
 _DATA = "anomalib.data"
 _LIGHTNING_MODEL = "anomalib_scrd.lightning_model"
 _DATA_MODULES = "anomalib_scrd.data"
-_DATA_MODULE_NAMES = ("MedIAnomaly", "PhantomSlices")
+_DATA_MODULE_NAMES = ("MedIAnomaly", "MedicalFolder", "PhantomSlices")
 
 
 def register() -> None:

@@ -11,7 +11,7 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_scrd import MedIAnomaly, PhantomSlices, ScaleAwareCRD
-from anomalib_scrd.data.reading import UnreadableImageError
+from anomalib_scrd.data.unreadable_files import UnreadableImageError
 from anomalib_scrd.training.held_out import HeldOut
 from tests.data.trees import build
 

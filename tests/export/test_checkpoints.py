@@ -23,7 +23,7 @@ ARGUMENTS: dict[str, Any] = {
     "layers": ["layer1", "layer2"],
     "pre_trained": False,
     "student": {"depth": [1, 2]},
-    "noise": {"strength": [0.2, 0.4], "size": [0.1, 0.3], "count": [1, 2]},
+    "noise": {"strength": [0.2, 0.4], "size": [0.1, 0.3]},
     "optimiser": {"betas": [0.8, 0.95], "learning_rate": 0.002, "warmup_steps": 7},
     "seed": 3,
 }

@@ -182,8 +182,8 @@ class Window:
             this, others = "8 bits", "more than 8 bits"
             this, others = (this, others) if picture.info.eight_bit else (others, this)
             reason = (
-                f"it has {this}, and all training pictures had {others}: there is no window for it. MedicalFolder trains "
-                "on pictures of every depth"
+                f"it has {this}, and all training pictures had {others}: there is no window for it. "
+                "MedicalFolder trains on pictures of every depth"
             )
             raise UnreadableImageError.of(picture.info.path, reason)
         return limits

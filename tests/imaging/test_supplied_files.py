@@ -92,8 +92,7 @@ def _read(path: Path) -> str:
             assert image.min() >= 0
             assert image.max() <= 1
     except UnreadableImageError as error:
-        assert str(path) in str(error)
-        return error.reason
+        return error.reason if str(path) in str(error) else f"without its name: {error}"
     return ""
 
 

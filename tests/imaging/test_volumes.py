@@ -50,7 +50,7 @@ def test_every_order_of_storage_shows_the_same_slices(tmp_path: Path, plane: str
             expected = expected[::-1]
         assert_array_equal(found, expected)
         assert_allclose(pictures[0].spacing, spacing)
-        stored_axis = list(axes).index(axis)
+        stored_axis = axes[axis]
         undone = np.stack([picture.orientation.undo(picture.pixels) for picture in pictures], axis=stored_axis)
         assert_array_equal(undone, stored.get_fdata())
 

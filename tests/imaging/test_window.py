@@ -167,8 +167,10 @@ def test_a_window_survives_json(spec: object) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["automatic", [40], [40, 400, 1], [40, 0], [40, float("nan")], {"each": [99, 1]}, {"percentiles": [-1, 50]}]
-    + [{"file": -1}, {"file": True}, {"mean": 3}, {}, None, 7, {"each": 5}],
+    [
+        *("automatic", [40], [40, 400, 1], [40, 0], [40, float("nan")], {"each": [99, 1]}, {"percentiles": [-1, 50]}),
+        *({"file": -1}, {"file": True}, {"mean": 3}, {}, None, 7, {"each": 5}),
+    ],
 )
 def test_a_wrong_window_is_refused(spec: object) -> None:
     with pytest.raises(ValueError, match=r"^window .*got "):

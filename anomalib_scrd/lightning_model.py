@@ -26,6 +26,7 @@ from anomalib_scrd.components.feature_standardisation import FeatureScaling
 from anomalib_scrd.components.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
 from anomalib_scrd.export.quantisation import quantise, quantise_with_accuracy_control
 from anomalib_scrd.integration.command_line import plain_errors
@@ -40,6 +41,7 @@ from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
+from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
@@ -307,10 +309,14 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own: list[Callback] = [self.held_out, NamesBrokenImages()]
+        own: list[Callback] = [self.held_out, ValidationTimes(), NamesBrokenImages()]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
+
+    def configure_post_processor(self) -> CalibratedPostProcessor:
+        """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
+        return CalibratedPostProcessor()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.
@@ -414,6 +420,9 @@ class ScaleAwareCRD(AnomalibModule):
         """Predict a batch; the post-processor takes its thresholds from the result."""
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
+
+    def before_thresholds(self) -> None:
+        """Called before each finding of thresholds in a fit, in evaluation mode and without gradients."""
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Log the terms of the step whose row goes to the loggers.

@@ -27,6 +27,7 @@ from anomalib_scrd.data.explained_errors import ExplainedDataErrors
 from anomalib_scrd.data.prediction import read_any_format
 from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
 from anomalib_scrd.export.mixin import ModelExport
 from anomalib_scrd.integration.checkpoints import keep_own_evaluator
 from anomalib_scrd.integration.command_line import plain_errors
@@ -54,6 +55,7 @@ from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.schedule import cosine_with_warmup, end_by_itself
+from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
@@ -218,10 +220,14 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own: list[Callback] = [self.held_out, ExplainedDataErrors()]
+        own: list[Callback] = [self.held_out, ValidationTimes(), ExplainedDataErrors()]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
+
+    def configure_post_processor(self) -> CalibratedPostProcessor:
+        """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
+        return CalibratedPostProcessor()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.
@@ -342,6 +348,9 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         """Predict a batch; the post-processor takes its thresholds from the result."""
         del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
+
+    def before_thresholds(self) -> None:
+        """Called before each finding of thresholds in a fit, in evaluation mode and without gradients."""
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Log the terms of the step whose row goes to the loggers.

@@ -192,9 +192,7 @@ def test_edge_is_timed_as_it_is_trained() -> None:
     timed = load_config(["--config", str(path)])
     trained = yaml.safe_load((CONFIGS / "benchmark" / "edge.yaml").read_text(encoding="utf-8"))
     models = {name: spec["init_args"] for name, spec in trained["models"].items()}
-    assert {
-        name: arguments | {"feature_cache": {"memory": 1.0}} for name, arguments in timed.variants.items()
-    } == models
+    assert {name: arguments | {"feature_cache": 1.0} for name, arguments in timed.variants.items()} == models
     own = {"backbone": EDGE["backbone"], "student": timed.variants["edge"]["student"]}
     assert timed.variants["edge"] == own
     assert resolved(**timed.variants["edge"]) == PRESETS["edge"]

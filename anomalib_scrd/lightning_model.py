@@ -26,6 +26,7 @@ from anomalib_scrd.components.feature_standardisation import FeatureScaling
 from anomalib_scrd.components.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.data.checks import check_data
 from anomalib_scrd.data.explained_errors import ExplainedDataErrors
+from anomalib_scrd.data.patient_scores import PatientScores
 from anomalib_scrd.data.prediction import read_any_format
 from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.data.validation import RepeatableDataModule
@@ -313,7 +314,7 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own = [ExplainedDataErrors()] if self.feature_cache is None else [ExplainedDataErrors(), self.feature_cache]
+        own = [ExplainedDataErrors(), PatientScores(), *([] if self.feature_cache is None else [self.feature_cache])]
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -1,9 +1,14 @@
 """Scores of patients: a table by hand, and the columns that are needed."""
 
+from pathlib import Path
+
+import nibabel
+import numpy as np
 import pandas as pd
 import pytest
 
 from anomalib_scrd.data import patient_scores
+from tests.data.test_medical_folder import engine, grey, module, small_model, write_set
 
 
 def frame() -> pd.DataFrame:
@@ -42,3 +47,40 @@ def test_wrong_tables() -> None:
         patient_scores(frame(), by="volume")
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         patient_scores(frame(), top=0)
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, dict, pd.DataFrame]:
+    """Metrics, folder and image scores of a test on patients of two images and a volume."""
+    root = tmp_path_factory.mktemp("patients")
+    images = write_set(root / "set", lambda _: "dicom", lambda part, index: f"{part}{index // 2}")
+    volume = np.stack([grey(index) for index in range(4)], axis=-1).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), images / "bad/volume.nii")
+    data = module(images, val_split_mode="none", test_split_ratio=0.4, patient_salt=root / "salt")
+    runner, model = engine(root), small_model()
+    metrics = runner.test(model, datamodule=data)[0]
+    folder = Path(runner.trainer.default_root_dir)
+    tables = {by: pd.read_csv(folder / f"{by}_scores.csv") for by in ("patient", "volume")}
+    runner.predict(model, datamodule=data)
+    rows = [
+        {"patient": item.patient, "volume": item.volume, "pred_score": float(item.pred_score), "gt": int(item.gt_label)}
+        for batch in runner.predict(model, datamodule=data)
+        for item in batch
+    ]
+    return metrics, tables, pd.DataFrame(rows)
+
+
+def test_a_test_scores_patients_and_volumes(tested: tuple[dict, dict, pd.DataFrame]) -> None:
+    metrics, tables, scores = tested
+    for by in ("patient", "volume"):
+        table = tables[by]
+        assert table.pred_score.is_monotonic_decreasing
+        for name, group in scores[scores[by] != ""].groupby(by):
+            row = table[table[by] == name].iloc[0]
+            assert row.images == len(group)
+            assert row.gt_label == group.gt.max()
+            assert row.pred_score == pytest.approx(group.pred_score.nlargest(3).mean(), rel=1e-4)
+        anomalous, normal = (table.pred_score[table.gt_label == label] for label in (1, 0))
+        wins = [(high > low) + 0.5 * (high == low) for high in anomalous for low in normal]
+        assert metrics[f"{by}_AUROC"] == pytest.approx(sum(wins) / len(wins), abs=1e-6)
+    assert len(tables["patient"]) == scores.patient[scores.patient != ""].nunique() + 4  # the volume has no patient

@@ -114,7 +114,7 @@ class PatientScores(Callback):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 table.to_csv(path, index=False)
                 logger.info("scores of %d %ss: %s", len(table), by, path)
-            if trainer.testing and "gt_label" in table and table.gt_label.nunique() > 1:
+            if trainer.testing and "gt_label" in table and {0, 1} <= set(table.gt_label):
                 # Ranks in place of scores: torchmetrics would put scores beyond 1 through a sigmoid.
                 ranks = torch.tensor(table.pred_score.rank(pct=True).to_numpy())
                 pl_module.log(f"{by}_AUROC", binary_auroc(ranks, torch.tensor(table.gt_label.to_numpy())))

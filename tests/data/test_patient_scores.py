@@ -78,7 +78,7 @@ def test_a_test_scores_patients_and_volumes(tested: tuple[dict, dict, pd.DataFra
         for name, group in scores[scores[by] != ""].groupby(by):
             row = table[table[by] == name].iloc[0]
             assert row.images == len(group)
-            assert row.gt_label == group.gt.max()
+            assert row.gt_label == group["gt"].max()
             assert row.pred_score == pytest.approx(group.pred_score.nlargest(3).mean(), rel=1e-4)
         anomalous, normal = (table.pred_score[table.gt_label == label] for label in (1, 0))
         wins = [(high > low) + 0.5 * (high == low) for high in anomalous for low in normal]

@@ -20,6 +20,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from anomalib_scrd.data.explained_errors import ExplainedDataErrors
+from anomalib_scrd.data.patient_scores import PatientScores
 from anomalib_scrd.data.prediction import read_any_format
 from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
@@ -202,7 +203,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [self.held_out, ValidationTimes(), ExplainedDataErrors(), self.compiled]
+        own = [self.held_out, ValidationTimes(), ExplainedDataErrors(), PatientScores(), self.compiled]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]

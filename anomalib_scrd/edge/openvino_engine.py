@@ -87,7 +87,7 @@ class OpenVINOEngine:
                 self.idle.put(compiled.create_infer_request())
             # Two threads that pass an array for the first time in a process can wait for each other without end: one
             # holds the lock of the interpreter, the other that of a static variable of OpenVINO 2026.4's binding.
-            first = self.request()
+            first = _Request(self.idle.get(), self)
             first.put(np.zeros(self.size or (_ANY_SIDE, _ANY_SIDE), np.float32))
             first.start()
             first.result()

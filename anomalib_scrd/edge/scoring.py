@@ -97,17 +97,21 @@ class Scorer:
         return [_finished(file) for file in files]
 
     def _images(self, files: list[_File]) -> Iterator[tuple[_Picture, np.ndarray]]:
-        """Pictures of files one after the other; where one cannot be read, the rest of its file is left out."""
         for file in files:
-            try:
-                infos = self._inputs.pictures(file.source.path)
-                for info in infos:
-                    prepared = self._inputs.read(info)
-                    yield _Picture(file, info.index, len(infos), prepared), self._inputs.fitted(prepared)
-                if _changed(file.source):
-                    file.error = "it was changed while it was read"
-            except UnreadableImageError as error:
-                file.error = error.reason or str(error)
+            yield from self._images_of(file)
+
+    def _images_of(self, file: _File) -> Iterator[tuple[_Picture, np.ndarray]]:
+        """Pictures of a file; where one cannot be read, the rest of the file is left out."""
+        try:
+            infos = self._inputs.pictures(file.source.path)
+            for info in infos:
+                prepared = self._inputs.read(info)
+                yield _Picture(file, info.index, len(infos), prepared), self._inputs.fitted(prepared)
+        except UnreadableImageError as error:
+            file.error = error.reason or str(error)
+            return
+        if _changed(file.source):
+            file.error = "it was changed while it was read"
 
     def _add(self, picture: _Picture, prediction: Prediction | Exception) -> None:
         file, source = picture.file, picture.file.source

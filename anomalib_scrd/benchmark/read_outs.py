@@ -57,7 +57,7 @@ class ReadOuts(Callback):
         """Build them and follow the model."""
         del trainer
         assert isinstance(pl_module, ScaleAwareCRD)
-        own = {name: pl_module.hparams[name] for name in _argument_names()}
+        own = {name: pl_module.hparams["scoring"][name] for name in _argument_names()}
         scales = len(pl_module.model.teacher.layers)
         for name, arguments in self.variants.items():
             self.read_outs[name] = ReadOut(scales, **(own | dict(arguments))).to(pl_module.device)

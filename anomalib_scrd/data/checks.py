@@ -47,6 +47,7 @@ def datasets_of(trainer: Trainer) -> list[Any]:
     """
     datamodule = getattr(trainer, "datamodule", None)
     found = [getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test")]
+    found.append(getattr(getattr(trainer.lightning_module, "held_out", None), "dataset", None))
     found += [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
     return [_whole(dataset) for dataset in found if dataset is not None]
 

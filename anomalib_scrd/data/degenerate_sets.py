@@ -35,8 +35,8 @@ def check_sets(training: Any, validation: Any, test: Any) -> None:
         test: Data set for the scores, or None.
 
     Raises:
-        ValueError: If the training images are all equal or of a single colour, or the same file is among the normal and
-            the anomalous images.
+        ValueError: If the training images are all equal or of a single colour, or every anomalous image is a normal one
+            as well. Less than that is a warning.
     """
     if isinstance(training, AnomalibDataset) and len(training):
         _check_training(training)
@@ -96,20 +96,23 @@ def _check_contents(training: Any, validation: Any, test: Any) -> None:
             places[path].add(name)
     both_labels, in_training = [], []
     for group in _same_content(labels):
-        for first, second in combinations(group, 2):
-            if labels[first] != labels[second] and first != second:
-                both_labels.append((first, second))
+        both_labels += [(path, path) for path in group if len(labels[path]) > 1]
+        both_labels += [pair for pair in combinations(group, 2) if labels[pair[0]] != labels[pair[1]]]
         inside = [path for path in group if "training" in places[path]]
         outside = [path for path in group if places[path] - {"training"}]
         if inside and outside:
             in_training.append((inside[0], outside[-1]))
     if both_labels:
         first, second = both_labels[0]
-        msg = (
+        text = (
             f"{len(both_labels)} files are among the normal and among the anomalous images, for example {first!r} and "
-            f"{second!r}, which have the same content: remove one of each"
+            f"{second!r}, which have the same content"
         )
-        raise ValueError(msg)
+        anomalous = {path for path, values in labels.items() if LabelName.ABNORMAL in values}
+        if anomalous <= {path for pair in both_labels for path in pair}:
+            msg = f"{text}; these are all of the anomalous ones: are abnormal_dir and normal_dir the same images?"
+            raise ValueError(msg)
+        logger.warning("%s: no score can be right for both of them", text)
     if in_training:
         first, second = in_training[0]
         logger.warning(

@@ -54,8 +54,8 @@ def _refused_character(path: str) -> str:
     if not refused:
         return f"anomalib refuses the path {path!r}"
     return (
-        f"anomalib refuses the path {path!r} for {refused!r} (U+{ord(refused):04X}) in it: it takes ASCII alone. Rename "
-        "what has this character, or link to it under another name; MedicalFolder takes every name"
+        f"anomalib refuses the path {path!r} for {refused!r} (U+{ord(refused):04X}) in it: it takes ASCII alone. "
+        "Rename what has this character, or link to it under another name; MedicalFolder takes every name"
     )
 
 

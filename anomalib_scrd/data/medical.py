@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from anomalib.data import AnomalibDataset
@@ -85,6 +85,10 @@ class MedicalFolder(RepeatableDataModule):
         >>> data = MedicalFolder("ct", "normal", "study", window=[40, 400])
     """
 
+    train_data: MedicalDataset
+    val_data: MedicalDataset
+    test_data: MedicalDataset
+
     def __init__(
         self,
         name: str,
@@ -153,7 +157,7 @@ class MedicalFolder(RepeatableDataModule):
         self._given = False
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # as in anomalib's Folder
         """Name of the data set."""
         return self._name
 
@@ -214,13 +218,15 @@ class MedicalFolder(RepeatableDataModule):
             # Normal images of a patient who has anomalous ones belong to the test.
             must = set(groups_of(self.test_data.samples)) & set(groups_of(self.train_data.samples))
             self.train_data, held_out = self._split(self.train_data, self.test_split_ratio, must)
-            self.test_data += held_out
+            self.test_data = self.test_data + held_out
         elif self.patients is not None:
             check_separate(self.train_data.samples, self.test_data.samples, ("training", "test"))
         if self.test_split_mode == TestSplitMode.SYNTHETIC:
             samples = self.test_data.samples
             only_normal = samples.index[samples.label_index == LabelName.NORMAL].tolist()
-            self.test_data = SyntheticMedicalDataset(self.test_data.subsample(only_normal), self.seed)
+            self.test_data = SyntheticMedicalDataset(
+                cast("MedicalDataset", self.test_data.subsample(only_normal)), self.seed
+            )
 
     def _create_val_split(self) -> None:
         mode = self.val_split_mode

@@ -101,7 +101,7 @@ class MedicalDataset(AnomalibDataset):
         )
 
     @property
-    def collate_fn(self) -> Callable[[list[MedicalItem]], MedicalBatch]:
+    def collate_fn(self) -> Callable[..., Any]:
         """Makes batches of items."""
         return MedicalBatch.collate
 
@@ -165,10 +165,14 @@ class SyntheticMedicalDataset(MedicalDataset):
             with seeded(int(row.anomaly_seed)):
                 image, mask = self._generator(image.contiguous())
                 image = image.clamp(0, 1)
-        image, mask = self._augment(image.reshape(3, *image.shape[-2:]), Mask(mask.squeeze().to(torch.uint8)))
-        label: Any = torch.tensor(int(row.label_index))
+        image, augmented = self._augment(image.reshape(3, *image.shape[-2:]), Mask(mask.squeeze().to(torch.uint8)))
         return MedicalItem(
-            image=image, gt_mask=mask, gt_label=label, image_path=info.name, patient=row.patient, volume=row.volume
+            image=image,
+            gt_mask=augmented,
+            gt_label=torch.tensor(int(row.label_index)),
+            image_path=info.name,
+            patient=row.patient,
+            volume=row.volume,
         )
 
 

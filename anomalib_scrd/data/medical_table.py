@@ -149,7 +149,9 @@ def pair_masks(images: list[Path], masks: Iterable[Path]) -> dict[Path, Path]:
     by_stem: dict[str, list[Path]] = {}
     for mask in masks:
         by_stem.setdefault(_stem(mask), []).append(mask)
-    pairs, missing, several = {}, [], []
+    pairs: dict[Path, Path] = {}
+    missing: list[Path] = []
+    several: list[Path] = []
     for image in images:
         stem = _stem(image)
         found = by_stem.get(stem, [])

@@ -118,12 +118,12 @@ class MedicalPredictDataset(Dataset):
         )
 
     @property
-    def collate_fn(self) -> Callable[[list[MedicalItem]], MedicalBatch]:
+    def collate_fn(self) -> Callable[..., Any]:
         """Makes batches of items."""
         return MedicalBatch.collate
 
 
-def read_any_format(model_class: type) -> None:
+def read_any_format(model_class: type[LightningModule]) -> None:
     """Let ``Engine.predict`` read a path through :class:`MedicalPredictDataset` for one class of models.
 
     anomalib's engine builds its own ``PredictDataset``, which reads 8-bit RGB and no other format. Other models keep
@@ -141,7 +141,7 @@ def read_any_format(model_class: type) -> None:
     @functools.wraps(original)
     def predict(self: Engine, *args: Any, **kwargs: Any) -> Any:
         path = kwargs.get("data_path")
-        model = args[0] if args else kwargs.get("model") or self.model
+        model: Any = args[0] if args else kwargs.get("model") or self.model
         if path is not None and kwargs.get("dataset") is None and isinstance(model, model_class):
             kwargs |= {"data_path": None, "dataset": MedicalPredictDataset(path, model)}
         return original(self, *args, **kwargs)

@@ -102,13 +102,27 @@ def read_slice(info: PictureInfo, plane: str) -> Picture:
     series, index = divmod(info.index, _shape(info.path)[axis])
     pixels = _slice(info.path, axis, index, series)
     check_size(info.path, *pixels.shape[:2])
-    pixels = np.ascontiguousarray(orientation.apply(pixels))
+    pixels = np.ascontiguousarray(orientation.apply(pixels), pixels.dtype.newbyteorder("="))
     return Picture(pixels, info, orientation=orientation, spacing=spacing)
 
 
-@lru_cache(maxsize=64)
 def _image(path: Path) -> Any:
     """The opened file; its voxels are read when they are asked for."""
+    return _opened(path, _stamp(path))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Tells a file from one that took its place under its name."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise UnreadableImageError.of(path, "there is no such file") from None
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=64)
+def _opened(path: Path, stamp: tuple[int, int]) -> Any:
+    del stamp
     try:
         import nibabel
     except ImportError:
@@ -116,7 +130,7 @@ def _image(path: Path) -> Any:
     try:
         image: Any = nibabel.load(path)
     except FileNotFoundError:
-        raise UnreadableImageError.of(path, "there is no such file, or its header or data file is missing") from None
+        raise UnreadableImageError.of(path, "its header or its data file is missing") from None
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
         # The message of nibabel may quote the header.
         raise UnreadableImageError.of(path, f"nibabel cannot read it ({type(error).__name__})") from None
@@ -141,9 +155,9 @@ def _eight_bit(path: Path) -> bool:
 
 def _geometry(path: Path, plane: str) -> tuple[int, Orientation, tuple[float, float]]:
     """The stored axis along which slices lie, their orientation, and the spacing of rows and columns in display."""
+    image = _image(path)
     import nibabel
 
-    image = _image(path)
     affine = np.asarray(image.affine, float)
     try:
         nearest = nibabel.orientations.io_orientation(affine)
@@ -159,14 +173,8 @@ def _geometry(path: Path, plane: str) -> tuple[int, Orientation, tuple[float, fl
     directions *= (-1, -1, 1)
     orientation = from_directions(directions[columns].tolist(), directions[rows].tolist())
     zooms = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    spacing = (
-        (float(zooms[columns]), float(zooms[rows]))
-        if orientation.transpose
-        else (
-            float(zooms[rows]),
-            float(zooms[columns]),
-        )
-    )
+    spacing = float(zooms[rows]), float(zooms[columns])
+    spacing = spacing[::-1] if orientation.transpose else spacing
     return axis, orientation, spacing
 
 
@@ -177,18 +185,21 @@ def _slice(path: Path, axis: int, index: int, series: int) -> np.ndarray:
     where[axis] = index
     where += list(np.unravel_index(series, image.shape[3:])) if len(image.shape) > 3 else []  # noqa: PLR2004
     # A slice of a compressed file costs as much as the whole: the last ones are kept.
-    source = _voxels(path) if path.suffix == ".gz" else image.dataobj
+    source = _voxels(path, _stamp(path)) if path.suffix == ".gz" else image.dataobj
     return _plain(path, _read(path, source, tuple(where)))
 
 
 @lru_cache(maxsize=2)
-def _voxels(path: Path) -> np.ndarray:
+def _voxels(path: Path, stamp: tuple[int, int]) -> np.ndarray:
+    del stamp
     return _read(path, _image(path).dataobj, ())
 
 
 def _read(path: Path, source: Any, where: tuple[Any, ...]) -> np.ndarray:
     try:
         return np.asanyarray(source[where] if where else source)
+    except FileNotFoundError:
+        raise UnreadableImageError.of(path, "its data file is missing") from None
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
         reason = f"its voxels cannot be read ({type(error).__name__}); it may be cut short"
         raise UnreadableImageError.of(path, reason) from None
@@ -205,14 +216,13 @@ def _plain(path: Path, voxels: np.ndarray) -> np.ndarray:
     return voxels.astype(np.uint8) if voxels.dtype.kind == "b" else voxels
 
 
-@lru_cache(maxsize=4096)
-def _filled(path: Path, axis: int) -> tuple[bool, ...]:
+def _filled(path: Path, axis: int) -> list[bool]:
     """Whether each slice shows anything, volume after volume."""
-    voxels = _plain(path, _voxels(path))
+    voxels = _plain(path, _voxels(path, _stamp(path)))
     voxels = voxels.max(axis=-1) if _image(path).get_data_dtype().fields else voxels
     voxels = voxels.reshape(*voxels.shape[:3], -1)
     with np.errstate(invalid="ignore"):
         low, high = np.nanmin(voxels), np.nanpercentile(voxels, 99.5)
         above = voxels > low + 0.1 * (float(high) - float(low))
     others = tuple(other for other in range(3) if other != axis)
-    return tuple(bool(share >= _FILLED) for share in above.mean(axis=others).T.reshape(-1))
+    return (above.mean(axis=others).T.reshape(-1) >= _FILLED).tolist()

@@ -179,8 +179,12 @@ class Window:
             return float(low), float(high)
         limits = self.eight_bit if picture.info.eight_bit else self.limits
         if limits is None:
-            depths = ("8 bits", "more than 8 bits") if picture.info.eight_bit else ("more than 8 bits", "8 bits")
-            reason = f"it has {depths[0]}, and all training pictures had {depths[1]}: there is no window for it"
+            this, others = "8 bits", "more than 8 bits"
+            this, others = (this, others) if picture.info.eight_bit else (others, this)
+            reason = (
+                f"it has {this}, and all training pictures had {others}: there is no window for it. "
+                "MedicalFolder trains on pictures of every depth"
+            )
             raise UnreadableImageError.of(picture.info.path, reason)
         return limits
 
@@ -213,8 +217,8 @@ def _parse(spec: WindowSpec) -> tuple[str, Any]:
     """Kind of a specification and its value, checked."""
     allowed = 'auto, file, [centre, width], {"percentiles": [low, high]}, {"each": [low, high]} or {"file": number}'
     msg = f"window must be {allowed}, got {spec!r}"
-    if spec in ("auto", "file"):
-        return str(spec), 0
+    if isinstance(spec, str) and spec in {"auto", "file"}:
+        return spec, 0 if spec == "file" else None
     if isinstance(spec, Mapping) and len(spec) == 1:
         ((mode, value),) = spec.items()
         if mode == "file" and isinstance(value, int) and not isinstance(value, bool) and value >= 0:

@@ -92,7 +92,7 @@ class FeatureCache(Callback):
                 Path(self.folder).mkdir(parents=True, exist_ok=True)
                 TemporaryFile(dir=self.folder).close()
             except OSError as error:
-                msg = f"feature_cache_dir must be a folder in which files can be made, got {self.folder!r}: {error}"
+                msg = f"feature_cache.folder must be a folder in which files can be made, got {self.folder!r}: {error}"
                 raise ValueError(msg) from error
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -112,14 +112,14 @@ class FeatureCache(Callback):
             step = unsteady_step(transform)
             if step is not None:
                 msg = (
-                    "feature_cache and feature_cache_dir need images that are the same in every epoch; "
+                    "feature_cache needs images that are the same in every epoch; "
                     f"the {name} may change them, got {step!r}"
                 )
                 raise ValueError(msg)
         try:
             images = len(dataset)  # type: ignore[arg-type]  # the error is the answer
         except TypeError as error:
-            msg = f"feature_cache and feature_cache_dir need one training set with a length, got {dataset!r}"
+            msg = f"feature_cache needs one training set with a length, got {dataset!r}"
             raise ValueError(msg) from error
         self.begin(images)
 
@@ -169,7 +169,7 @@ class FeatureCache(Callback):
             ValueError: If there are no paths.
         """
         if paths is None:
-            msg = "feature_cache and feature_cache_dir need batches with image_path, which tells images apart, got None"
+            msg = "feature_cache needs batches with image_path, which tells images apart, got None"
             raise ValueError(msg)
         self._size = self._size or images.shape[1:]
         if images.shape[1:] != self._size:
@@ -211,7 +211,7 @@ class FeatureCache(Callback):
         if rows:
             path = next(path for path, row in self._rows.items() if row in rows)
             msg = (
-                "feature_cache and feature_cache_dir need images that are the same in every epoch, each with a path of "
+                "feature_cache needs images that are the same in every epoch, each with a path of "
                 f"its own; {len(rows)} changed, got another image for {path!r}"
             )
             raise ValueError(msg)
@@ -338,7 +338,7 @@ def _store(like: torch.Tensor, rows: int, folder: str | None = None) -> torch.Te
                 os.posix_fallocate(file.fileno(), 0, size)
             data = np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,))
         except OSError as error:
-            msg = f"feature_cache_dir must have room for {size / _GIB:.3f} GiB more, got {folder!r}: {error}"
+            msg = f"feature_cache.folder must have room for {size / _GIB:.3f} GiB more, got {folder!r}: {error}"
             raise ValueError(msg) from error
     return torch.from_numpy(data).view(like.dtype).view(shape).permute(_inverse(order))
 

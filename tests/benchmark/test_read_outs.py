@@ -13,7 +13,7 @@ from anomalib_scrd.benchmark.run import execute
 from anomalib_scrd.benchmark.runner import run_benchmark
 
 Make = Callable[..., Any]
-ARGUMENTS = {"backbone": "resnet18", "layers": ["layer1", "layer2"], "pre_trained": False, "student_depth": 1}
+ARGUMENTS = {"backbone": "resnet18", "layers": ["layer1", "layer2"], "pre_trained": False, "student": {"depth": 1}}
 SCRD = {"class_path": "anomalib_scrd.ScaleAwareCRD", "init_args": ARGUMENTS, "max_steps": 6}
 VARIANTS: dict[str, dict[str, Any]] = {
     "peak": {"score": "top_k", "top_k": 0.1},
@@ -25,7 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("method", ["quantile", "synthetic"])
 def test_each_is_what_a_training_of_its_own_gives(benchmark_of: Make, method: Any) -> None:
     models = {"all": SCRD | {"read_outs": VARIANTS}, "plain": SCRD}
-    models |= {name: SCRD | {"init_args": ARGUMENTS | own} for name, own in VARIANTS.items()}
+    models |= {name: SCRD | {"init_args": ARGUMENTS | {"scoring": own}} for name, own in VARIANTS.items()}
     config = benchmark_of(models, image_size=(32, 32), threshold=ThresholdSpec(method))
     results = {run.model: execute(run, config) for run in config.runs()}
     together, arrays = results["all"]

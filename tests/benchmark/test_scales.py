@@ -14,7 +14,13 @@ from anomalib_scrd.benchmark.runner import run_benchmark
 from anomalib_scrd.benchmark.scales import weight_entropy
 
 LAYERS = ["layer1", "layer2"]
-ARGUMENTS = {"backbone": "resnet18", "layers": LAYERS, "pre_trained": False, "student_depth": 1, "warmup_steps": 5}
+ARGUMENTS = {
+    "backbone": "resnet18",
+    "layers": LAYERS,
+    "pre_trained": False,
+    "student": {"depth": 1},
+    "optimiser": {"warmup_steps": 5},
+}
 SCRD = {"class_path": "anomalib_scrd.ScaleAwareCRD", "init_args": ARGUMENTS, "max_steps": 100}
 
 

@@ -17,7 +17,7 @@ from tests import reference
 
 SCRD = {
     "class_path": "anomalib_scrd.ScaleAwareCRD",
-    "init_args": {"backbone": "resnet18", "pre_trained": False, "student_depth": 1},
+    "init_args": {"backbone": "resnet18", "pre_trained": False, "student": {"depth": 1}},
 }
 
 

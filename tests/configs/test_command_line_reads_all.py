@@ -90,8 +90,7 @@ def test_published_trains_as_long_as_the_paper(reader: Reader, monkeypatch: pyte
 
 
 def test_published_builds_the_networks_of_the_paper() -> None:
-    given = yaml.safe_load((ROOT / "configs/model/published.yaml").read_text(encoding="utf-8"))["init_args"]
-    model = ScaleAwareCRD(**(given | {"pre_trained": False}))
+    model = ScaleAwareCRD("published", pre_trained=False)
     assert model.input_size == (256, 256)
     assert model.synthetic_anomalies._sides(256) == (10, 31)
     assert (model.model.bottleneck.out_channels, model.model.bottleneck.stride) == (2048, 32)

@@ -27,6 +27,7 @@ from anomalib_scrd.benchmark.speed.roofline import OperationCounter, Rates
 from anomalib_scrd.benchmark.speed.step import CACHED, RELEASED
 from anomalib_scrd.benchmark.speed.timing import Stopwatch, Summary, alternate, ratio, ready, summary
 from anomalib_scrd.lightning_model import ScaleAwareCRD
+from anomalib_scrd.presets import PRESETS, resolved
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY: dict[str, Any] = {"backbone": "resnet18", "image_size": (64, 64), "batch": 2, "rounds": 1, "warmup": 0}
@@ -171,12 +172,8 @@ def test_forms_are_those_of_the_configs() -> None:
         return {key: value for key, value in values.items() if key != "pre_trained"}
 
     published = arguments("published")
-    assert (published.pop("backbone"), published.pop("layers")) == (
-        SpeedConfig().backbone,
-        ["layer1", "layer2", "layer3"],
-    )
     assert published == FORMS["published"]
-    assert arguments("edge") == EDGE
+    assert arguments("edge") == {"preset": EDGE["preset"]}
 
 
 def test_config_begins_with_its_command_and_loads() -> None:
@@ -184,8 +181,8 @@ def test_config_begins_with_its_command_and_loads() -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert first == "# python -m anomalib_scrd.benchmark speed --config configs/benchmark/speed.yaml"
     assert load_config(["--config", str(path)]) == SpeedConfig()
-    changed = load_config(["--config", str(path), "--batch", "16", "--variants.plain.student_depth", "1"])
-    assert (changed.batch, changed.variants) == (16, {"plain": {"student_depth": 1}})
+    changed = load_config(["--config", str(path), "--batch", "16", "--variants.plain.student", "{depth: 1}"])
+    assert (changed.batch, changed.variants) == (16, {"plain": {"student": {"depth": 1}}})
 
 
 def test_edge_is_timed_as_it_is_trained() -> None:
@@ -195,13 +192,17 @@ def test_edge_is_timed_as_it_is_trained() -> None:
     timed = load_config(["--config", str(path)])
     trained = yaml.safe_load((CONFIGS / "benchmark" / "edge.yaml").read_text(encoding="utf-8"))
     models = {name: spec["init_args"] for name, spec in trained["models"].items()}
-    assert {name: arguments | {"feature_cache": 1.0} for name, arguments in timed.variants.items()} == models
-    assert timed.variants["edge"] == EDGE
+    assert {
+        name: arguments | {"feature_cache": {"memory": 1.0}} for name, arguments in timed.variants.items()
+    } == models
+    own = {"backbone": EDGE["backbone"], "student": timed.variants["edge"]["student"]}
+    assert timed.variants["edge"] == own
+    assert resolved(**timed.variants["edge"]) == PRESETS["edge"]
     assert list(timed.image_size) == trained["image_size"]
 
 
 def test_a_form_with_a_backbone_of_its_own_has_its_layers(config: Callable[..., SpeedConfig]) -> None:
-    form = build_form(config(layers=["layer1", "layer2"]), {"backbone": "resnet10t", "student_depth": 1})
+    form = build_form(config(layers=["layer1", "layer2"]), {"backbone": "resnet10t", "student": {"depth": 1}})
     assert form.model.teacher.layers == ("layer1", "layer2", "layer3")
     assert form.hparams["backbone"] == "resnet10t"
 
@@ -280,7 +281,7 @@ def test_a_row_of_the_log_is_timed(config: Callable[..., SpeedConfig], monkeypat
 
 
 def test_parts_hold_the_whole_step(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "FORMS", {"default": {"contrast_weight": 0.1}})
+    monkeypatch.setattr(parts, "FORMS", {"default": {"loss": {"contrast": 0.1}}})
     monkeypatch.setattr(parts, "_LOG_EVERY", 1)
     monkeypatch.setattr(parts, "measure_rates", lambda *_: Rates(1e11, 1e10))
     result = parts.measure(config())

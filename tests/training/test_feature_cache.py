@@ -31,20 +31,21 @@ GIB = 2**30
 FIVE = (5 * BYTES + 100) / GIB
 ALL = 1.0
 
+PLAIN = {"restore": 0.0, "contrast": 0.0}
+ALL_TRAINED = {"scoring": {"held_out": 0.0}}
 FORMS: dict[str, dict] = {
-    "default": {},
-    "contrast": {"contrast_weight": 0.1},
-    "restoring": {"restore_weight": 1.0, "noise_share": 0.25},
-    "both": {"restore_weight": 1.0, "contrast_weight": 0.1},
+    "plain": ALL_TRAINED | {"loss": PLAIN},
+    "ratio": ALL_TRAINED | {"loss": PLAIN | {"ratio": 0.1}, "noise": {"share": 0.0625}},
+    "default": ALL_TRAINED,
     "published": {
-        "pull_weight": 0.0,
-        "contrast_weight": 1.0,
-        "feature_scaling": "none",
-        "noise_share": 1.0,
+        "loss": {"pull": 0.0, "ratio": 1.0} | PLAIN,
+        "student": {"feature_scaling": "none"},
+        "noise": {"share": 1.0, "kind": "simplex"},
+        "scoring": {"held_out": 0.0},
     },
 }
-# Images of a batch of five with anomalies: a share of them, rounded up, which is one if a form does not say otherwise.
-NOISY = {"default": 0, "restoring": 2, "published": BATCH}
+# Images of a batch of five with anomalies: a share of them, rounded up.
+NOISY = {"plain": 0, "default": 2, "published": BATCH}
 ONE = 1
 
 
@@ -87,7 +88,7 @@ def train(folder: Path, root: Path, arguments: dict, **trainer: object) -> tuple
     callbacks = [recorder, *trainer.pop("callbacks", [])]
     settings = {"max_epochs": EPOCHS, "limit_val_batches": 0, "logger": False} | trainer
     engine = build_engine(root, callbacks=callbacks, **settings)
-    model = build_model(**({"noise_seed": 3, "layers": LAYERS} | arguments))
+    model = build_model(**({"seed": 3, "layers": LAYERS} | arguments))
     recorder.watch(model.model.teacher)
     torch.manual_seed(1)
     engine.fit(model, datamodule=data(folder))
@@ -124,7 +125,7 @@ def mapped(folder: Path) -> int:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_training_is_the_same_to_the_last_bit(form: str, plain: Callable, tiny_folder: Path, tmp_path: Path) -> None:
-    cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": ALL})
+    cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": {"memory": ALL}})
     assert_same(cached, plain(form))
     noisy = NOISY.get(form, ONE)
     assert plain(form)[0].teacher == [BATCH + noisy] * 3 * EPOCHS  # the last batch of two is filled up
@@ -135,13 +136,13 @@ def test_training_is_the_same_to_the_last_bit(form: str, plain: Callable, tiny_f
 @pytest.mark.parametrize(
     ("memory", "files"), [(0.0, True), (FIVE, True), (FIVE, False)], ids=["files", "both", "some in memory"]
 )
-@pytest.mark.parametrize("form", ["default", "contrast"])
+@pytest.mark.parametrize("form", ["plain", "ratio"])
 def test_the_same_wherever_features_lie(
     form: str, memory: float, files: bool, plain: Callable, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """Batches mix images in memory, in files and without a place."""
     folder = tmp_path / "features" if files else None
-    cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": memory, "feature_cache_dir": folder})
+    cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": {"memory": memory, "folder": folder}})
     assert_same(cached, plain(form))
     seen = EPOCHS * 3 * BATCH  # the last batch of an epoch is filled up
     clean = sum(cached[0].teacher) - EPOCHS * 3 * NOISY.get(form, ONE)
@@ -162,20 +163,19 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
             if module.feature_cache is not None:
                 stores.extend(store.dtype for tier in module.feature_cache._tiers for store in tier.stores)
 
-    form = FORMS["contrast"]
-    arguments = form | {"feature_cache": FIVE / 2, "feature_cache_dir": tmp_path / "features"}
+    form = FORMS["ratio"]
+    arguments = form | {"feature_cache": {"memory": FIVE / 2, "folder": tmp_path / "features"}}
     cached = train(tiny_folder, tmp_path, arguments, callbacks=[Look()], **settings)
     assert_same(cached, train(tiny_folder, tmp_path, form, **settings))
     assert set(stores) == {torch.bfloat16}
 
 
 def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Path) -> None:
-    model = build_model(noise_seed=3, contrast_weight=0.1, layers=LAYERS, feature_cache=ALL)
+    model = build_model(seed=3, **FORMS["ratio"], layers=LAYERS, feature_cache={"memory": ALL})
     first = build_engine(tmp_path / "first", max_epochs=1, limit_val_batches=0)
     first.fit(model, datamodule=data(tiny_folder))
     saved = torch.load(first.best_model_path, weights_only=True)
-    assert saved["hyper_parameters"]["feature_cache"] == ALL
-    assert saved["hyper_parameters"]["feature_cache_dir"] is None
+    assert saved["hyper_parameters"]["feature_cache"] == {"memory": ALL, "folder": None}
     names = [*saved["state_dict"], *saved["callbacks"]]
     assert not any(word in name for word in ("feature_cache", "FeatureCache") for name in names)
 
@@ -185,12 +185,12 @@ def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Pat
         loader = DataLoader(source.train_data, batch_size=BATCH, collate_fn=source.train_data.collate_fn)
         recorder = Recorder()
         engine = build_engine(tmp_path, callbacks=[recorder], max_epochs=3, limit_val_batches=0, logger=False)
-        model = build_model(**({"noise_seed": 3, "contrast_weight": 0.1, "layers": LAYERS} | arguments))
+        model = build_model(**({"seed": 3, "layers": LAYERS} | FORMS["ratio"] | arguments))
         recorder.watch(model.model.teacher)
         engine.fit(model, train_dataloaders=loader, ckpt_path=first.best_model_path)
         return recorder, model.state_dict()
 
-    cached = resumed({"feature_cache": ALL})
+    cached = resumed({"feature_cache": {"memory": ALL}})
     assert_same(cached, resumed({}))
     assert cached[0].teacher == [6, 6, 3, 1, 1, 1]
 
@@ -264,7 +264,7 @@ def test_the_bound_is_respected_and_the_rest_is_told(
             sizes.append(sum(store.untyped_storage().nbytes() for store in stores))
 
     with caplog.at_level(logging.INFO, logger="anomalib_scrd.training.feature_cache"):
-        train(tiny_folder, tmp_path, {"feature_cache": memory}, callbacks=[Look()], max_epochs=1)
+        train(tiny_folder, tmp_path, {"feature_cache": {"memory": memory}}, callbacks=[Look()], max_epochs=1)
     assert sizes == [rows * BYTES]
     assert rows * BYTES <= memory * GIB
     (told,) = [record for record in caplog.records if record.name == "anomalib_scrd.training.feature_cache"]
@@ -286,7 +286,7 @@ def test_files_go_with_the_training(fails: bool, tiny_folder: Path, tmp_path: Pa
                 msg = "stop"
                 raise RuntimeError(msg)
 
-    arguments = {"feature_cache": FIVE, "feature_cache_dir": folder}
+    arguments = {"feature_cache": {"memory": FIVE, "folder": folder}}
     if fails:
         with pytest.raises(RuntimeError, match="stop"):
             train(tiny_folder, tmp_path, arguments, callbacks=[Look()])
@@ -298,13 +298,13 @@ def test_files_go_with_the_training(fails: bool, tiny_folder: Path, tmp_path: Pa
 
 
 def test_memory_goes_with_the_training(tiny_folder: Path, tmp_path: Path) -> None:
-    model = build_model(feature_cache=ALL)
+    model = build_model(feature_cache={"memory": ALL})
     build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False).fit(model, datamodule=data(tiny_folder))
     assert (model.feature_cache._tiers, model.feature_cache._rows) == ([], {})
 
 
 def test_a_step_from_the_cache_never_makes_the_host_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ready(feature_cache=ALL)
+    model = ready(feature_cache={"memory": ALL})
     model.feature_cache.begin(2)
     batch = ImageBatch(image=images(), image_path=["a", "b"])
     with no_waiting(monkeypatch):
@@ -337,7 +337,9 @@ def test_what_may_change_an_image_is_found(transform: object, step: type | None)
 def test_augmentations_are_refused(argument: str, tiny_data: Callable, tmp_path: Path) -> None:
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0)
     with pytest.raises(ValueError, match=r"feature_cache .*augmentations of the training images .*RandomVerticalFlip"):
-        engine.fit(build_model(feature_cache=1), datamodule=tiny_data(**{argument: v2.RandomVerticalFlip()}))
+        engine.fit(
+            build_model(feature_cache={"memory": 1}), datamodule=tiny_data(**{argument: v2.RandomVerticalFlip()})
+        )
     assert engine.trainer.global_step == 0
 
 
@@ -350,7 +352,7 @@ def test_augmentations_of_bare_and_joined_sets_are_refused(tiny_data: Callable, 
     loader = DataLoader(joined, batch_size=4, collate_fn=plain.train_data.collate_fn)
     with pytest.raises(ValueError, match="RandomVerticalFlip"):
         build_engine(tmp_path, max_steps=1, limit_val_batches=0).fit(
-            build_model(feature_cache=1), train_dataloaders=loader
+            build_model(feature_cache={"memory": 1}), train_dataloaders=loader
         )
 
 
@@ -358,12 +360,12 @@ def test_random_pre_processor_is_refused(tiny_data: Callable, tmp_path: Path) ->
     pre_processor = PreProcessor(v2.Compose([v2.Resize((64, 64)), v2.RandomErasing()]))
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0)
     with pytest.raises(ValueError, match=r"the pre_processor may change them, got RandomErasing"):
-        engine.fit(build_model(feature_cache=1, pre_processor=pre_processor), datamodule=tiny_data())
+        engine.fit(build_model(feature_cache={"memory": 1}, pre_processor=pre_processor), datamodule=tiny_data())
 
 
 def test_steady_augmentations_are_fine(tiny_data: Callable, tmp_path: Path) -> None:
     engine = build_engine(tmp_path, max_steps=4, limit_val_batches=0)
-    engine.fit(build_model(feature_cache=1), datamodule=tiny_data(train_augmentations=v2.CenterCrop(48)))
+    engine.fit(build_model(feature_cache={"memory": 1}), datamodule=tiny_data(train_augmentations=v2.CenterCrop(48)))
     assert engine.trainer.global_step == 4
 
 
@@ -378,14 +380,14 @@ def test_hidden_changes_are_told_at_the_end_of_the_epoch(change: Callable, tiny_
 
     engine = build_engine(tmp_path, max_epochs=4, limit_val_batches=0, callbacks=[Hidden()])
     with pytest.raises(ValueError, match=r"4 changed, got another image for '.*\.png'"):
-        engine.fit(build_model(feature_cache=1), datamodule=tiny_data())
+        engine.fit(build_model(feature_cache={"memory": 1}), datamodule=tiny_data())
     assert engine.trainer.current_epoch == 1
 
 
 def test_batches_without_paths_are_refused() -> None:
-    model = ready(feature_cache=1)
+    model = ready(feature_cache={"memory": 1})
     model.feature_cache.begin(2)
-    with pytest.raises(ValueError, match=r"feature_cache .* need batches with image_path"):
+    with pytest.raises(ValueError, match=r"feature_cache needs batches with image_path"):
         model.training_step(ImageBatch(image=images()))
 
 
@@ -395,33 +397,40 @@ def test_sets_without_a_length_are_refused(tiny_data: Callable, tmp_path: Path) 
             yield from images()
 
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0)
-    with pytest.raises(ValueError, match=r"feature_cache .* need one training set with a length, got .*Stream"):
-        engine.fit(build_model(feature_cache=1, schedule="none"), train_dataloaders=DataLoader(Stream()))
+    with pytest.raises(ValueError, match=r"feature_cache needs one training set with a length, got .*Stream"):
+        engine.fit(
+            build_model(feature_cache={"memory": 1}, optimiser={"schedule": "none"}),
+            train_dataloaders=DataLoader(Stream()),
+        )
 
 
 def test_folders_that_cannot_be_used(tiny_data: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"feature_cache_dir must be a folder in which files can be made, got '.*e'"):
+    with pytest.raises(
+        ValueError, match=r"feature_cache.folder must be a folder in which files can be made, got '.*e'"
+    ):
         build_engine(tmp_path, max_steps=1, limit_val_batches=0).fit(
-            build_model(feature_cache_dir=tmp_path / "file"), datamodule=tiny_data()
+            build_model(feature_cache={"folder": tmp_path / "file"}), datamodule=tiny_data()
         )
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(ValueError, match=r"feature_cache_dir must have room for 0\.\d+ GiB more, got .*No space left"):
+    with pytest.raises(
+        ValueError, match=r"feature_cache.folder must have room for 0\.\d+ GiB more, got .*No space left"
+    ):
         build_engine(tmp_path, max_steps=1, limit_val_batches=0).fit(
-            build_model(feature_cache_dir=tmp_path), datamodule=tiny_data()
+            build_model(feature_cache={"folder": tmp_path}), datamodule=tiny_data()
         )
 
 
 def test_a_trained_model_needs_no_folder(tiny_data: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "features"
     engine = build_engine(tmp_path, max_steps=2)
-    engine.fit(build_model(feature_cache_dir=folder), datamodule=tiny_data())
+    engine.fit(build_model(feature_cache={"folder": folder}), datamodule=tiny_data())
     folder.rmdir()
     loaded = ScaleAwareCRD.load_from_checkpoint(engine.best_model_path)
-    assert loaded.hparams["feature_cache_dir"] == str(folder)
+    assert loaded.hparams["feature_cache"]["folder"] == str(folder)
     build_engine(tmp_path).test(loaded, datamodule=tiny_data())
     assert not folder.exists()

@@ -14,51 +14,20 @@ from anomalib_scrd.benchmark.baselines import TimmReverseDistillation
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.timing import reason
 from anomalib_scrd.lightning_model import ScaleAwareCRD
+from anomalib_scrd.presets import PRESETS
 
 BASELINE = "anomalib ReverseDistillation"
 TIMM_BASELINE = "anomalib ReverseDistillation, timm backbone"
 
 FORMS: dict[str, dict[str, Any]] = {
     "default": {},
-    # configs/model/published.yaml without backbone, layers and weights; a test compares them.
-    "published": {
-        "student_block": "bottleneck",
-        "student_depth": [3, 4, 6],
-        "pull_weight": 0.0,
-        "restore_weight": 0.0,
-        "contrast_weight": 1.0,
-        "feature_scaling": "none",
-        "scale_adaptation": "published",
-        "calibration": "none",
-        "damping": 0.0,
-        "merge": "mean",
-        "score": "mean",
-        "sigma": 4.0,
-        "broad_weight": 0.0,
-        "noise": "simplex",
-        "noise_share": 1.0,
-        "noise_strength": 0.2,
-        "noise_size": [0.0390625, 0.12109375],
-        "noise_count": 1,
-        "noise_period": 0.125,
-        "noise_octaves": 6,
-        "noise_persistence": 0.6,
-        "noise_foreground": False,
-        "learning_rate": 0.001,
-        "betas": [0.5, 0.999],
-        "weight_decay": 0.0,
-        "schedule": "none",
-    },
-    "contrast": {"contrast_weight": 0.1},
+    "published": {"preset": "published"},
+    "contrast": {"loss": {"contrast": 0.1}},
 }
 """Forms of the loss by name: arguments of ScaleAwareCRD that differ from the default ones."""
 
-EDGE: dict[str, Any] = {
-    "backbone": "tf_efficientnet_lite0",
-    "student_block": "basic",
-    "student_depth": 1,
-}
-"""configs/model/edge.yaml without weights; a test compares them."""
+EDGE: dict[str, Any] = {"preset": "edge", "backbone": PRESETS["edge"].backbone}
+"""configs/model/edge.yaml."""
 
 
 def build_form(config: SpeedConfig, arguments: Mapping[str, Any], **changes: Any) -> ScaleAwareCRD:
@@ -80,7 +49,7 @@ def build_form(config: SpeedConfig, arguments: Mapping[str, Any], **changes: Any
     return ScaleAwareCRD(
         **settings,
         pre_trained=config.pre_trained,
-        noise_seed=config.seed,
+        seed=config.seed,
         pre_processor=ScaleAwareCRD.configure_pre_processor(size),
         evaluator=False,
         visualizer=False,

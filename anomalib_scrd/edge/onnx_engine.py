@@ -80,7 +80,8 @@ class ONNXEngine:
             msg = f"{str(path)!r} takes batches of {batch} images; export it for one, or for any number"
             raise ValueError(msg)
         self._input = entry.name
-        self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else self.facts.size
+        stated = self.facts.size if self.facts.resized_before else None
+        self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else stated
         self.batch = 1 if batch == 1 else batch_for(self.size, hint)
         self.parallel = threads if hint == "throughput" else 1
         self._pool = ThreadPoolExecutor(self.parallel, thread_name_prefix="onnxruntime")

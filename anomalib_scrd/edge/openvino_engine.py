@@ -131,4 +131,4 @@ def _size(model: Any, facts: ModelFacts) -> tuple[int, int] | None:
     shape = model.input(0).partial_shape
     if shape[2].is_static and shape[3].is_static:
         return shape[2].get_length(), shape[3].get_length()
-    return facts.size
+    return facts.size if facts.resized_before else None

@@ -123,6 +123,9 @@ def run(
         FileNotFoundError: If there are no images.
         OSError: If results cannot be written.
     """
+    if outputs.any_maps and engine.facts.resized_before is False:
+        msg = "--maps and --overlays: the model crops images, and its map does not cover them"
+        raise ValueError(msg)
     if outputs.overlays and not engine.labels and engine.facts.pixel_threshold is None:
         msg = "--overlays: the model writes raw maps, which have no threshold; export it with its post-processor"
         raise ValueError(msg)

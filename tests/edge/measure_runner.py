@@ -2,11 +2,13 @@
 
 python tests/edge/measure_runner.py MODEL.xml [--images 20000] [--few 4000] [--rounds 5] [--seconds 10]
 
-Prints the rate of the runner between its first and its last result, the rate that OpenVINO's benchmark_app gives for the
-same file and precision (one image a request and the runner's batch, whichever is faster, data in memory), their ratio
-round by round, the time from the start of the process to the first result, and the resident memory over a long run.
+Prints the rate of the runner between its first and its last result, the rate that OpenVINO's benchmark_app gives for
+the same file and precision (one image a request or the runner's batch, whichever is faster, data in memory), their
+ratio round by round, the time from the start of the process to the first result, and the resident memory over a long run.
 Nothing else may run on the machine meanwhile.
 """
+
+# ruff: noqa: T201
 
 import argparse
 import re
@@ -68,9 +70,7 @@ def run_benchmark(model: Path, size: tuple[int, int], batch: int, seconds: int) 
     shape = f"[{batch},3,{size[0]},{size[1]}]"
     command = [sys.executable, "-c", "from openvino.tools.benchmark.main import main; main()"]
     command += ["-m", str(model), "-d", "CPU", "-hint", "throughput", "-infer_precision", "f32"]
-    done = subprocess.run(
-        [*command, "-shape", shape, "-t", str(seconds)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "-shape", shape, "-t", str(seconds)], capture_output=True, text=True, check=False)
     found = re.search(r"Throughput:\s+([\d.]+) FPS", done.stdout)
     if not found:
         sys.exit(done.stdout + done.stderr)
@@ -99,7 +99,9 @@ def main() -> None:
             best = max(run_benchmark(arguments.model, size, n, arguments.seconds) for n in {1, batch})
             firsts.append(first)
             ratios.append(rate / best)
-            print(f"runner {rate:.0f}/s, benchmark_app {best:.0f}/s, ratio {rate / best:.2f}, first after {first:.2f} s")
+            print(
+                f"runner {rate:.0f}/s, benchmark_app {best:.0f}/s, ratio {rate / best:.2f}, first after {first:.2f} s"
+            )
         print(f"ratio {statistics.median(ratios):.2f} (median), first result after {statistics.median(firsts):.2f} s")
         _, rate, memory = run_edge(arguments.model, root / "many", root / "long")
         tenth = [kilobytes for count, kilobytes in memory if count >= arguments.images / 10]

@@ -9,7 +9,7 @@ __all__ = ["COMMANDS", "main"]
 import sys
 from importlib import import_module
 
-COMMANDS = {"quality": "anomalib_scrd.benchmark.quality", "speed": "anomalib_scrd.benchmark.speed.command"}
+COMMANDS = {"quality": "anomalib_scrd.benchmark.quality.command", "speed": "anomalib_scrd.benchmark.speed.command"}
 _DEFAULT = "quality"
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_scrd.benchmark.callbacks import PredictionCollector
-from anomalib_scrd.benchmark.config import Export
-from anomalib_scrd.benchmark.data import Splits
-from anomalib_scrd.benchmark.speed.engines import FILES, export_model, openvino_core
+from anomalib_scrd.benchmark.exported_models import FILES, export_model, openvino_core
+from anomalib_scrd.benchmark.quality.config import Export
+from anomalib_scrd.benchmark.quality.predictions import PredictionCollector
+from anomalib_scrd.benchmark.quality.splits import Splits
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
-from anomalib_scrd.benchmark.callbacks import PredictionCollector
 from anomalib_scrd.benchmark.comparison import compare
+from anomalib_scrd.benchmark.quality.predictions import PredictionCollector
 from anomalib_scrd.benchmark.speed.timing import device_clock
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 from anomalib_scrd.scoring.map_and_score import ReadOut

@@ -55,7 +55,8 @@ def run_speed(config: SpeedConfig, command: str = "") -> Report:
     print("\n".join(report.head()), flush=True)
     for name in config.sections:
         try:
-            report.sections[name] = import_module(f"anomalib_scrd.benchmark.speed.{name}").measure(config)
+            module = "prediction" if name == "inference" else name
+            report.sections[name] = import_module(f"anomalib_scrd.benchmark.speed.{module}").measure(config)
         except Exception as error:  # noqa: BLE001  (one section that fails leaves the others)
             traceback.print_exc()
             report.failed[name] = f"{type(error).__name__}: {error}"

@@ -19,7 +19,7 @@ from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import FORMS, build_form
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, number, spread
 from anomalib_scrd.benchmark.speed.timing import Samples, alternate, device_clock, ratio, summary
-from anomalib_scrd.benchmark.speed.training import TrainingStep, random_images
+from anomalib_scrd.benchmark.speed.training_step import TrainingStep, random_images
 
 _PATIENCE = timedelta(minutes=20)
 _ALONE = "one process"

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from anomalib_scrd.benchmark.quality.store import write_atomically
 from anomalib_scrd.benchmark.speed.section import Panel
-from anomalib_scrd.benchmark.store import write_atomically
 
 _COLUMNS = 3
 _WIDTH = 5.5  # inches

@@ -9,12 +9,12 @@ from typing import Any
 import timm
 import torch
 
-from anomalib_scrd.benchmark.measure import PeakMemory
+from anomalib_scrd.benchmark.machine import PeakMemory
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import FORMS, build_form
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, isolated, number, spread
 from anomalib_scrd.benchmark.speed.timing import Samples, Summary, alternate, device_clock, ready, summary
-from anomalib_scrd.benchmark.speed.training import TrainingStep, random_images
+from anomalib_scrd.benchmark.speed.training_step import TrainingStep, random_images
 
 _FINEST = 4
 _COLUMNS = ["step, ms (quartiles)", "step, memory, MiB", "prediction, ms (quartiles)", "prediction, memory, MiB"]

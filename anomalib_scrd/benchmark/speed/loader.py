@@ -15,7 +15,7 @@ from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import FORMS, build_form
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, number
 from anomalib_scrd.benchmark.speed.timing import alternate, device_clock, ready, summary
-from anomalib_scrd.benchmark.speed.training import TrainingStep
+from anomalib_scrd.benchmark.speed.training_step import TrainingStep
 from anomalib_scrd.data import PhantomSlices
 
 _DRAWN = 128

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from anomalib_scrd.benchmark import measure
+from anomalib_scrd.benchmark import machine as measure
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 
 

@@ -13,7 +13,7 @@ from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import FORMS, build_form
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, spread
 from anomalib_scrd.benchmark.speed.timing import Contenders, alternate, device_clock, ratio, ready, summary
-from anomalib_scrd.benchmark.speed.training import TrainingStep, random_images
+from anomalib_scrd.benchmark.speed.training_step import TrainingStep, random_images
 
 DEFAULT = "float32, as by default"
 OPTIONS: dict[str, dict[str, Any]] = {

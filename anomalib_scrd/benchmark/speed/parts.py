@@ -27,7 +27,7 @@ from anomalib_scrd.benchmark.speed.timing import (
     ready,
     summary,
 )
-from anomalib_scrd.benchmark.speed.training import TrainingStep
+from anomalib_scrd.benchmark.speed.training_step import TrainingStep
 
 _FLOOR = ("teacher", "student", "optimiser")
 _OVERHEAD = ("synthetic anomalies", "loss, forward", "loss, backward", "logging")

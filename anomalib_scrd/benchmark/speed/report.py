@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from anomalib_scrd.benchmark.quality.store import write_atomically
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.section import Section
-from anomalib_scrd.benchmark.store import write_atomically
 
 
 @dataclass

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from anomalib_scrd.benchmark.measure import PeakMemory
+from anomalib_scrd.benchmark.machine import PeakMemory
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import BASELINE, FORMS, build_baseline, build_form
 from anomalib_scrd.benchmark.speed.released import ReleasedSchedule
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, number, spread
 from anomalib_scrd.benchmark.speed.timing import alternate, device_clock, ratio, summary
-from anomalib_scrd.benchmark.speed.training import TrainingStep
+from anomalib_scrd.benchmark.speed.training_step import TrainingStep
 
 RELEASED = "released schedule, fp32"
 CACHED = {"default, features kept": {"feature_cache": 1.0}}

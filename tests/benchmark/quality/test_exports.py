@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomalib_scrd.benchmark import run as run_module
-from anomalib_scrd.benchmark.run import execute
-from anomalib_scrd.benchmark.runner import run_benchmark
+from anomalib_scrd.benchmark.quality import run as run_module
+from anomalib_scrd.benchmark.quality.run import execute
+from anomalib_scrd.benchmark.quality.runner import run_benchmark
 
 Make = Callable[..., Any]
 SMALL = {

@@ -26,13 +26,12 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import seed_everything
 from PIL import Image
 
-from anomalib_scrd.benchmark import measure, training_length
-from anomalib_scrd.benchmark.callbacks import PredictionCollector, TrainingProgress
+from anomalib_scrd.benchmark import machine as measure
+from anomalib_scrd.benchmark import training_length
 from anomalib_scrd.benchmark.code_version import code_digest
-from anomalib_scrd.benchmark.config import BenchmarkConfig, ModelSpec, RunSpec, expand_variables
-from anomalib_scrd.benchmark.data import Splits, make_splits, synthetic_anomalies
 from anomalib_scrd.benchmark.exports import predict_exported
-from anomalib_scrd.benchmark.metrics import (
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig, ModelSpec, RunSpec, expand_variables
+from anomalib_scrd.benchmark.quality.metrics import (
     aupro,
     best_f1,
     check_finite,
@@ -41,9 +40,11 @@ from anomalib_scrd.benchmark.metrics import (
     rank_auroc,
     thresholded_metrics,
 )
+from anomalib_scrd.benchmark.quality.predictions import PredictionCollector, TrainingProgress
+from anomalib_scrd.benchmark.quality.splits import Splits, make_splits, synthetic_anomalies
+from anomalib_scrd.benchmark.quality.store import RunStore, write_atomically
 from anomalib_scrd.benchmark.read_outs import ReadOuts
 from anomalib_scrd.benchmark.scales import PullRecorder, scale_report
-from anomalib_scrd.benchmark.store import RunStore, write_atomically
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 
 _NOTHING = np.empty(0, dtype=np.float32)

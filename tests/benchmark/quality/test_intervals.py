@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from anomalib_scrd.benchmark.intervals import best_name, estimate, paired_difference
-from anomalib_scrd.benchmark.report import macro_average
+from anomalib_scrd.benchmark.quality.intervals import best_name, estimate, paired_difference
+from anomalib_scrd.benchmark.quality.report import macro_average
 
 
 def test_interval_of_three_values_is_the_one_in_the_books() -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.benchmark.__main__ import main
-from anomalib_scrd.benchmark.config import BenchmarkConfig, expand_variables
-from anomalib_scrd.benchmark.quality import load_config
+from anomalib_scrd.benchmark.quality.command import load_config
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig, expand_variables
 
-FOLDER = Path(__file__).parents[2] / "configs" / "benchmark"
+FOLDER = Path(__file__).parents[3] / "configs" / "benchmark"
 CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.endswith("speed"))  # test_speed.py
 MODEL = {"class_path": "anomalib.models.Padim"}
 DATA = {"class_path": "Folder", "init_args": {"root": "${ANOMALIB_SCRD_DATA}/x"}}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from anomalib_scrd.benchmark.config import BenchmarkConfig
-from tests.benchmark.tiny import folder_arguments, write_data
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
+from tests.benchmark.quality.tiny import folder_arguments, write_data
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def stub(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         length = {} if max_steps is None else {"max_steps": max_steps}
         journal = str(tmp_path / "journal.txt")
         return {
-            "class_path": "tests.benchmark.stubs.StubModel",
+            "class_path": "tests.benchmark.quality.stubs.StubModel",
             "init_args": {"journal": journal, **init_args},
             **length,
         }

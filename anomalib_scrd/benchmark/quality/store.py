@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from anomalib_scrd.benchmark.config import RunSpec
+from anomalib_scrd.benchmark.quality.config import RunSpec
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -6,8 +6,8 @@ import shlex
 
 from jsonargparse import ArgumentParser
 
-from anomalib_scrd.benchmark.config import BenchmarkConfig
-from anomalib_scrd.benchmark.runner import run_benchmark
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
+from anomalib_scrd.benchmark.quality.runner import run_benchmark
 
 
 def load_config(arguments: list[str]) -> BenchmarkConfig:

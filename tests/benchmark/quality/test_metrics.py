@@ -7,7 +7,7 @@ from skimage.measure import label as connected
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_scrd.benchmark import metrics
+from anomalib_scrd.benchmark.quality import metrics
 
 
 def _scores(count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

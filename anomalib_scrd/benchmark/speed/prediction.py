@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from anomalib.models.components import AnomalibModule
 
-from anomalib_scrd.benchmark.measure import PeakMemory
+from anomalib_scrd.benchmark.exported_models import FILES, export_model, file_size, open_model, openvino_core
+from anomalib_scrd.benchmark.machine import PeakMemory
 from anomalib_scrd.benchmark.speed.config import Engine, SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import BASELINE, EDGE, FORMS, build_baseline, build_form
-from anomalib_scrd.benchmark.speed.engines import FILES, export_model, file_size, open_model, openvino_core
 from anomalib_scrd.benchmark.speed.loader import open_images
 from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, isolated, number, spread
 from anomalib_scrd.benchmark.speed.timing import alternate, device_clock, ratio, summary

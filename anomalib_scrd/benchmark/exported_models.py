@@ -14,7 +14,7 @@ from anomalib.deploy.export import CompressionType
 from anomalib.models.components import AnomalibModule
 
 from anomalib_scrd.benchmark.speed.config import Engine, SpeedConfig
-from anomalib_scrd.benchmark.speed.training import autocast, random_images
+from anomalib_scrd.benchmark.speed.training_step import autocast, random_images
 
 FILES: dict[Engine, str] = {
     "torch": "torch",

@@ -16,9 +16,9 @@ from datetime import timedelta
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from anomalib_scrd.benchmark.config import BenchmarkConfig, RunSpec
-from anomalib_scrd.benchmark.report import write_figures, write_tables
-from anomalib_scrd.benchmark.store import RunStore
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig, RunSpec
+from anomalib_scrd.benchmark.quality.report import write_figures, write_tables
+from anomalib_scrd.benchmark.quality.store import RunStore
 
 _POLL_SECONDS = 0.5
 
@@ -111,7 +111,7 @@ class _Progress:
 def _run_here(
     runs: list[RunSpec], config: BenchmarkConfig, store: RunStore, say: Callable[[str], None], command: str
 ) -> None:
-    from anomalib_scrd.benchmark.run import execute_and_store
+    from anomalib_scrd.benchmark.quality.run import execute_and_store
 
     del store
     progress = _Progress(runs, 1, say)
@@ -200,7 +200,7 @@ def _work(run: RunSpec, config: BenchmarkConfig) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
             os.dup2(file.fileno(), stream.fileno())
-    from anomalib_scrd.benchmark.run import execute_and_store
+    from anomalib_scrd.benchmark.quality.run import execute_and_store
 
     execute_and_store(run, config)
 

@@ -19,7 +19,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_scrd.benchmark import __main__ as benchmark
-from anomalib_scrd.benchmark.speed import devices, growth, inference, loader, options, parts, section
+from anomalib_scrd.benchmark.speed import devices, growth, loader, options, parts, prediction, section
 from anomalib_scrd.benchmark.speed.command import load_config, run_speed
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.contenders import BASELINE, EDGE, FORMS, TIMM_BASELINE, build_baseline, build_form
@@ -28,7 +28,7 @@ from anomalib_scrd.benchmark.speed.step import CACHED, RELEASED
 from anomalib_scrd.benchmark.speed.timing import Stopwatch, Summary, alternate, ratio, ready, summary
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 TINY: dict[str, Any] = {"backbone": "resnet18", "image_size": (64, 64), "batch": 2, "rounds": 1, "warmup": 0}
 
 
@@ -69,7 +69,7 @@ def config(tmp_path: Path) -> Callable[..., SpeedConfig]:
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own costs an import of anomalib."""
-    for module in (growth, inference):
+    for module in (growth, prediction):
         monkeypatch.setattr(module, "isolated", lambda function, *args: function(*args))
 
 
@@ -352,14 +352,14 @@ def test_inference_runs(
         openvino.save_model(converted, folder / "model.xml")
         return folder / "model.xml"
 
-    monkeypatch.setattr(inference, "export_model", export)
+    monkeypatch.setattr(prediction, "export_model", export)
     settings = config(
         engines=["torch", "onnx", "openvino-f32"],
         inference_models=["default", "baseline"],
         inference_batches=[3],
         variants={"other": {"backbone": "resnet10t"}},
     )
-    result = inference.measure(settings)
+    result = prediction.measure(settings)
     pairs = [[name, engine] for engine in ("torch", "openvino-f32") for name in ("default", "baseline", "other")]
     start, predictions = result.tables
     assert [row[:2] for row in predictions.rows] == pairs
@@ -375,7 +375,7 @@ def test_released_openvino_models_leave_a_process_that_takes_signals(tmp_path: P
     openvino.save_model(converted, tmp_path / "model.xml")
     code = f"""
 import os, pathlib, signal, numpy
-from anomalib_scrd.benchmark.speed.engines import _open_openvino
+from anomalib_scrd.benchmark.exported_models import _open_openvino
 signal.signal(signal.SIGUSR1, lambda *_: print("taken"))
 images = numpy.zeros((1, 3, 16, 16), "float32")
 first, second = (_open_openvino("openvino-f32", pathlib.Path({str(tmp_path / "model.xml")!r}), images) for _ in "12")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_scrd.benchmark.code_version import code_digest
-from anomalib_scrd.benchmark.config import BenchmarkConfig
-from anomalib_scrd.benchmark.intervals import Estimate, best_name, estimate, paired_difference
-from anomalib_scrd.benchmark.store import RunStore, write_atomically
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
+from anomalib_scrd.benchmark.quality.intervals import Estimate, best_name, estimate, paired_difference
+from anomalib_scrd.benchmark.quality.store import RunStore, write_atomically
 
 METRICS = {
     "image_auroc": "image AUROC",
@@ -109,7 +109,7 @@ def write_figures(config: BenchmarkConfig) -> list[Path]:
     results = finished_results(config)
     if not any(result["status"] == "ok" for result in results):
         return []
-    from anomalib_scrd.benchmark.figures import draw_all
+    from anomalib_scrd.benchmark.quality.figures import draw_all
 
     return draw_all(config, results)
 

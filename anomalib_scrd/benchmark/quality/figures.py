@@ -14,10 +14,10 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from anomalib_scrd.benchmark.config import BenchmarkConfig
-from anomalib_scrd.benchmark.intervals import estimate
-from anomalib_scrd.benchmark.report import METRICS, collect
-from anomalib_scrd.benchmark.store import RunStore, write_atomically
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
+from anomalib_scrd.benchmark.quality.intervals import estimate
+from anomalib_scrd.benchmark.quality.report import METRICS, collect
+from anomalib_scrd.benchmark.quality.store import RunStore, write_atomically
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#666666", "#b3a000")
 _PANEL = 4.2  # inches

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from anomalib_scrd.benchmark import training_length
-from anomalib_scrd.benchmark.config import BenchmarkConfig
-from anomalib_scrd.benchmark.run import execute
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
+from anomalib_scrd.benchmark.quality.run import execute
 from anomalib_scrd.benchmark.training_length import held_out_distance, pays
 from tests import reference
 

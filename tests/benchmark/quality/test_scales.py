@@ -9,8 +9,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from anomalib_scrd.benchmark import run as run_module
-from anomalib_scrd.benchmark.runner import run_benchmark
+from anomalib_scrd.benchmark.quality import run as run_module
+from anomalib_scrd.benchmark.quality.runner import run_benchmark
 from anomalib_scrd.benchmark.scales import weight_entropy
 
 LAYERS = ["layer1", "layer2"]

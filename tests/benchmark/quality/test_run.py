@@ -12,12 +12,12 @@ import torch
 from anomalib.data import Folder
 from sklearn.metrics import roc_auc_score
 
-from anomalib_scrd.benchmark.config import BenchmarkConfig, ThresholdSpec
-from anomalib_scrd.benchmark.data import make_splits, synthetic_anomalies
-from anomalib_scrd.benchmark.run import execute
-from anomalib_scrd.benchmark.runner import run_benchmark
-from anomalib_scrd.benchmark.store import RunStore, write_atomically
-from tests.benchmark.tiny import folder_arguments, write_data
+from anomalib_scrd.benchmark.quality.config import BenchmarkConfig, ThresholdSpec
+from anomalib_scrd.benchmark.quality.run import execute
+from anomalib_scrd.benchmark.quality.runner import run_benchmark
+from anomalib_scrd.benchmark.quality.splits import make_splits, synthetic_anomalies
+from anomalib_scrd.benchmark.quality.store import RunStore, write_atomically
+from tests.benchmark.quality.tiny import folder_arguments, write_data
 
 Make = Callable[..., Any]
 PADIM = {

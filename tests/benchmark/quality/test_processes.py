@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from anomalib_scrd.benchmark.runner import run_benchmark
-from anomalib_scrd.benchmark.store import RunStore
+from anomalib_scrd.benchmark.quality.runner import run_benchmark
+from anomalib_scrd.benchmark.quality.store import RunStore
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def _wait(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:

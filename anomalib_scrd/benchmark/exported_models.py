@@ -1,64 +1,55 @@
-"""Exports a model as anomalib does and opens the file with an engine."""
+"""Exports models as anomalib does and opens the files with an engine."""
 
-__all__ = ["FILES", "export_model", "file_size", "open_model", "openvino_core"]
+__all__ = ["export_model", "file_of", "file_size", "open_file", "openvino_core", "predict_file"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from anomalib.data import AnomalibDataModule
 from anomalib.deploy.export import CompressionType
 from anomalib.models.components import AnomalibModule
-
-from anomalib_scrd.benchmark.speed.config import Engine, SpeedConfig
-from anomalib_scrd.benchmark.speed.training_step import autocast, random_images
-
-FILES: dict[Engine, str] = {
-    "torch": "torch",
-    "compile": "torch",
-    "onnx": "onnx",
-    "openvino-f32": "openvino",
-    "openvino-bf16": "openvino",
-    "openvino-int8-weights": "openvino-int8-weights",
-    "openvino-int8": "openvino-int8",
-}
-"""Which exported file an engine reads."""
+from numpy.typing import NDArray
 
 # What the exporter writes in any case; anomalib's default of 14 makes it try to go back, with a traceback.
 _ONNX: dict[str, Any] = {"opset_version": 18}
-_COMPRESSIONS = {
-    "openvino": None,
-    "openvino-int8-weights": CompressionType.INT8,
-    "openvino-int8": CompressionType.INT8_PTQ,
-}
+_COMPRESSIONS = {"openvino-int8-weights": CompressionType.INT8, "openvino-int8": CompressionType.INT8_PTQ}
+
+
+def file_of(engine: str) -> str:
+    """The engine whose file this one reads: bfloat16 is a hint to OpenVINO and needs no file of its own."""
+    return "openvino-f32" if engine == "openvino-bf16" else engine
 
 
 def export_model(
-    model: AnomalibModule, file: str, folder: Path, size: tuple[int, int], data: AnomalibDataModule | None
+    model: AnomalibModule, engine: str, folder: Path, size: tuple[int, int], data: AnomalibDataModule | None
 ) -> Path:
-    """Export a model by anomalib's own functions.
+    """Export a model by anomalib's own functions; where it was and its mode stay as they are.
 
     Args:
         model: The model.
-        file: One of the values of :data:`FILES`.
+        engine: What is to read the file: onnx, openvino-f32, openvino-int8-weights or openvino-int8.
         folder: Where to; nothing else is in it.
         size: (height, width) of the input.
-        data: Images for a quantisation.
+        data: Data module whose validation images calibrate ``openvino-int8``.
 
     Returns:
         The file.
     """
-    model.eval()
-    if file == "torch":
-        return model.to_torch(folder)
-    if file == "onnx":
-        return model.to_onnx(folder, input_size=size, **_ONNX)
-    return model.to_openvino(
-        folder, input_size=size, compression_type=_COMPRESSIONS[file], datamodule=data, onnx_kwargs=dict(_ONNX)
-    )
+    training, device = model.training, model.device
+    try:
+        model.cpu().eval()
+        if engine == "onnx":
+            return model.to_onnx(folder, input_size=size, **_ONNX)
+        compression = _COMPRESSIONS.get(engine)
+        return model.to_openvino(
+            folder, input_size=size, compression_type=compression, datamodule=data, onnx_kwargs=dict(_ONNX)
+        )
+    finally:
+        model.to(device).train(training)
 
 
 def file_size(path: Path) -> int:
@@ -66,57 +57,35 @@ def file_size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
 
 
-def open_model(engine: Engine, path: Path, batch: int, size: tuple[int, int], config: SpeedConfig) -> Callable[[], Any]:
-    """Load an exported model.
-
-    Args:
-        engine: What runs it.
-        path: Its file.
-        batch: Images of a prediction.
-        size: (height, width) of the input.
-        config: Device and precision of torch, threads.
-
-    Returns:
-        Predicts a batch of random images, always the same.
+def open_file(engine: str, path: Path, images: NDArray[np.float32], threads: int) -> Callable[[], Any]:
+    """Load an exported model on the CPU; returns a function that predicts the images, (B, 3, H, W).
 
     Raises:
         ModuleNotFoundError: If the engine is not installed.
     """
-    images = random_images(config, batch, size)
-    if FILES[engine] == "torch":
-        return _open_torch(path, images, config, compiled=engine == "compile")
-    array = images.cpu().contiguous().numpy()
     if engine == "onnx":
-        return _open_onnx(path, array)
-    return _open_openvino(engine, path, array)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda: session.run(None, {name: images})
+    model = openvino_core().read_model(path)
+    model.reshape(list(images.shape))  # a fixed shape: what a deployment with one camera has
+    precision = "bf16" if engine == "openvino-bf16" else "f32"
+    properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    request = openvino_core().compile_model(model, "CPU", properties).create_infer_request()
+    return lambda: request.infer([images], share_inputs=True)
 
 
-def _open_torch(path: Path, images: torch.Tensor, config: SpeedConfig, *, compiled: bool) -> Callable[[], Any]:
-    # The file is this process's own export, and holds a whole module as anomalib writes it.
-    model = torch.load(path, map_location=config.torch_device, weights_only=False)["model"].eval()
-    if config.channels_last:
-        model.to(memory_format=torch.channels_last)
-    if compiled:
-        model.compile()
-
-    def predict() -> Any:
-        with torch.inference_mode(), autocast(config.torch_device, config.precision):
-            return model(images)
-
-    return predict
-
-
-def _open_onnx(path: Path, images: Any) -> Callable[[], Any]:
-    if find_spec("onnxruntime") is None:
-        msg = "onnxruntime is not installed: pip install 'anomalib-scrd[benchmark]'"
-        raise ModuleNotFoundError(msg)
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: images})
+def predict_file(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
+    """Predict batches with an OpenVINO file, in float32 where it is not quantised; yields them with scores and maps."""
+    core = openvino_core()
+    predict = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for batch in batches:
+        outputs = predict([batch.image.numpy()])
+        yield batch.update(**{name: torch.from_numpy(outputs[name]) for name in ("pred_score", "anomaly_map")})
 
 
 @cache
@@ -130,13 +99,3 @@ def openvino_core() -> Any:
     import openvino
 
     return openvino.Core()
-
-
-def _open_openvino(engine: Engine, path: Path, images: Any) -> Callable[[], Any]:
-    core = openvino_core()
-    model = core.read_model(path)
-    model.reshape(list(images.shape))  # a fixed shape: what a deployment with one camera has
-    precision = "bf16" if engine == "openvino-bf16" else "f32"
-    properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    request = core.compile_model(model, "CPU", properties).create_infer_request()
-    return lambda: request.infer([images], share_inputs=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import yaml
 from anomalib.data import ImageBatch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,12 +18,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.benchmark.speed.contenders import FORMS
 from anomalib_scrd.noise import patches, step_generator
 from anomalib_scrd.scoring import smoothing
+from tests.conftest import ROOT
 from tests.models import build_model
 
 BATCH = 2
+PUBLISHED = yaml.safe_load((ROOT / "configs/model/published.yaml").read_text(encoding="utf-8"))["init_args"]
+FORMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "published": {
+        name: value for name, value in PUBLISHED.items() if name not in {"backbone", "layers", "pre_trained"}
+    },
+    "contrast": {"contrast_weight": 0.1},
+}
 aten = torch.ops.aten
 
 
@@ -262,7 +271,7 @@ def step_of_a_process(rank: int, folder: str) -> None:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     # one import of anomalib for both
-    get_context("forkserver").set_forkserver_preload(["anomalib_scrd.benchmark.speed.contenders"])
+    get_context("forkserver").set_forkserver_preload(["anomalib_scrd"])
     torch.multiprocessing.start_processes(
         step_of_a_process, (str(folder),), nprocs=PROCESSES, start_method="forkserver"
     )

@@ -1,20 +1,27 @@
 """Metrics of raw anomaly scores. All go by the order of the scores: no score is squashed, clamped or normalised."""
 
-__all__ = [
-    "aupro",
-    "best_f1",
-    "check_finite",
-    "image_metrics",
-    "quantile_threshold",
-    "rank_auroc",
-    "thresholded_metrics",
-]
+__all__ = ["METRICS", "check_finite", "image_metrics", "pixel_metrics", "quantile_threshold", "thresholded_metrics"]
 
 import numpy as np
 import torch
 from anomalib.metrics.aupro import _AUPRO as AuproMetric  # noqa: N811  (the plain metric, without anomalib's field names)
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
+from sklearn import metrics
+
+METRICS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_aupro": "AUPRO",
+    "f1_best_on_test": "F1, best threshold on test",
+    "accuracy_best_on_test": "accuracy, best threshold on test",
+}
+"""Titles of all metrics by name."""
+
+_FPR_LIMIT = 0.3  # where the curve of AUPRO ends (Bergmann et al., IJCV 2021)
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.integer] | NDArray[np.bool_]
@@ -28,87 +35,35 @@ def check_finite(scores: Floats, what: str) -> None:
         raise ValueError(msg)
 
 
-def rank_auroc(anomalous: Floats, normal: Floats) -> float:
-    """Area under the ROC curve as the probability that an anomalous score exceeds a normal one, ties counting half.
-
-    Sorting the normal scores and looking the others up is exact for any range of scores and takes
-    O(n log n) time and O(n) memory, also for the pixels of a whole test set.
-
-    Args:
-        anomalous: (n,) raw scores.
-        normal: (m,) raw scores.
-
-    Returns:
-        AUROC in [0, 1], NaN if one of the two is empty.
-    """
-    if anomalous.size == 0 or normal.size == 0:
-        return float("nan")
-    ordered = np.sort(normal)
-    below = np.searchsorted(ordered, anomalous, side="left").sum(dtype=np.float64)
-    not_above = np.searchsorted(ordered, anomalous, side="right").sum(dtype=np.float64)
-    return float((below + not_above) / 2 / (float(anomalous.size) * float(normal.size)))
-
-
-def aupro(maps: Floats, masks: Labels, fpr_limit: float = 0.3) -> float:
-    """Area under the per-region overlap curve up to a false positive rate (Bergmann et al., IJCV 2021), normalised.
-
-    Args:
-        maps: (N, H, W) raw anomaly maps.
-        masks: (N, H, W), nonzero = anomalous.
-        fpr_limit: Where the curve ends, in (0, 1].
-
-    Returns:
-        AUPRO in [0, 1], NaN if no mask marks anything.
-    """
-    binary = masks != 0
-    if not binary.any():
-        return float("nan")
-    metric = AuproMetric(fpr_limit=fpr_limit)
-    metric.update(torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(binary.astype(np.uint8)))
-    return float(metric.compute())
-
-
 def image_metrics(scores: Floats, labels: Labels) -> dict[str, float]:
     """Metrics of image scores that need no threshold, and the published ones that take theirs from the test set.
 
     Args:
         scores: (N,) raw scores.
-        labels: (N,), 1 = anomalous.
+        labels: (N,), 1 = anomalous; both kinds.
 
     Returns:
         ``image_auroc``, ``image_ap``, ``f1_best_on_test`` and ``accuracy_best_on_test`` (each the maximum over all
         thresholds on the test set: what papers print, and an optimistic figure).
     """
     labels = np.asarray(labels).astype(bool)
-    if labels.all() or not labels.any():
-        return dict.fromkeys(("image_auroc", "image_ap", "f1_best_on_test", "accuracy_best_on_test"), float("nan"))
+    precision, recall, _ = metrics.precision_recall_curve(labels, scores)
+    false_rate, true_rate, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
+    share = labels.mean()
     return {
-        "image_auroc": rank_auroc(scores[labels], scores[~labels]),
-        "image_ap": float(average_precision_score(labels, scores)),
-        "f1_best_on_test": best_f1(scores, labels)[0],
-        "accuracy_best_on_test": _best_accuracy(scores, labels),
+        "image_auroc": float(metrics.roc_auc_score(labels, scores)),
+        "image_ap": float(metrics.average_precision_score(labels, scores)),
+        "f1_best_on_test": float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()),
+        "accuracy_best_on_test": float((share * true_rate + (1 - share) * (1 - false_rate)).max()),
     }
 
 
 def thresholded_metrics(scores: Floats, labels: Labels, threshold: float) -> dict[str, float]:
-    """F1 and accuracy of ``score > threshold``.
-
-    Args:
-        scores: (N,) raw scores.
-        labels: (N,), 1 = anomalous.
-        threshold: In units of the raw scores, chosen elsewhere.
-
-    Returns:
-        ``f1`` and ``accuracy``, each in [0, 1].
-    """
+    """``f1`` and ``accuracy`` of ``score > threshold``, for (N,) raw scores and (N,) labels, 1 = anomalous."""
     labels = np.asarray(labels).astype(bool)
     predicted = np.asarray(scores, dtype=np.float64) > threshold  # float32 would round a threshold just below a score
-    hits = int((predicted & labels).sum())
-    wrong = int((predicted != labels).sum())
-    return {
-        "f1": 2 * hits / (2 * hits + wrong) if hits + wrong else 0.0,
-        "accuracy": float((predicted == labels).mean()),
-    }
+    f1 = metrics.f1_score(labels, predicted, zero_division=0)
+    return {"f1": float(f1), "accuracy": float(metrics.accuracy_score(labels, predicted))}
 
 
 def quantile_threshold(normal_scores: Floats, quantile: float) -> float:
@@ -116,40 +71,23 @@ def quantile_threshold(normal_scores: Floats, quantile: float) -> float:
     return float(np.quantile(normal_scores, quantile, method="inverted_cdf"))
 
 
-def best_f1(scores: Floats, labels: Labels) -> tuple[float, float]:
-    """Highest F1 over all thresholds, and the threshold.
+def pixel_metrics(maps: Floats, masks: Labels) -> dict[str, float]:
+    """Metrics of anomaly maps, over all test images together.
 
     Args:
-        scores: (N,) raw scores.
-        labels: (N,), 1 = anomalous.
+        maps: (N, H, W) raw anomaly maps.
+        masks: (N, H, W), nonzero = anomalous; some are.
 
     Returns:
-        F1 in [0, 1] and the threshold, to be used as ``score > threshold``.
+        ``pixel_auroc``, ``pixel_ap`` and ``pixel_aupro`` (area under the per-region overlap curve up to a false
+        positive rate of 0.3, normalised), each in [0, 1].
     """
-    ordered, hits, flagged = _cuts(scores, labels)
-    positives = int(np.asarray(labels).astype(bool).sum())
-    f1 = 2 * hits / np.maximum(flagged + positives, 1)
-    index = int(f1.argmax())
-    if index == 0:
-        return float(f1[0]), float(ordered[0])
-    below = ordered[index] if index < ordered.size else -np.inf
-    threshold = (ordered[index - 1] + below) / 2 if np.isfinite(below) else np.nextafter(ordered[-1], -np.inf)
-    return float(f1[index]), float(threshold)
-
-
-def _best_accuracy(scores: Floats, labels: Labels) -> float:
-    _, hits, flagged = _cuts(scores, labels)
-    labels = np.asarray(labels).astype(bool)
-    negatives = int((~labels).sum())
-    correct = hits + negatives - (flagged - hits)
-    return float(correct.max() / labels.size)
-
-
-def _cuts(scores: Floats, labels: Labels) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
-    """Different scores, highest first; and of the k highest of them (k = 0, 1, ...), hits and flagged images."""
-    values, inverse = np.unique(-np.asarray(scores, dtype=np.float64), return_inverse=True)
-    weights = np.asarray(labels).astype(np.int64)
-    hits = np.bincount(inverse, weights=weights, minlength=values.size).astype(np.int64)
-    flagged = np.bincount(inverse, minlength=values.size)
-    zero = np.zeros(1, dtype=np.int64)
-    return -values, np.concatenate([zero, hits.cumsum()]), np.concatenate([zero, flagged.cumsum()])
+    binary = masks != 0
+    aupro = AuproMetric(fpr_limit=_FPR_LIMIT)
+    aupro.update(torch.from_numpy(np.ascontiguousarray(maps)), torch.from_numpy(binary.astype(np.uint8)))
+    labels, scores = binary.ravel(), maps.ravel()
+    return {
+        "pixel_auroc": float(metrics.roc_auc_score(labels, scores)),
+        "pixel_ap": float(metrics.average_precision_score(labels, scores)),
+        "pixel_aupro": float(aupro.compute()),
+    }

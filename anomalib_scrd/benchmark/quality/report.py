@@ -1,389 +1,216 @@
-"""Tables of a benchmark: one CSV row per run, and a Markdown file with intervals and paired differences."""
+"""Writes what is finished: one CSV row per run, and a Markdown file with summary, pairs and leave-one-set-out."""
 
-__all__ = ["METRICS", "collect", "finished_results", "macro_average", "write_figures", "write_tables"]
+__all__ = ["write_report"]
 
-import csv
-import io
 import math
-import statistics as plain_statistics
-from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from anomalib_scrd.benchmark.code_version import code_digest
+import pandas as pd
+
+from anomalib_scrd.benchmark.files import markdown_table, write_atomically
+from anomalib_scrd.benchmark.machine import code_digest
 from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
-from anomalib_scrd.benchmark.quality.intervals import Estimate, best_name, estimate, paired_difference
-from anomalib_scrd.benchmark.quality.store import RunStore, write_atomically
-
-METRICS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "f1": "F1",
-    "accuracy": "accuracy",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_aupro": "AUPRO",
-    "f1_best_on_test": "F1, best threshold on test",
-    "accuracy_best_on_test": "accuracy, best threshold on test",
-}
-_COSTS = (
-    "train_seconds",
-    "steps",
-    "batches",
-    "ms_per_image",
-    "test_batch_size",
-    "train_memory_mib",
-    "test_memory_mib",
-    "parameters",
-    "trainable",
-    "size_mib",
+from anomalib_scrd.benchmark.quality.intervals import (
+    Estimate,
+    bootstrap_difference,
+    estimate,
+    leave_one_set_out,
+    paired_difference,
 )
-_COUNTS = ("fit", "held_out", "test_normal", "test_anomalous")
-_MACRO = "mean of all data sets"
+from anomalib_scrd.benchmark.quality.metrics import METRICS
+from anomalib_scrd.benchmark.quality.results import RunStore, image_scores, results_frame, score_frame
 
-Scores = dict[str, dict[int, float]]
-"""Value by seed, by model."""
+_MEAN = "mean of all sets"
+_BEST_RIVAL = "best rival of each set"
+_CHOICE_METRICS = ("image_auroc", "pixel_ap", "pixel_aupro")
+_CHOICE = ["chosen on the others", "its mean there", "on the set left out", "best of the group there"]
+_COSTS = {
+    "train_seconds": "training, s",
+    "steps": "steps",
+    "ms_per_image": "test, ms per image",
+    "train_memory_mib": "peak memory training, MiB",
+    "test_memory_mib": "peak memory test, MiB",
+    "parameters": "parameters",
+    "trainable": "of them trained",
+    "size_mib": "size, MiB",
+}
 
-
-def finished_results(config: BenchmarkConfig) -> list[dict[str, Any]]:
-    """Return the stored results of this benchmark's runs, failed ones included."""
-    store = RunStore(config.output)
-    return [result for run in config.runs() if (result := store.load(run)) is not None]
-
-
-def _with_read_outs(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Results with each read-out behind the model that it belongs to, as one more model with the same costs."""
-    rows: list[dict[str, Any]] = []
-    for result in results:
-        rows.append(dict(result))
-        for name, metrics in result.get("read_outs", {}).items():
-            own = {"metrics": metrics, "threshold": {}, "exports": {}, "scales": None, "notes": []}
-            rows.append({**result, **own, "model": _read_out_title(result["model"], name)})
-    return rows
+Scores = dict[str, pd.DataFrame]
+"""By metric: scores by data set and seed (index) and model (columns)."""
 
 
-def _read_out_title(model: str, read_out: str) -> str:
-    """Name of a read-out in tables; no model has a colon in its own."""
-    return f"{model}: {read_out}"
-
-
-def collect(results: Iterable[Mapping[str, Any]], data: str, metric: str) -> Scores:
-    """Finite values of one metric on one data set, by model and seed."""
-    scores: Scores = {}
-    for result in results:
-        if result["status"] != "ok" or result["data"] != data:
-            continue
-        value = result["metrics"].get(metric)
-        if value is not None and math.isfinite(value):
-            scores.setdefault(result["model"], {})[result["seed"]] = value
-    return scores
-
-
-def macro_average(results: list[dict[str, Any]], data: Iterable[str], metric: str) -> Scores:
-    """Mean over the data sets, for the models and seeds that have a value on every one of them."""
-    columns = [collect(results, name, metric) for name in data]
-    columns = [column for column in columns if column]
-    averages: Scores = {}
-    for model in columns[0] if columns else ():
-        seeds = set.intersection(*(set(column.get(model, {})) for column in columns))
-        if seeds:
-            averages[model] = {
-                seed: plain_statistics.fmean(column[model][seed] for column in columns) for seed in sorted(seeds)
-            }
-    return averages
-
-
-def write_tables(config: BenchmarkConfig, command: str = "") -> None:
-    """Write ``results.csv`` and ``table.md`` of what is finished.
-
-    Args:
-        config: The benchmark.
-        command: Command line that made it, printed above the tables.
-    """
-    results = finished_results(config)
-    write_atomically(config.output / "results.csv", lambda file: file.write(_csv(results).encode()))
-    write_atomically(config.output / "table.md", lambda file: file.write(_markdown(config, results, command).encode()))
-
-
-def write_figures(config: BenchmarkConfig) -> list[Path]:
-    """Draw the figures of what is finished; none if nothing is."""
-    results = finished_results(config)
-    if not any(result["status"] == "ok" for result in results):
-        return []
-    from anomalib_scrd.benchmark.quality.figures import draw_all
-
-    return draw_all(config, results)
-
-
-def _csv(results: list[dict[str, Any]]) -> str:
-    columns = ["data", "model", "seed", "status", "key", *METRICS, "threshold", "threshold_method"]
-    columns += [*_COSTS, *_COUNTS, "device", "torch", "anomalib", "code", "data_digest", "started", "seconds"]
-    exported = sorted({export for result in results for export in result.get("exports", {})})
-    columns += [*(f"image_auroc {export}" for export in exported), "concurrent", "notes", "error"]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for result in _with_read_outs(results):
-        threshold = result.get("threshold", {})
-        row = {**result, **result.get("metrics", {}), **result.get("cost", {}), **result.get("counts", {})}
-        row |= result.get("machine", {})
-        row |= {f"image_auroc {name}": found.get("image_auroc") for name, found in result.get("exports", {}).items()}
-        row |= {"threshold": threshold.get("value"), "threshold_method": threshold.get("method")}
-        row["notes"] = "; ".join(result.get("notes", []))
-        writer.writerow(row)
-    return file.getvalue()
-
-
-def _markdown(config: BenchmarkConfig, results: list[dict[str, Any]], command: str) -> str:
+def write_report(config: BenchmarkConfig, command: str = "") -> None:
+    """Write ``results.csv`` and ``report.md`` of what is finished, with the command line that made it on top."""
+    results = RunStore(config.output).all(config)
+    if not results:
+        return
+    frame = results_frame(results)
+    write_atomically(config.output / "results.csv", frame.to_csv(index=False))
     good = [result for result in results if result["status"] == "ok"]
-    rows = _with_read_outs(good)
-    lines = ["# Benchmark", ""]
-    if command:
-        lines += ["```", command, "```", ""]
-    lines += _protocol(config, good)
-    warnings = _warnings(config, results)
-    if warnings:
-        lines += ["## Warnings", "", *(f"- {warning}" for warning in warnings), ""]
-    for data in config.data:
-        columns = {metric: collect(rows, data, metric) for metric in METRICS}
-        lines += [f"## {data}", "", *_score_table(config, columns), *_cost_table(config, good, data)]
-    if len(config.data) > 1:
-        columns = {metric: macro_average(rows, config.data, metric) for metric in METRICS}
-        lines += [f"## {_MACRO[0].upper()}{_MACRO[1:]}", "", *_score_table(config, columns)]
-    lines += _scale_table(config, good)
-    lines += _export_table(config, good)
-    lines += _difference_table(config, rows)
-    lines += _candidate_table(config, rows)
-    failed = [result for result in results if result["status"] != "ok"]
-    if failed:
-        lines += ["## Failed runs", "", "| data set | model | seed | error | where |", "|---|---|---|---|---|"]
-        lines += [
-            f"| {r['data']} | {r['model']} | {r['seed']} | {_one_line(r['error'])} | {r['traceback']} |" for r in failed
-        ]
-        lines.append("")
-    return "\n".join(lines)
+    scores = {metric: found for metric in METRICS if not (found := score_frame(frame, metric)).empty}
+    failed = pd.DataFrame([result for result in results if result["status"] != "ok"])
+    columns = ["data", "seed", "error", "traceback"]
+    sections = {
+        "Warnings": [f"- {warning}" for warning in _warnings(config, results)],
+        "Failed runs": markdown_table(failed.set_index("model")[columns]) if len(failed) else [],
+        "Summary": _summary(config, scores),
+        **{METRICS[metric]: markdown_table(_by_set(config, found)) for metric, found in scores.items()},
+        f"Paired differences to {config.reference}": _differences(config, scores),
+        "Leave one set out": _left_out(config, scores),
+        "Costs": _costs(frame),
+    }
+    lines = ["# Benchmark", "", *(["```", command, "```", ""] if command else []), *_protocol(config, good)]
+    for title, content in sections.items():
+        lines += [f"## {title}", "", *content, ""] if content else []
+    write_atomically(config.output / "report.md", "\n".join(lines))
 
 
 def _protocol(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
-    height, width = config.image_size
-    rule = f"their {config.threshold.quantile:g} quantile"
-    if config.threshold.method == "synthetic":
-        rule = "the best F1 between them and Perlin anomalies drawn on them"
     held_out = "No image is held out."
     if config.holdout:
         held_out = (
             f"{config.holdout:.0%} of the normal training images (split seed {config.split_seed}, the same for all) "
-            f"are held out; the threshold of F1 and accuracy is {rule}."
+            f"are held out; the threshold of F1 and accuracy is their {config.quantile:g} quantile."
         )
     text = (
-        f"Input {height} x {width} for all models, precision {config.precision}, seeds {config.seeds}, set before a "
-        f"model is built. {held_out} The last state of each training is scored, on raw scores; no test image chose "
-        "anything, except where a column says so. Mean ± half of the 95 % interval over seeds (Student's t); without ± "
-        "there is one seed."
+        f"Input {config.image_size[0]} x {config.image_size[1]} unless a model has a size of its own, precision "
+        f"{config.precision}, seeds {config.seeds}, set before a model is built. {held_out} The last state of each "
+        "training is scored, on raw scores; no test image chose anything, except where a table says so. Mean ± half of "
+        "the 95 % interval over seeds (Student's t); without ± there is one seed."
     )
-    lines = [text, ""]
-    machines = sorted({_machine(result) for result in good})
-    return lines + [f"Machine: {machine}." for machine in machines] + ([""] if machines else [])
-
-
-def _machine(result: Mapping[str, Any]) -> str:
-    machine = result["machine"]
-    threads = f", {machine['threads']} threads" if result["cost"]["memory_kind"] == "resident set" else ""
-    return f"{machine['device']}{threads}, torch {machine['torch']}, anomalib {machine['anomalib']}"
+    parts = ("device", "threads", "torch", "anomalib")
+    machines = {", ".join(f"{name} {result['machine'][name]}" for name in parts) for result in good}
+    days = sorted(result["started"][:10] for result in good)
+    dates = " to ".join(dict.fromkeys(days[:1] + days[-1:]))
+    return [text, "", *(f"Machine: {machine}; {dates}." for machine in sorted(machines)), ""]
 
 
 def _warnings(config: BenchmarkConfig, results: list[dict[str, Any]]) -> list[str]:
-    found = [
-        f"{result['data']}, {result['model']}, seed {result['seed']}: {note}"
-        for result in results
-        for note in result.get("notes", [])
-    ]
-    for name in config.models:
-        codes = {result["code"] for result in results if result["model"] == name and result["status"] == "ok"}
-        now = code_digest(config.model(name).class_path)
-        if codes - {now}:
+    names = {(result["model"], result["data"]) for result in results}
+    found = [f"{r['data']}, {r['model']}, seed {r['seed']}: {note}" for r in results for note in r.get("notes", [])]
+    good = [result for result in results if result["status"] == "ok"]
+    for model, spec in config.model_specs.items():
+        now = code_digest(spec.class_path)
+        old = sorted({result["code"] for result in good if result["model"] == model} - {now})
+        if old:
             found.append(
-                f"{name}: results made with other code ({', '.join(sorted(codes - {now}))}) than there is now ({now}); "
-                "remove their files under runs/ to make them again"
+                f"{model}: results made with other code ({', '.join(old)}) than there is now ({now}); remove their "
+                "files under runs/ to make them again"
             )
+        for data in config.data:
+            count = sum((result["model"], result["data"]) == (model, data) for result in good)
+            if (model, data) in names and count < len(config.seeds):
+                found.append(f"{data}, {model}: {count} of {len(config.seeds)} seeds")
     for data in config.data:
-        digests = {result["data_digest"] for result in results if result["data"] == data and result["status"] == "ok"}
+        digests = sorted({result["data_digest"] for result in good if result["data"] == data})
         if len(digests) > 1:
-            found.append(f"{data}: the images differ between runs ({', '.join(sorted(digests))})")
-        for name in config.models:
-            done = [r for r in results if (r["data"], r["model"], r["status"]) == (data, name, "ok")]
-            if 0 < len(done) < len(config.seeds):
-                found.append(f"{data}, {name}: {len(done)} of {len(config.seeds)} seeds")
-    concurrent = max((result.get("concurrent", 1) for result in results), default=1)
-    if concurrent > 1:
-        found.append(f"up to {concurrent} runs shared the processor: times are longer than alone")
+            found.append(f"{data}: the images differ between runs ({', '.join(digests)})")
+    if any(result.get("concurrent", 1) > 1 for result in results):
+        found.append("runs shared the processor: times are longer than alone")
     return found
 
 
-def _score_table(config: BenchmarkConfig, columns: Mapping[str, Scores]) -> list[str]:
-    shown = [metric for metric, scores in columns.items() if scores]
-    if not shown:
-        return ["Nothing finished.", ""]
-    lines = [f"| model | {' | '.join(METRICS[metric] for metric in shown)} |", "|---" * (len(shown) + 1) + "|"]
-    for model in _rows(config):
-        cells = [_cell(estimate(list(columns[metric].get(model, {}).values()))) for metric in shown]
-        if any(cell != "-" for cell in cells):
-            lines.append(f"| {_title(config, model)} | {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
-def _rows(config: BenchmarkConfig) -> list[str]:
-    """Models, each before its read-outs."""
-    names = []
-    for model in config.models:
-        names += [model, *(_read_out_title(model, name) for name in config.model(model).read_outs)]
-    return names
-
-
-def _cost_table(config: BenchmarkConfig, good: list[dict[str, Any]], data: str) -> list[str]:
-    titles = {
-        "train_seconds": "training, s",
-        "batches": "training batches",
-        "ms_per_image": "test, ms per image",
-        "train_memory_mib": "peak memory training, MiB",
-        "test_memory_mib": "peak memory test, MiB",
-        "parameters": "parameters, million",
-        "trainable": "of them trained",
-        "size_mib": "size, MiB",
+def _summary(config: BenchmarkConfig, scores: Scores) -> list[str]:
+    columns = {
+        METRICS[metric]: {model: _text(_mean_over_sets(found[model])) for model in found}
+        for metric, found in scores.items()
     }
-    lines = [f"| model | {' | '.join(titles.values())} |", "|---" * (len(titles) + 1) + "|"]
-    start = len(lines)
-    for model in config.models:
-        costs = [result["cost"] for result in good if (result["data"], result["model"]) == (data, model)]
-        if costs:
-            means = {name: plain_statistics.fmean(cost[name] for cost in costs) for name in titles}
-            means["parameters"] /= 1e6
-            means["trainable"] /= 1e6
-            cells = [f"{value:.0f}" if value >= 100 or value == 0 else f"{value:.3g}" for value in means.values()]  # noqa: PLR2004
-            lines.append(f"| {_title(config, model)} | {' | '.join(cells)} |")
-    return [*lines, ""] if len(lines) > start else []
+    table = pd.DataFrame(columns).rename(index=_marked(config)).rename_axis(_MEAN)
+    return ["Over the sets that have the metric; a model needs it on all of these.", "", *markdown_table(table)]
 
 
-def _scale_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
-    rows = []
-    for data in config.data:
-        for name in config.models:
-            found = [r["scales"] for r in good if (r["data"], r["model"]) == (data, name) and r.get("scales")]
-            if found:
-                cells = [_cell(estimate([scales["entropy"] for scales in found]))]
-                for key in ("weights", "weight_spreads", "pull_first", "pull_last"):
-                    columns = zip(*(scales[key] for scales in found if scales[key]), strict=True)
-                    cells.append(", ".join(f"{plain_statistics.fmean(column):.3f}" for column in columns) or "-")
-                rows.append(f"| {data} | {name} | {' | '.join(cells)} |")
-    if not rows:
+def _by_set(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:
+    """Models by data sets and their mean, and the best rival of each set."""
+    scores = _with_best_rival(config, scores)
+    cells = {
+        model: {data: _text(estimate(own[model].dropna())) for data, own in scores.groupby(level="data", sort=False)}
+        for model in scores
+    }
+    table = pd.DataFrame(cells).T.assign(**{_MEAN: {model: _text(_mean_over_sets(scores[model])) for model in scores}})
+    return table.rename(index=_marked(config)).rename_axis("model")
+
+
+def _marked(config: BenchmarkConfig) -> dict[str | None, str]:
+    return {config.reference: f"**{config.reference}**"}
+
+
+def _mean_over_sets(scores: pd.Series) -> Estimate:
+    """Mean over the data sets for each seed that has them all, and its interval over the seeds."""
+    by_seed = scores.groupby(level="seed")
+    return estimate(by_seed.mean()[by_seed.count() == scores.index.unique("data").size])
+
+
+def _with_best_rival(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with those of the rival that has the highest mean on a set, as one more model."""
+    rivals = [name for name in config.rivals if name in scores]
+    if len(rivals) < 2:  # noqa: PLR2004
+        return scores
+    best = scores[rivals].groupby(level="data").mean().dropna(how="all").idxmax(axis=1)
+    return scores.assign(**{_BEST_RIVAL: _picked(scores, best)})
+
+
+def _picked(scores: pd.DataFrame, models: pd.Series) -> pd.Series:
+    """Scores of one model per data set."""
+    return pd.concat([scores.loc[[data], model] for data, model in models.items()])
+
+
+def _differences(config: BenchmarkConfig, scores: Scores) -> list[str]:
+    """Every model less the reference, by set and over all pairs of set and seed."""
+    lines: list[str] = []
+    reference = str(config.reference)
+    for metric, found in scores.items():
+        together = _with_best_rival(config, found)
+        rows: dict[str, dict[str, str]] = {}
+        for model in together.columns.drop(reference, errors="ignore") if reference in together else []:
+            by_set = together.groupby(level="data", sort=False)
+            rows[model] = {data: _signed(paired_difference(own[model], own[reference])) for data, own in by_set}
+            rows[model]["sets x seeds"] = _signed(paired_difference(together[model], together[reference]))
+            images = image_scores(config, model, reference) if metric == "image_auroc" else {}
+            if images:
+                rows[model]["sets, seeds and test images"] = _ends(*bootstrap_difference(images))
+        lines += markdown_table(pd.DataFrame(rows).T.rename_axis(f"{METRICS[metric]}, less {reference}'s"))
+    text = (
+        "Mean and 95 % interval in square brackets: over the seeds of a set; over all pairs of set and seed; and for "
+        "image AUROC that of a bootstrap over sets, seeds and test images. The best rival is chosen on the test set, "
+        "which can only favour it."
+    )
+    return [text, "", *lines] if lines else []
+
+
+def _left_out(config: BenchmarkConfig, scores: Scores) -> list[str]:
+    lines: list[str] = []
+    for group, names in config.leave_one_set_out.items():
+        for metric in _CHOICE_METRICS:
+            found = scores.get(metric, pd.DataFrame())
+            choice = leave_one_set_out(found[[name for name in names if name in found]])
+            if choice.empty:
+                continue
+            table = choice.set_axis(_CHOICE, axis=1).rename_axis(f"{group}, {METRICS[metric]}: set left out")
+            table.loc[_MEAN] = ["", *choice[["others", "left_out", "best"]].mean()]
+            lines += markdown_table(table.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.4f}"))
+            if config.reference in found:
+                difference = paired_difference(_picked(found, choice["chosen"]), found[config.reference])
+                lines += [f"Less {config.reference}'s, over sets x seeds: {_signed(difference)}.", ""]
+    return lines
+
+
+def _costs(frame: pd.DataFrame) -> list[str]:
+    trained = frame[(frame["status"] == "ok") & ~frame["model"].str.endswith(")")]
+    if trained.empty:
         return []
-    titles = ["entropy / largest", "weights", "their spread between images", "first pull logged", "last pull"]
-    return [
-        "## Weights of the scales",
-        "",
-        "On the held-out normal images, finest scale first, mean over seeds.",
-        "",
-        f"| data set | model | {' | '.join(titles)} |",
-        "|---" * (len(titles) + 2) + "|",
-        *rows,
-        "",
-    ]
+    means = trained.groupby("model", sort=False)[list(_COSTS)].mean().rename(columns=_COSTS)
+    return ["Means over data sets and seeds.", "", *markdown_table(means.map(lambda cell: f"{cell:.4g}"))]
 
 
-def _export_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
-    metrics = ("image_auroc", "pixel_auroc")
-    rows = []
-    for data in config.data:
-        for name in config.models:
-            results = [r for r in good if (r["data"], r["model"]) == (data, name)]
-            for export in config.model(name).exports:
-                cells = []
-                for metric in metrics:
-                    trained = collect(results, data, metric).get(name, {})
-                    exported = collect([{**r, "metrics": r["exports"].get(export, {})} for r in results], data, metric)
-                    values = exported.get(name, {})
-                    cells += [_cell(estimate(list(values.values())))]
-                    cells += [_signed(paired_difference(values, trained)) if values else "-"]
-                if cells[0] != "-":
-                    rows.append(f"| {data} | {name} | {export} | {' | '.join(cells)} |")
-    if not rows:
-        return []
-    titles = " | ".join(f"{METRICS[metric]} | less the trained model's [95 % interval]" for metric in metrics)
-    head = [f"| data set | model | export | {titles} |", "|---" * (3 + 2 * len(metrics)) + "|"]
-    return ["## Exported models", "", *head, *rows, ""]
-
-
-def _difference_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
-    rows = []
-    places = [*config.data, *([_MACRO] if len(config.data) > 1 else [])]
-    for candidate in config.candidates:
-        for place in places:
-            for metric, title in METRICS.items():
-                scores = macro_average(good, config.data, metric) if place == _MACRO else collect(good, place, metric)
-                baselines = {name: values for name, values in scores.items() if name not in config.candidates}
-                best = best_name(baselines)
-                if best is None or candidate not in scores:
-                    continue
-                difference = paired_difference(scores[candidate], baselines[best])
-                if difference.count:
-                    rows.append(
-                        f"| {place} | {title} | {candidate} | {best} | {_signed(difference)} | {difference.count} |"
-                    )
-    if not rows:
-        return []
-    return [
-        "## Paired difference to the best baseline",
-        "",
-        "The best baseline is chosen per data set and metric by its mean on the test set, which can only favour it.",
-        "The interval is that of the differences seed by seed.",
-        "",
-        "| data set | metric | model | best baseline | difference [95 % interval] | seeds |",
-        "|---|---|---|---|---|---|",
-        *rows,
-        "",
-    ]
-
-
-def _candidate_table(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
-    """What every other row of the tables is away from the candidate; for more than one there are too many pairs."""
-    if len(config.candidates) != 1:
-        return []
-    (candidate,) = config.candidates
-    scores = {data: collect(good, data, "image_auroc") for data in config.data}
-    if len(config.data) > 1:
-        scores[_MACRO] = macro_average(good, config.data, "image_auroc")
-    rows = []
-    for name in _rows(config):
-        pairs = [paired_difference(found.get(name, {}), found.get(candidate, {})) for found in scores.values()]
-        if name != candidate and any(pair.count for pair in pairs):
-            rows.append(f"| {name} | {' | '.join(_signed(pair) if pair.count else '-' for pair in pairs)} |")
-    if not rows:
-        return []
-    return [
-        f"## Paired difference to {candidate}",
-        "",
-        f"{METRICS['image_auroc']} less that of {candidate}, seed by seed [95 % interval].",
-        "",
-        f"| model | {' | '.join(scores)} |",
-        "|---" * (len(scores) + 1) + "|",
-        *rows,
-        "",
-    ]
-
-
-def _cell(value: Estimate) -> str:
-    if value.count == 0:
+def _text(value: Estimate) -> str:
+    if value.size == 0:
         return "-"
-    return f"{value.mean:.4f}" if value.count == 1 else f"{value.mean:.4f} ± {value.half_width:.4f}"
+    return f"{value.mean:.4f}" if value.size == 1 else f"{value.mean:.4f} ± {value.high - value.mean:.4f}"
 
 
 def _signed(value: Estimate) -> str:
-    interval = "" if value.count == 1 else f" [{value.low:+.4f}, {value.high:+.4f}]"
-    return f"{value.mean:+.4f}{interval}"
+    return "-" if value.size == 0 else f"{value.mean:+.4f} {_ends(value.low, value.high)}".rstrip()
 
 
-def _title(config: BenchmarkConfig, model: str) -> str:
-    return f"**{model}**" if model in config.candidates else model
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")[:300]
+def _ends(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"[{low:+.4f}, {high:+.4f}]"

@@ -1,9 +1,8 @@
 """Data of a run: the data module, its normal training images split into fit and held-out parts, its test images."""
 
-__all__ = ["Splits", "make_splits", "synthetic_anomalies"]
+__all__ = ["Splits", "make_splits"]
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +11,7 @@ from pathlib import Path
 import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import LabelName, ValSplitMode
-from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
-from lightning.pytorch import seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 
@@ -34,13 +30,13 @@ class Splits:
     test: AnomalibDataset
 
     @contextmanager
-    def training_view(self) -> Iterator[AnomalibDataModule]:
-        """Yield the data module as the training sees it: held-out and test images are not in it at all."""
+    def training_view(self) -> Iterator[None]:
+        """Take held-out and test images out of the data module for as long as a training has it."""
         for subset in ("val_data", "test_data"):
             if hasattr(self.module, subset):
                 delattr(self.module, subset)
         try:
-            yield self.module
+            yield
         finally:
             self.module.test_data = self.test
             if self.held_out is not None:
@@ -48,30 +44,20 @@ class Splits:
 
     def loader(self, images: AnomalibDataset) -> DataLoader:
         """Load one of the parts as the data module loads its images, in its batches for tests."""
-        return DataLoader(
-            images,
-            batch_size=self.module.eval_batch_size,
-            num_workers=self.module.num_workers,
-            collate_fn=self.module.external_collate_fn or images.collate_fn,
-        )
+        collate = self.module.external_collate_fn or images.collate_fn
+        return DataLoader(images, self.module.eval_batch_size, num_workers=self.module.num_workers, collate_fn=collate)
 
     def counts(self) -> dict[str, int]:
         """Count the images of each part."""
-        labels = self.test.samples.label_index
-        return {
-            "fit": len(self.module.train_data),
-            "held_out": 0 if self.held_out is None else len(self.held_out),
-            "test_normal": int((labels == LabelName.NORMAL).sum()),
-            "test_anomalous": int((labels == LabelName.ABNORMAL).sum()),
-        }
+        anomalous = int((self.test.samples.label_index == LabelName.ABNORMAL).sum())
+        test = {"test_normal": len(self.test) - anomalous, "test_anomalous": anomalous}
+        return {"fit": len(self.module.train_data), "held_out": len(self.held_out or ()), **test}
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that change with the files of the parts (their names, wherever they lie)."""
+        """Eight hexadecimal digits that change with the names and folders of the images, wherever these lie."""
         parts = [self.module.train_data, *([] if self.held_out is None else [self.held_out]), self.test]
-        paths = [[str(path) for path in part.samples.image_path] for part in parts]
-        root = os.path.commonpath([path for part in paths for path in part])
-        text = "\n".join("|".join(Path(path).relative_to(root).as_posix() for path in part) for part in paths)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        names = [["/".join(Path(path).parts[-2:]) for path in part.samples.image_path] for part in parts]
+        return hashlib.sha256(repr(names).encode()).hexdigest()[:8]
 
 
 def make_splits(module: AnomalibDataModule, holdout: float, seed: int) -> Splits:
@@ -97,46 +83,16 @@ def make_splits(module: AnomalibDataModule, holdout: float, seed: int) -> Splits
     module.setup(TrainerFn.FITTING)  # with the trainer's own stage the trainer doesn't set it up again
     test, train = module.test_data, module.train_data
     if not (test.has_normal and test.has_anomalous):
-        msg = (
-            f"the test set of {module.name!r} needs normal and anomalous images, its {len(test)} images are of one kind"
-        )
+        msg = f"the test set of {module.name!r} needs normal and anomalous images, its {len(test)} are of one kind"
         raise ValueError(msg)
-    splits = Splits(module, None, test)
+    if holdout == 0:
+        return Splits(module, None, test)
     normal = [index for index, label in enumerate(train.samples.label_index) if label == LabelName.NORMAL]
     count = round(holdout * len(normal))
-    if holdout == 0:
-        return splits
     if count < 1 or count >= len(train):
         msg = f"holdout {holdout} of {len(normal)} normal training images leaves {count} of them; take more"
         raise ValueError(msg)
     order = torch.randperm(len(normal), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen = {normal[index] for index in order[:count]}
-    splits.held_out = train.subsample(sorted(chosen))
     module.train_data = train.subsample([index for index in range(len(train)) if index not in chosen])
-    return splits
-
-
-def synthetic_anomalies(held_out: AnomalibDataset, seed: int) -> AnomalibDataset:
-    """Anomalous copies of half of the held-out normal images, by anomalib's Perlin generator.
-
-    The generator is anomalib's own and belongs to none of the models compared, so that none of them is scored on the
-    kind of anomaly that it was trained with.
-
-    Args:
-        held_out: Normal images.
-        seed: Seed of the anomalies; the caller's random state is left as it was.
-
-    Returns:
-        The anomalous images only.
-
-    Raises:
-        ValueError: If there are fewer than two normal images.
-    """
-    if len(held_out) < 2:  # noqa: PLR2004
-        msg = f"threshold method 'synthetic' needs at least 2 held-out images, got {len(held_out)}; raise holdout"
-        raise ValueError(msg)
-    with isolate_rng():
-        seed_everything(seed, verbose=False)
-        mixed = SyntheticAnomalyDataset.from_dataset(held_out)
-    anomalous = [index for index, label in enumerate(mixed.samples.label_index) if label == LabelName.ABNORMAL]
-    return mixed.subsample(anomalous, inplace=True)
+    return Splits(module, train.subsample(sorted(chosen)), test)

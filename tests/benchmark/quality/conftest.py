@@ -15,6 +15,11 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "tiny")
 
 
+@pytest.fixture(autouse=True)
+def _data_root(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOMALIB_SCRD_DATA", str(tiny_data.parent))
+
+
 @pytest.fixture
 def stub(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def make(max_steps: int | None = 3, **init_args: Any) -> dict[str, Any]:
@@ -30,11 +35,10 @@ def stub(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def benchmark_of(tmp_path: Path, tiny_data: Path) -> Callable[..., BenchmarkConfig]:
+def benchmark_of(tmp_path: Path) -> Callable[..., BenchmarkConfig]:
     def make(models: dict[str, Any], **kwargs: Any) -> BenchmarkConfig:
         settings: dict[str, Any] = {
-            "data": {"tiny": folder_arguments("${ANOMALIB_SCRD_DATA}/tiny")},
-            "data_root": tiny_data.parent,
+            "data": {"tiny": folder_arguments("${oc.env:ANOMALIB_SCRD_DATA}/tiny")},
             "output": tmp_path / "out",
             "image_size": (24, 24),
             "holdout": 0.2,

@@ -16,6 +16,10 @@ def _scores(count: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.round(rng.normal(50, 1, count) + 0.7 * labels, 1).astype(np.float32), labels  # rounded: many ties
 
 
+def _aupro(maps: np.ndarray, masks: np.ndarray) -> float:
+    return metrics.pixel_metrics(maps, masks)["pixel_aupro"]
+
+
 def test_auroc_around_fifty_is_scikit_learns_where_a_sigmoid_saturates() -> None:
     scores, labels = _scores()
     found = metrics.image_metrics(scores, labels)
@@ -32,7 +36,7 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
         for high in scores[labels == 1]
         for low in scores[labels == 0]
     ]
-    assert metrics.rank_auroc(scores[labels == 1], scores[labels == 0]) == pytest.approx(np.mean(pairs), abs=1e-12)
+    assert metrics.image_metrics(scores, labels)["image_auroc"] == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
 @pytest.mark.parametrize("change", [lambda s: s + 1e3, lambda s: s * 1e-6, np.exp, lambda s: s.astype(np.float64) ** 3])
@@ -45,11 +49,9 @@ def test_metrics_depend_on_the_order_alone(change) -> None:
 def test_best_threshold_is_the_best_of_all() -> None:
     scores, labels = _scores(seed=3)
     candidates = [-np.inf, *np.unique(scores)]
-    found, threshold = metrics.best_f1(scores, labels)
-    assert found == pytest.approx(max(f1_score(labels, scores > t) for t in candidates))
-    assert metrics.thresholded_metrics(scores, labels, threshold)["f1"] == pytest.approx(found)
-    best = metrics.image_metrics(scores, labels)["accuracy_best_on_test"]
-    assert best == pytest.approx(max(accuracy_score(labels, scores > t) for t in candidates))
+    found = metrics.image_metrics(scores, labels)
+    assert found["f1_best_on_test"] == pytest.approx(max(f1_score(labels, scores > t) for t in candidates))
+    assert found["accuracy_best_on_test"] == pytest.approx(max(accuracy_score(labels, scores > t) for t in candidates))
 
 
 def test_f1_and_accuracy_are_scikit_learns() -> None:
@@ -80,17 +82,17 @@ def test_aupro_is_that_of_the_definition() -> None:
         overlaps.append(np.mean([predicted[index][region].mean() for index, region in regions]))
     grid = np.linspace(0, 0.3, 300_001)
     expected = np.interp(grid, rates, overlaps).mean()
-    assert metrics.aupro(maps, masks) == pytest.approx(expected, abs=1e-4)
-    assert metrics.aupro(maps * 40 + 50, masks) == pytest.approx(expected, abs=1e-4)
+    assert _aupro(maps, masks) == pytest.approx(expected, abs=1e-4)
+    assert _aupro(maps * 40 + 50, masks) == pytest.approx(expected, abs=1e-4)
 
 
 def test_aupro_of_perfect_inverted_and_constant_maps() -> None:
     masks = np.zeros((2, 12, 12), dtype=bool)
     masks[0, 3:6, 3:6] = masks[1, :2, :2] = True
-    assert metrics.aupro(masks.astype(np.float32), masks) == pytest.approx(1.0)
-    assert metrics.aupro(-masks.astype(np.float32), masks) == 0.0
+    assert _aupro(masks.astype(np.float32), masks) == pytest.approx(1.0)
+    assert _aupro(-masks.astype(np.float32), masks) == 0.0
     constant = np.full(masks.shape, 50, dtype=np.float32)
-    assert metrics.aupro(constant, masks) == pytest.approx(0.15)  # the diagonal up to 0.3, over 0.3
+    assert _aupro(constant, masks) == pytest.approx(0.15)  # the diagonal up to 0.3, over 0.3
 
 
 def test_scores_without_a_rank_are_refused() -> None:
@@ -98,5 +100,13 @@ def test_scores_without_a_rank_are_refused() -> None:
         metrics.check_finite(np.array([1.0, np.nan, np.inf]), "image scores")
 
 
-def test_one_class_alone_has_no_auroc() -> None:
-    assert np.isnan(metrics.image_metrics(np.arange(3.0), np.ones(3, dtype=int))["image_auroc"])
+def test_pixels_are_ranked_over_all_images_together() -> None:
+    rng = np.random.default_rng(6)
+    maps, masks = rng.random((3, 8, 8)).astype(np.float32), rng.random((3, 8, 8)) < 0.2
+    found = metrics.pixel_metrics(maps + 50, masks)
+    high, low = maps[masks][:, None], maps[~masks][None, :]
+    assert found["pixel_auroc"] == pytest.approx((high > low).mean())
+    order = np.argsort(-maps.ravel())
+    hits = masks.ravel()[order]
+    precision = hits.cumsum() / np.arange(1, hits.size + 1)
+    assert found["pixel_ap"] == pytest.approx(precision[hits].mean())

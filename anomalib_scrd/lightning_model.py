@@ -19,14 +19,18 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from typing_extensions import Unpack
 
-from anomalib_scrd.data.reading import NamesBrokenImages
-from anomalib_scrd.export.mixin import ExportOverrides
+from anomalib_scrd.data.explained_errors import ExplainedDataErrors
+from anomalib_scrd.data.patient_scores import PatientScores
+from anomalib_scrd.data.prediction import read_any_format
+from anomalib_scrd.data.stored_window import share_window
+from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
+from anomalib_scrd.export.mixin import ModelExport
+from anomalib_scrd.integration.checkpoints import ModelCheckpoints
 from anomalib_scrd.integration.command_line import short_errors
 from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
-from anomalib_scrd.noise import SyntheticAnomalies, step_generator
+from anomalib_scrd.noise import Normalisation, SyntheticAnomalies, step_generator
 from anomalib_scrd.options import (
-    GROUPS,
     GroupValue,
     LossOptions,
     NoiseOptions,
@@ -35,28 +39,29 @@ from anomalib_scrd.options import (
     ScoringOptions,
     StudentOptions,
     number,
-    over_saved,
     plain,
     refuse_renamed,
     switch,
     whole_number,
 )
 from anomalib_scrd.presets import PresetName, resolved, without_effect
+from anomalib_scrd.scoring.fitting import fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.compilation import CompiledModules
-from anomalib_scrd.training.data_checks import check_training_data, normalisation_std
+from anomalib_scrd.training.data_checks import check_run, check_size
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
+from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.logged_terms import named_terms
+from anomalib_scrd.training.pre_processing import normalisation
 from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
+from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
-_STATE = "anomalib_scrd"
 
-
-class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # signatures of anomalib's mixin
+class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
 
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
@@ -124,6 +129,7 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         **renamed: Unpack[RenamedArguments],
     ) -> None:
         with short_errors():
+            read_any_format(ScaleAwareCRD)
             refuse_renamed(renamed)
             groups = {"student": student, "loss": loss, "noise": noise, "scoring": scoring, "optimiser": optimiser}
             chosen = resolved(preset, backbone, **groups)
@@ -145,6 +151,7 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
             )
             self.loss = ScaleAwareContrastiveLoss(**loss)
             self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name != "share"})
+            self.held_out = HeldOut(scoring["held_out"])
             self.feature_cache = FeatureCache(feature_cache) if feature_cache > 0 else None
             with seeded_weights(seed):
                 self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student, scoring)
@@ -153,7 +160,7 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
             self._batches_seen = 0
             self._seeded_at = -1
             self._full_batches = FullBatches()
-            self._image_std: torch.Tensor | None = None
+            self._normalisation: Normalisation | None = None
             self._terms: tuple[LossTerms, int] | None = None
 
     @property
@@ -175,10 +182,11 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
             UnreadableImageError: If files are no images.
         """
         self.check_size()
+        share_window(self, self.trainer)
+        check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
         if stage == "fit":
             if self._without_length:
                 set_default_length(self.trainer)  # before optimisers and schedules ask for the length
-            check_training_data(self.trainer)
             # A checkpoint, which is read after this, brings its own.
             self._seed, self._batches_seen, self._seeded_at = self.hparams["seed"], 0, -1
 
@@ -191,20 +199,19 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         Raises:
             ValueError: If it does.
         """
-        size = self.input_size
-        if size is not None and min(size) < self.model.minimum_size:
-            msg = (
-                f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone "
-                f"{self.hparams['backbone']!r} with layers {list(self.model.teacher.layers)} needs at least "
-                f"{self.model.minimum_size}"
-            )
-            raise ValueError(msg)
+        check_size(self.input_size, self.model, self.hparams["backbone"])
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add to anomalib's callbacks one that names images which cannot be read, the cache, and the compiler."""
+        """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [NamesBrokenImages(), self.compiled, *([self.feature_cache] if self.feature_cache else [])]
+        own = [self.held_out, ValidationTimes(), ExplainedDataErrors(), PatientScores(), self.compiled]
+        if self.feature_cache is not None:
+            own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
+
+    def configure_post_processor(self) -> CalibratedPostProcessor:
+        """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
+        return CalibratedPostProcessor()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
@@ -216,15 +223,15 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         self._full_batches = FullBatches()
         if self._seed is None:
             self._seed = torch.initial_seed() % 2**63
-        std = normalisation_std(getattr(self.pre_processor, "transform", None))
-        self._image_std = None if std is None else std.to(self.device)
+        self._normalisation = self._pre_processing()
 
     def on_train_start(self) -> None:
         """Measure the statistics of the data anew, unless a checkpoint has brought them.
 
-        A second ``fit`` of the same model can be on other data: the standardisation of the channels and the calibration
-        start again, from the weights that the model has.
+        A second ``fit`` of the same model can be on other data: the standardisation of the channels is measured again,
+        and the student goes on from the weights that it has.
         """
+        super().on_train_start()
         if self.trainer.ckpt_path is None:
             self.model.reset_statistics()
 
@@ -254,15 +261,15 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         images, paths = cast("torch.Tensor", batch.image), getattr(batch, "image_path", None)
         if self.hparams["optimiser"]["fill_last_batch"]:
             images, paths = self._full_batches(images, paths)
-        noisy = None
+        noisy = mask = None
         if self.loss.needs_noisy:
             generator = step_generator(self._seed or 0, self._batches_seen, rank=self.global_rank, device=images.device)
             count = math.ceil(self.hparams["noise"]["share"] * len(images))
-            noisy, _ = self.synthetic_anomalies(images[:count], generator=generator, std=self._image_std)
+            noisy, mask = self.synthetic_anomalies(
+                images[:count], generator=generator, normalisation=self._normalisation, turn=self._batches_seen
+            )
         standardise = self.model.standardise
-        if (
-            standardise is not None and not self.hparams["compile_model"]
-        ):  # which would compile a second graph in mid-training
+        if standardise is not None and not self.hparams["compile_model"]:  # a compiled step would be compiled again
             standardise.learning = self._batches_seen < standardise.batches
         self._batches_seen += 1
         known = None
@@ -275,9 +282,10 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         terms = self.loss(
             features.clean,
             features.student,
-            features.scale,
             noisy=features.noisy,
             restored=features.restored,
+            mask=mask,
+            weights=features.weights,
         )
         # Every part costs the host time: they are kept, and logged where a row is written.
         self._terms = terms._replace(total=terms.total.detach()), images.shape[0]
@@ -285,6 +293,21 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
             "train_loss", self._terms[0].total, on_step=True, on_epoch=True, prog_bar=True, batch_size=images.shape[0]
         )
         return terms.total
+
+    @torch.no_grad()
+    def before_thresholds(self) -> None:
+        """Fit the weights of the scales to the student as it is now; called before thresholds are found in a fit.
+
+        Without held-out images (no data module, or ``scoring.held_out`` 0) the weights stay as they are.
+        """
+        images = list(self.held_out.images(self))
+        if images:
+            fit_weights(self.model, torch.cat(images), self._pre_processing(), self._seed or 0)
+
+    def _pre_processing(self) -> Normalisation | None:
+        """Mean and standard deviation by which the pre-processor normalises, on the model's device."""
+        found = normalisation(getattr(self.pre_processor, "transform", None))
+        return None if found is None else Normalisation(*(values.to(self.device) for values in found))
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch; the post-processor takes its thresholds from the result."""
@@ -304,37 +327,6 @@ class ScaleAwareCRD(ExportOverrides, AnomalibModule):  # type: ignore[misc]  # s
         if self.global_step % steps == 0 or self.trainer.should_stop:
             terms, batch_size = self._terms
             self.log_dict(named_terms(terms, self.model.teacher.layers), batch_size=batch_size)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position in the sequence of synthetic anomalies, so that a resumed run goes on with it."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[_STATE] = {
-            "seed": self._seed,
-            "batches_seen": self._batches_seen,
-            "pre_trained": self.hparams["pre_trained"],
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore that position, and the argument which :meth:`load_from_checkpoint` replaced."""
-        super().on_load_checkpoint(checkpoint)
-        state = checkpoint.get(_STATE, {})
-        self._seed = state.get("seed", self._seed)
-        self._batches_seen = state.get("batches_seen", 0)
-        if "pre_trained" in state:
-            self.hparams["pre_trained"] = state["pre_trained"]
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # type: ignore[override]
-        """Load a trained model; arguments as in ``AnomalibModule.load_from_checkpoint``.
-
-        The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network. Fields of a group
-        that are given win over those of the checkpoint, which win over the preset's.
-        """
-        kwargs.setdefault("pre_trained", False)
-        if any(name in GROUPS for name in kwargs):
-            saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True)["hyper_parameters"]
-            kwargs = over_saved(kwargs, saved)
-        return cast("ScaleAwareCRD", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ value in each preset, and a parameter of that name in what the group is handed t
 ``student``    :class:`~anomalib_scrd.torch_model.ScaleAwareCRDModel`
 ``loss``       :class:`~anomalib_scrd.loss.ScaleAwareContrastiveLoss`
 ``noise``      :class:`~anomalib_scrd.noise.SyntheticAnomalies` (all but ``share``)
-``scoring``    :class:`~anomalib_scrd.scoring.map_and_score.ReadOut` (all but ``scale_adaptation``)
+``scoring``    :class:`~anomalib_scrd.scoring.map_and_score.MapAndScore` (all but ``held_out``)
 ============== =====================================================================
 """
 
@@ -44,10 +44,7 @@ from typing_extensions import NotRequired, Self, TypedDict
 
 from anomalib_scrd.components.blocks import BlockKind
 from anomalib_scrd.components.feature_standardisation import FeatureScaling
-from anomalib_scrd.components.scale_adaptation import ScaleAdaptationMode
-from anomalib_scrd.scoring.anomaly_map import MergeMode
-from anomalib_scrd.scoring.image_score import ScoreKind
-from anomalib_scrd.scoring.map_standardisation import CalibrationMode
+from anomalib_scrd.scoring.map_and_score import ScaleAdaptationMode
 
 GroupValue = dict[str, Any] | str | None
 """What else a group's argument may be: a dict. A string, earlier versions' ``noise``, is refused with the new name."""
@@ -130,6 +127,13 @@ def _depth(name: str, value: Any) -> Any:
     number = _Number(1, 100, whole=True)
     if value != "auto" and not all(map(number.fits, value if isinstance(value, list) and value else [value])):
         _fail(name, f"auto, {number}, or one of them for each scale", value)
+    return value
+
+
+def _places(name: str, value: Any) -> Any:
+    number = _Number(2, 1000, whole=True)
+    if value != 0 and not number.fits(value):
+        _fail(name, f"0 or {number}", value)
     return value
 
 
@@ -284,6 +288,8 @@ class StudentOptions(Options):
             as in RD4AD, or 1 of the others. The first number also counts for the bottleneck.
         feature_scaling: Whether the student's target is the teacher's features with each channel standardised on normal
             images (``channel``), or as they are (``none``, published).
+        places: Largest number of places along a side of the map that is halved into the embedding: larger images have
+            as many places there as small ones. 0 for no limit (published).
     """
 
     group: ClassVar[str] = "student"
@@ -291,6 +297,7 @@ class StudentOptions(Options):
     block: Literal["auto"] | BlockKind | None = None
     depth: Literal["auto"] | int | Sequence[int] | None = _option(_depth)
     feature_scaling: FeatureScaling | None = None
+    places: int | None = _option(_places)
 
 
 @dataclass(frozen=True)
@@ -299,10 +306,12 @@ class LossOptions(Options):
 
     Args:
         pull: Weight of the distance between the student and the teacher, both on the clean image.
-        restore: Weight of the distance between the student on the image with synthetic anomalies and the teacher on
-            the clean one. Above 0, the student makes a pass over these images as well.
-        contrast: Weight of the published ratio pull / push, which needs the teacher's features of the images with
-            synthetic anomalies.
+        restore: Weight of the distance between the student on the image with a synthetic anomaly and the teacher on
+            the clean one.
+        contrast: Weight of the contrast at places: at the places of the anomaly, the student on the image with the
+            anomaly must be nearer to the clean teacher than to the noisy one.
+        ratio: Weight of the published contrast, the ratio of the student's distances to the clean and to the noisy
+            teacher, with the student on the clean image.
     """
 
     group: ClassVar[str] = "loss"
@@ -310,36 +319,34 @@ class LossOptions(Options):
     pull: float | None = _number(0, 1000)
     restore: float | None = _number(0, 1000)
     contrast: float | None = _number(0, 1000)
+    ratio: float | None = _number(0, 1000)
 
 
 @dataclass(frozen=True)
 class NoiseOptions(Options):
-    """Synthetic anomalies, for the terms of the loss that need them (``loss.restore`` and ``loss.contrast``).
+    """Synthetic anomalies for the terms of the loss that need them (all but ``loss.pull``).
 
     Args:
-        kind: Kind of noise in the patches.
-        share: Share of the images of a batch that the model sees with synthetic anomalies as well, in (0, 1], at least
-            one image; 1 is published.
-        strength: Factor of the noise in units of an image in [0, 1], or a range (low, high).
-        size: Smallest and largest side of a patch relative to the image's, in (0, 1].
-        count: Patches per image, or a range (low, high).
-        period: Period of the coarsest octave relative to the image's height.
+        kind: ``mixed`` for four kinds (simplex noise, pasted patches, altered ellipses, foreign textures), or
+            ``simplex`` for the published one.
+        share: Images with synthetic anomalies per clean image of a batch, in (0, 1], at least one image; 1 is
+            published.
+        strength: Factor of the simplex noise in units of an image in [0, 1], or a range (low, high).
+        size: Smallest and largest extent of an anomaly relative to the image, in (0, 1].
+        period: Period of the noise's coarsest octave relative to the image's height.
         octaves: Octaves of the noise.
         persistence: Amplitude of an octave relative to the one before.
-        foreground: Whether anomalies are confined to the foreground: patches are centred on it and end at its border.
     """
 
     group: ClassVar[str] = "noise"
 
-    kind: Literal["simplex", "perlin", "gaussian"] | None = None
+    kind: Literal["mixed", "simplex"] | None = None
     share: float | None = _number(0, 1, above=True)
     strength: float | Sequence[float] | None = _option(_Range(_Number(0, 100)))
     size: Sequence[float] | float | None = _option(_Range(_Number(0, 1, above=True)))
-    count: int | Sequence[int] | None = _option(_Range(_Number(1, 100, whole=True)))
     period: float | None = _number(0, 100, above=True)
     octaves: int | None = _whole(1, 16)
     persistence: float | None = _number(0, 10, above=True)
-    foreground: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -347,35 +354,23 @@ class ScoringOptions(Options):
     """From the distances of teacher and student to an anomaly map and a score.
 
     Args:
-        scale_adaptation: Weights of the scales.
-        calibration: Standardisation of the scales' maps on normal images.
+        scale_adaptation: Weights of the scales in map and score. ``fitted``: held-out normal images against the same
+            images with synthetic anomalies decide, at each validation of a training and at its end; ``uniform``: all
+            are equal; ``published``: a head of the student weighs them for each image, in the loss as well, and the
+            score is the mean of the map.
+        held_out: Share of the normal training images that the student is not trained on, in [0, 1): the weights of
+            the scales, and thresholds where no anomalous images are known, are taken from them. 0 for none.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
             (published). In units of standardised channels unless ``student.feature_scaling`` is none.
-        merge: Map from the scales; ``mean`` is published.
-        score: Image score: ``scales`` joins the calibrated peaks of the scales' maps, damped and plain; the others are
-            of the merged map: its ``mean`` (published), its ``max``, or its peak (``top_k``).
-        top_k: Share of a map that its peak averages, in (0, 1]; for the score ``top_k``, and the damped maps of
-            ``scales``.
-        diffuse_top_k: The same for the plain maps of ``scales``, which show diffuse anomalies.
-        level: Share of a map's median that is subtracted from its peak, in [0, 1]; for the score ``top_k``, and the
-            plain maps of ``scales``.
-        sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the model's input.
-        broad_weight: Weight in the anomaly map of maps that are smoothed four times as wide, for large and faint
-            anomalies; 0 for none (published).
+        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the model's input.
     """
 
     group: ClassVar[str] = "scoring"
 
     scale_adaptation: ScaleAdaptationMode | None = None
-    calibration: CalibrationMode | None = None
+    held_out: float | None = _option(_Number(0, 1, below=True))
     damping: float | None = _number(0, 10_000)
-    merge: MergeMode | None = None
-    score: ScoreKind | None = None
-    top_k: float | None = _number(0, 1, above=True)
-    diffuse_top_k: float | None = _number(0, 1, above=True)
-    level: float | None = _number(0, 1)
     sigma: float | None = _number(0, 1000)
-    broad_weight: float | None = _number(0, 1000)
 
 
 @dataclass(frozen=True)
@@ -431,34 +426,29 @@ RENAMED = {
     "feature_scaling": "student.feature_scaling",
     "pull_weight": "loss.pull",
     "restore_weight": "loss.restore",
-    "contrast_weight": "loss.contrast",
+    "contrast_weight": "loss.ratio",
     "noise_share": "noise.share",
     "noise_strength": "noise.strength",
     "noise_size": "noise.size",
-    "noise_count": "noise.count",
     "noise_period": "noise.period",
     "noise_octaves": "noise.octaves",
     "noise_persistence": "noise.persistence",
-    "noise_foreground": "noise.foreground",
     "noise_seed": "seed",
     "scale_adaptation": "scoring.scale_adaptation",
-    "calibration": "scoring.calibration",
     "damping": "scoring.damping",
-    "merge": "scoring.merge",
-    "score": "scoring.score",
-    "top_k": "scoring.top_k",
-    "diffuse_top_k": "scoring.diffuse_top_k",
-    "level": "scoring.level",
     "sigma": "scoring.sigma",
-    "broad_weight": "scoring.broad_weight",
     "learning_rate": "optimiser.learning_rate",
     "betas": "optimiser.betas",
     "weight_decay": "optimiser.weight_decay",
     "schedule": "optimiser.schedule",
     "warmup_steps": "optimiser.warmup_steps",
 }
+_FITTED = "the weights of levels and extents are fitted, see scoring.scale_adaptation"
 _REMOVED = {
-    "feature_cache_dir": "features that find no room in the memory of feature_cache are computed in every epoch"
+    **dict.fromkeys(("calibration", "merge", "score", "top_k", "diffuse_top_k", "level", "broad_weight"), _FITTED),
+    "noise_count": "an image has one anomaly",
+    "noise_foreground": "anomalies lie anywhere",
+    "feature_cache_dir": "features that find no room in the memory of feature_cache are computed in every epoch",
 }
 
 # Known to the command line, so that what it says of them is the new name, and not that there is no such argument.
@@ -482,9 +472,9 @@ def refuse_renamed(given: Mapping[str, Any]) -> None:
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         msg = f"ScaleAwareCRD has no argument {unknown[0]!r}{hint}"
         raise TypeError(msg)
-    for name in given.keys() & _REMOVED.keys():
-        msg = f"{name} is gone: {_REMOVED[name]}"
-        raise ValueError(msg)
+    gone = [f"{name} was removed: {_REMOVED[name]}" for name in given if name in _REMOVED]
+    if gone:
+        raise ValueError("; ".join(gone))
     if given:
         parts = [f"{name} is now {RENAMED[name]}" for name in given]
         name, value = next(iter(given.items()))

@@ -32,31 +32,18 @@ class Preset:
 
 _DEFAULT = Preset(
     backbone="wide_resnet50_2",
-    student=StudentOptions(block="auto", depth="auto", feature_scaling="channel"),
-    loss=LossOptions(pull=1.0, restore=0.0, contrast=0.0),
+    student=StudentOptions(block="auto", depth="auto", feature_scaling="channel", places=8),
+    loss=LossOptions(pull=1.0, restore=1.0, contrast=0.3, ratio=0.0),
     noise=NoiseOptions(
-        kind="simplex",
-        share=0.0625,
-        strength=0.4,
-        size=(0.06, 0.32),
-        count=1,
+        kind="mixed",
+        share=0.375,
+        strength=(0.2, 0.5),
+        size=(0.03, 0.5),
         period=0.125,
         octaves=6,
         persistence=0.6,
-        foreground=False,
     ),
-    scoring=ScoringOptions(
-        scale_adaptation="adaptive",
-        calibration="scale",
-        damping=10.0,
-        merge="norm",
-        score="scales",
-        top_k=0.02,
-        diffuse_top_k=0.1,
-        level=0.5,
-        sigma=4.0,
-        broad_weight=0.85,
-    ),
+    scoring=ScoringOptions(scale_adaptation="fitted", held_out=0.1, damping=10.0, sigma=4.0),
     optimiser=OptimiserOptions(
         learning_rate=5e-3,
         betas=(0.9, 0.999),
@@ -68,33 +55,21 @@ _DEFAULT = Preset(
 )
 
 # Li et al., ICLR 2025: the ratio alone, weights of the scales that minimise it, one small patch of simplex noise in
-# every image, a map without calibration and its mean as the score.
+# every image, a map that is not standardised and its mean as the score.
 _PUBLISHED = Preset(
     backbone="wide_resnet50_2",
-    student=StudentOptions(block="bottleneck", depth=(3, 4, 6), feature_scaling="none"),
-    loss=LossOptions(pull=0.0, restore=0.0, contrast=1.0),
+    student=StudentOptions(block="bottleneck", depth=(3, 4, 6), feature_scaling="none", places=0),
+    loss=LossOptions(pull=0.0, restore=0.0, contrast=0.0, ratio=1.0),
     noise=NoiseOptions(
         kind="simplex",
         share=1.0,
         strength=0.2,
         size=(10 / 256, 31 / 256),
-        count=1,
         period=32 / 256,
         octaves=6,
         persistence=0.6,
-        foreground=False,
     ),
-    # Without effect beside score "mean", and what they are where another score is given: top_k, diffuse_top_k, level.
-    scoring=dataclasses.replace(
-        _DEFAULT.scoring,
-        scale_adaptation="published",
-        calibration="none",
-        damping=0.0,
-        merge="mean",
-        score="mean",
-        sigma=4.0,
-        broad_weight=0.0,
-    ),
+    scoring=ScoringOptions(scale_adaptation="published", held_out=0.0, damping=0.0, sigma=4.0),
     optimiser=OptimiserOptions(
         learning_rate=1e-3,
         betas=(0.5, 0.999),
@@ -147,38 +122,14 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
     (
         "noise",
         tuple(field.name for field in dataclasses.fields(NoiseOptions)),
-        lambda c: c.loss.restore or c.loss.contrast,
-        "no term of the loss needs synthetic anomalies; give loss.restore or loss.contrast a weight above 0",
-    ),
-    (
-        "noise",
-        ("period", "octaves", "persistence"),
-        lambda c: c.noise.kind != "gaussian",
-        "noise.kind gaussian has no octaves",
+        lambda c: c.loss.restore or c.loss.contrast or c.loss.ratio,
+        "no term of the loss needs synthetic anomalies; give loss.restore, contrast or ratio a weight above 0",
     ),
     (
         "noise",
         ("persistence",),
         lambda c: c.noise.octaves != 1,
         "noise.octaves is 1",
-    ),
-    (
-        "scoring",
-        ("top_k", "level"),
-        lambda c: c.scoring.score in {"scales", "top_k"},
-        "scoring.score takes no peak of a map; it must be scales or top_k",
-    ),
-    (
-        "scoring",
-        ("diffuse_top_k",),
-        lambda c: c.scoring.score == "scales",
-        "only scoring.score scales takes a peak of the plain maps",
-    ),
-    (
-        "scoring",
-        ("broad_weight",),
-        lambda c: c.scoring.sigma,
-        "scoring.sigma is 0: no map is smoothed",
     ),
     (
         "optimiser",

@@ -13,13 +13,13 @@ from torch import nn
 from anomalib_scrd.components.blocks import BlockKind
 from anomalib_scrd.components.bottleneck import Bottleneck
 from anomalib_scrd.components.feature_standardisation import ChannelStandardisation
-from anomalib_scrd.components.scale_adaptation import ScaleAdaptation, ScaleWeights
+from anomalib_scrd.components.scale_adaptation import PublishedScaleAdaptation
 from anomalib_scrd.components.student import Student
 from anomalib_scrd.components.teacher import Teacher
 from anomalib_scrd.loss import split_batch
 from anomalib_scrd.options import GroupValue, ScoringOptions, StudentOptions
 from anomalib_scrd.presets import PresetName, resolved
-from anomalib_scrd.scoring.map_and_score import ReadOut
+from anomalib_scrd.scoring.map_and_score import MapAndScore
 
 # From this many channels on, RD4AD's decoders (and the ResNets they mirror) have bottleneck blocks.
 _BOTTLENECK_CHANNELS = 512
@@ -33,16 +33,16 @@ class TrainingFeatures(NamedTuple):
     Attributes:
         clean: Teacher's features of the images, without gradient.
         student: Student's features of the images.
-        scale: Weights of the scales.
         noisy: Teacher's features of the noisy images, (b, C_k, H_k, W_k) without gradient, or None.
         restored: Student's features of the noisy images, or None.
+        weights: (B, K) weights of the scales in the published form, None in the others.
     """
 
     clean: list[torch.Tensor]
     student: list[torch.Tensor]
-    scale: ScaleWeights
     noisy: list[torch.Tensor] | None = None
     restored: list[torch.Tensor] | None = None
+    weights: torch.Tensor | None = None
 
 
 class ScaleAwareCRDModel(nn.Module):
@@ -75,7 +75,9 @@ class ScaleAwareCRDModel(nn.Module):
         super().__init__()
         # Before the teacher, which can mean a download.
         chosen = resolved(preset, backbone, student=student, scoring=scoring)
-        self._build(chosen.backbone, layers, pre_trained, chosen.scoring.as_dict(), **chosen.student.as_dict())
+        scoring_values = chosen.scoring.as_dict()
+        scoring_values.pop("held_out")
+        self._build(chosen.backbone, layers, pre_trained, scoring_values, **chosen.student.as_dict())
 
     def _build(
         self,
@@ -87,6 +89,7 @@ class ScaleAwareCRDModel(nn.Module):
         block: str,
         depth: str | int | list[int],
         feature_scaling: str,
+        places: int,
     ) -> None:
         """Build the parts; every value is one that the options allow."""
         self.teacher = Teacher(backbone, layers, pre_trained)
@@ -94,9 +97,10 @@ class ScaleAwareCRDModel(nn.Module):
         self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
         kind = _block_kind(block, channels)
         depths = _depths(depth, kind, len(channels))
-        self.bottleneck = Bottleneck(channels, strides, block=kind, depth=depths[0])
-        mode = scoring.pop("scale_adaptation")
-        self.scale_adaptation = ScaleAdaptation(self.bottleneck.out_channels, len(channels), mode)
+        self.bottleneck = Bottleneck(channels, strides, block=kind, depth=depths[0], places=places)
+        self.scale_adaptation = None
+        if scoring["scale_adaptation"] == "published":
+            self.scale_adaptation = PublishedScaleAdaptation(self.bottleneck.out_channels, len(channels))
         self.student = Student(
             channels,
             strides,
@@ -106,7 +110,7 @@ class ScaleAwareCRDModel(nn.Module):
             block=kind,
             depth=depths,
         )
-        self.read_out = ReadOut(len(channels), **scoring)
+        self.map_and_score = MapAndScore(len(channels), **scoring)
 
     @property
     def minimum_size(self) -> int:
@@ -114,10 +118,9 @@ class ScaleAwareCRDModel(nn.Module):
         return self.bottleneck.stride
 
     def reset_statistics(self) -> None:
-        """Forget what was measured on training images: the standardisation of the channels and the calibration."""
+        """Forget what was measured on training images: the standardisation of the channels."""
         if self.standardise is not None:
             self.standardise.reset()
-        self.read_out.reset()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters of everything but the teacher."""
@@ -160,7 +163,7 @@ class ScaleAwareCRDModel(nn.Module):
         restore: bool = False,
         teacher_features: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures:
-        """Extract what the loss needs and let the calibration see the clean images; arguments as in ``forward``."""
+        """Extract what the loss needs; arguments as in ``forward``."""
         batch = images.shape[0]
         noisy = restored = None
         both = teacher_features
@@ -177,32 +180,46 @@ class ScaleAwareCRDModel(nn.Module):
         if restore and noisy is not None:
             embedding, outputs = self._decode(both)
             student, restored = split_batch(outputs, batch)
-            scale = self.scale_adaptation(embedding[:batch])
+            embedding = embedding[:batch]
         else:
             embedding, student = self._decode(clean)
-            scale = self.scale_adaptation(embedding)
-        self.read_out.update(clean, student, images.shape[-2:])
-        return TrainingFeatures(clean, student, scale, noisy, restored)
+        weights = None if self.scale_adaptation is None else self.scale_adaptation(embedding)
+        return TrainingFeatures(clean, student, noisy, restored, weights)
 
-    def compared(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-        """What a prediction compares; in evaluation mode.
+    def compared(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]:
+        """Features that a prediction compares; in evaluation mode.
 
         Args:
             images: (B, 3, H, W), normalised.
 
         Returns:
-            The teacher's and the student's features, K tensors (B, C_k, H_k, W_k) each, and (B, K) weights of the
-            scales, whose rows sum to K.
+            The teacher's and the student's features, K tensors (B, C_k, H_k, W_k) each, and in the published form (B,
+            K) weights of the scales, whose rows sum to K; None in the others.
         """
         teacher = self.teacher(images)
         if self.standardise is not None:
             teacher = self.standardise(teacher)
         embedding, student = self._decode(teacher)
-        return teacher, student, self.scale_adaptation(embedding).weights
+        return teacher, student, None if self.scale_adaptation is None else self.scale_adaptation(embedding)
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
-        """Anomaly map and score of images, (B, 3, H, W)."""
-        return self.read_out(*self.compared(images), images.shape[-2:])
+        """Compute anomaly map and score of images, (B, 3, H, W)."""
+        teacher, student, weights = self.compared(images)
+        return self.map_and_score(teacher, student, images.shape[-2:], weights)
+
+    def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute what the weights of the scales are fitted on; in evaluation mode.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+
+        Returns:
+            (B, 12 K) features of the score, and (B, K, h, w) smoothed distances of the map.
+        """
+        teacher, student, _ = self.compared(images)
+        plain, damped = self.map_and_score.distances(teacher, student)
+        size = images.shape[-2:]
+        return self.map_and_score.evidence(plain, damped, size), self.map_and_score.smooth_maps(damped, size)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)

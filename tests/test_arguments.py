@@ -20,6 +20,7 @@ from anomalib_scrd.options import RENAMED, OptimiserOptions
 from anomalib_scrd.presets import PRESETS, resolved
 
 NAN, INF = float("nan"), float("inf")
+PLAIN = {"restore": 0.0, "contrast": 0.0}
 SHARE = ([0, -0.1, 1.1, NAN, INF, "1", True, [0.5]], r"a finite number in \(0, 1\]")
 WEIGHT = ([-1, -0.1, 1001, NAN, INF, "1", True], r"a finite number in \[0, 1000\]")
 WRONG = {
@@ -30,20 +31,16 @@ WRONG = {
     "student.block": (["dense", 3, True], r"one of \('auto', 'basic', 'bottleneck', 'separable'\)"),
     "student.depth": ([0, -1, 1.5, NAN, True, "1", [], [1, 1, 0], [1, 1, 1.5], 1000], "or one of them for each scale"),
     "student.feature_scaling": (["whiten"], "one of"),
+    "student.places": ([1, -1, 2.5, "8", True, 2000], r"0 or a whole number in \[2, 1000\]"),
     "loss.pull": WEIGHT,
     "loss.restore": WEIGHT,
     "loss.contrast": WEIGHT,
+    "loss.ratio": WEIGHT,
     "scoring.scale_adaptation": (["learned"], "one of"),
-    "scoring.calibration": (["image"], "one of"),
     "scoring.damping": ([-1, 1e7, NAN, INF, "1", True], r"a finite number in \[0, 10000\]"),
-    "scoring.merge": (["sum"], "one of"),
-    "scoring.score": (["median"], "one of"),
-    "scoring.top_k": SHARE,
-    "scoring.diffuse_top_k": SHARE,
-    "scoring.level": ([-0.1, 1.1, NAN, INF, "1"], r"a finite number in \[0, 1\]"),
+    "scoring.held_out": ([-0.1, 1, 1.1, NAN, INF, "1"], r"a finite number in \[0, 1\)"),
     "scoring.sigma": ([-1, NAN, INF, "4", 1e300], r"a finite number in \[0, 1000\]"),
-    "scoring.broad_weight": WEIGHT,
-    "noise.kind": (["pink"], r"one of \('simplex', 'perlin', 'gaussian'\)"),
+    "noise.kind": (["pink"], r"one of \('mixed', 'simplex'\)"),
     "noise.share": SHARE,
     "noise.strength": (
         [-1, NAN, INF, "0.4", [1, 0.5], [0.1], [1, 2, 3], 1000],
@@ -53,14 +50,9 @@ WRONG = {
         [-1, "ab", [0, 0.1], [0.2, 0.1], [0.1, 1.5], [0.1], [NAN, 0.1]],
         r"a finite number in \(0, 1\], or two of them in order",
     ),
-    "noise.count": (
-        [0, -1, 1.5, NAN, [2, 1], [1, 2, 3], 1000],
-        r"a whole number in \[1, 100\], or two of them in order",
-    ),
     "noise.period": ([0, -1, NAN, INF, "1", [0.1, 0.2]], r"a finite number in \(0, 100\]"),
     "noise.octaves": ([0, -1, 1.5, NAN, True, 1000], r"a whole number in \[1, 16\]"),
     "noise.persistence": ([0, -1, NAN, INF, "1", [0.1, 0.2]], r"a finite number in \(0, 10\]"),
-    "noise.foreground": (["yes", 1], "true or false"),
     "optimiser.learning_rate": ([0, -1, NAN, INF, "0.1", 1e10], r"a finite number in \(0, 1\]"),
     "optimiser.betas": (
         [[0.9], [0.9, 1.0], [-0.1, 0.9], [0.9, 0.9, 0.9], [NAN, 0.9], 0.9, "ab"],
@@ -139,9 +131,9 @@ def test_what_is_given_wins_over_the_preset() -> None:
     ("given", "message"),
     [
         ({"noise": {"strenght": 0.4}}, "noise.strenght is unknown; did you mean noise.strength? noise has kind, share"),
-        ({"scoring": {"zzz": 1}}, "scoring.zzz is unknown; scoring has scale_adaptation, calibration"),
+        ({"scoring": {"zzz": 1}}, "scoring.zzz is unknown; scoring has scale_adaptation, held_out"),
         ({"noise": "perlin"}, "noise must be a group of kind, .*; what was noise is now noise.kind, got 'perlin'"),
-        ({"loss": [1, 0]}, r"loss must be a group of pull, restore, contrast, got \[1, 0\]"),
+        ({"loss": [1, 0]}, r"loss must be a group of pull, restore, contrast, ratio, got \[1, 0\]"),
     ],
 )
 @pytest.mark.usefixtures("_no_teacher")
@@ -155,8 +147,7 @@ def test_what_is_no_group_is_refused(given: dict, message: str) -> None:
     [
         ({"noise_strength": 0.4}, ["noise_strength is now noise.strength", "noise={'strength': 0.4}"]),
         ({"noise_seed": 3}, ["noise_seed is now seed", "seed=3 in Python, --model.seed on the command line"]),
-        ({"top_k": 0.1, "sigma": 2.0}, ["top_k is now scoring.top_k", "sigma is now scoring.sigma"]),
-        ({"feature_cache_dir": "a"}, ["feature_cache_dir is gone: features that find no room in the memory of "]),
+        ({"damping": 0.1, "sigma": 2.0}, ["damping is now scoring.damping", "sigma is now scoring.sigma"]),
     ],
 )
 @pytest.mark.parametrize("way", ["python", "name", "dict", "omegaconf"])
@@ -173,6 +164,11 @@ def test_a_name_of_earlier_versions_is_refused_with_the_new_one(given: dict, mes
         ways[way]()
     for message in messages:
         assert message in str(caught.value)
+
+
+def test_a_name_that_was_removed_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match=r"top_k was removed: .*; noise_count was removed: an image"):
+        ScaleAwareCRD(top_k=0.1, sigma=1.0, noise_count=3)
 
 
 def test_the_new_names_exist() -> None:
@@ -193,16 +189,11 @@ def test_an_unknown_argument_is_refused_with_close_names() -> None:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"noise": {"strength": 0.2, "count": 3}}, ["noise.count", "noise.strength"]),
-        ({"noise": {"strength": 0.2}, "loss": {"contrast": 0.1}}, []),
-        ({"noise": {"strength": 0.2}, "loss": {"restore": 0.1}}, []),
-        ({"noise": {"kind": "gaussian", "period": 0.5}, "loss": {"restore": 0.1}}, ["noise.period"]),
-        ({"scoring": {"score": "mean", "top_k": 0.1}}, ["scoring.top_k"]),
-        ({"scoring": {"score": "top_k", "top_k": 0.1, "diffuse_top_k": 0.2}}, ["scoring.diffuse_top_k"]),
-        ({"scoring": {"top_k": 0.1}}, []),
-        ({"scoring": {"sigma": 0.0, "broad_weight": 0.5}}, ["scoring.broad_weight"]),
+        ({"noise": {"strength": 0.2, "share": 0.1}, "loss": PLAIN}, ["noise.share", "noise.strength"]),
+        ({"noise": {"strength": 0.2}, "loss": PLAIN | {"contrast": 0.1}}, []),
+        ({"noise": {"strength": 0.2}, "loss": PLAIN | {"ratio": 0.1}}, []),
+        ({"noise": {"octaves": 1, "persistence": 0.3}}, ["noise.persistence"]),
         ({"optimiser": {"schedule": "none", "warmup_steps": 3}}, ["optimiser.warmup_steps"]),
-        ({"preset": "published", "scoring": {"top_k": 0.1}}, ["scoring.top_k"]),
         ({"preset": "published", "noise": {"strength": 0.1}}, []),
         ({"preset": "published"}, []),
         ({}, []),

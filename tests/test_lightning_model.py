@@ -17,15 +17,13 @@ from torchvision import transforms as v1
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.training.data_checks import normalisation_std
+from anomalib_scrd.training.pre_processing import normalisation
 from anomalib_scrd.training.schedule import DEFAULT_STEPS, cosine_with_warmup, set_default_length
 from tests.models import build_engine, build_model
 
-PUBLISHED = {
-    "loss": {"pull": 0, "restore": 0, "contrast": 1},
-    "student": {"feature_scaling": "none"},
-    "scoring": {"scale_adaptation": "published", "calibration": "none", "score": "mean"},
-}
+PUBLISHED = {"preset": "published"}
+PLAIN = {"restore": 0.0, "contrast": 0.0}
+RATIO = {"loss": PLAIN | {"ratio": 0.1}}
 
 
 class Recorder(Callback):
@@ -41,7 +39,7 @@ class Recorder(Callback):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"loss": {"contrast": 0.1}}, PUBLISHED], ids=["default", "contrast", "published"]
+    "arguments", [{}, {"loss": PLAIN}, RATIO, PUBLISHED], ids=["default", "plain", "ratio", "published"]
 )
 def test_training_lowers_the_loss_and_leaves_the_teacher_alone(
     arguments: dict, tiny_data: Callable, tmp_path: Path
@@ -52,9 +50,11 @@ def test_training_lowers_the_loss_and_leaves_the_teacher_alone(
     build_engine(tmp_path, max_steps=24, callbacks=[recorder], log_every_n_steps=1).fit(model, datamodule=tiny_data())
     assert sum(recorder.losses[-4:]) < sum(recorder.losses[:4])
     assert all(torch.equal(value, before[name]) for name, value in model.model.teacher.state_dict().items())
-    terms = ("pull", "scale_weight", *(("push",) if arguments else ()))
+    plain = arguments == {"loss": PLAIN}
+    terms = ("pull", "scale_weight", *(() if plain else ("push",)))
     assert {"train_loss", *(f"{term}/layer{k}" for term in terms for k in (1, 2, 3))} <= set(recorder.logged)
-    assert recorder.logged.get("ratio", 0) > 0 if arguments else "ratio" not in recorder.logged
+    assert ("contrast" in recorder.logged) == (not arguments)
+    assert ("ratio" in recorder.logged) == (bool(arguments) and not plain)
 
 
 class Rows(Logger):
@@ -98,7 +98,7 @@ class StopAfter(Callback):
 def test_rows_of_a_logger_hold_the_values_of_their_own_step(
     every: int, accumulate: int, stop_after: int | None, logged: list[int], tiny_data: Callable, tmp_path: Path
 ) -> None:
-    model, rows, terms = build_model(loss={"contrast": 0.1}), Rows(), []
+    model, rows, terms = build_model(), Rows(), []
     model.loss.register_forward_hook(lambda _m, _a, output: terms.append(output))
     build_engine(
         tmp_path,
@@ -112,7 +112,7 @@ def test_rows_of_a_logger_hold_the_values_of_their_own_step(
     written = [row for row in rows.rows if "train_loss_step" in row]
     assert [row["train_loss_step"] for row in written] == [terms[batch].total.item() for batch in logged]
     for row, batch in zip(written, logged, strict=True):
-        assert row["ratio"] == terms[batch].ratio.item()
+        assert row["contrast"] == terms[batch].contrast.item()
         for name, values in (("pull", terms[batch].pull), ("scale_weight", terms[batch].weights)):
             assert [row[f"{name}/layer{k}"] for k in (1, 2, 3)] == values.tolist()
 
@@ -234,7 +234,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path:
 
     def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
         engine = build_engine(tmp_path / folder, max_epochs=epochs, limit_val_batches=0)
-        model = build_model(seed=7, loss={"contrast": 0.1}, optimiser={"schedule": "none", "learning_rate": 1e-3})
+        model = build_model(seed=7, optimiser={"schedule": "none", "learning_rate": 1e-3})
         engine.fit(model, train_dataloaders=loader, ckpt_path=checkpoint)
         return model, engine.best_model_path
 
@@ -257,9 +257,9 @@ def test_checkpoint_holds_all_and_fetches_nothing(
                 "layers": ["layer1", "layer2"],
                 "pre_trained": False,
                 "student": {"depth": [1, 1]},
-                "noise": {"size": [0.1, 0.2], "count": [1, 3]},
+                "noise": {"size": [0.1, 0.2], "strength": [0.1, 0.3]},
                 "optimiser": {"betas": [0.9, 0.99]},
-                "scoring": {"score": "max"},
+                "scoring": {"sigma": 2.0},
                 "visualizer": False,
             },
         },
@@ -276,7 +276,7 @@ def test_checkpoint_holds_all_and_fetches_nothing(
     loaded = ScaleAwareCRD.load_from_checkpoint(tmp_path / "hub.ckpt")
     assert loaded.hparams["pre_trained"] is True
     assert loaded.hparams["layers"] == ["layer1", "layer2"]
-    assert loaded.hparams["noise"]["count"] == [1, 3]
+    assert loaded.hparams["noise"]["strength"] == [0.1, 0.3]
     assert loaded.hparams["optimiser"]["betas"] == [0.9, 0.99]
     image = torch.rand(2, 3, 64, 64)
     expected, result = model.cpu().eval()(image), loaded.eval()(image)
@@ -291,12 +291,14 @@ def test_omegaconf_lists_become_plain() -> None:
 
 
 def test_normalisation_is_found_wherever_it_is() -> None:
-    assert normalisation_std(None) is None
-    assert normalisation_std(Resize((32, 32))) is None
+    assert normalisation(None) is None
+    assert normalisation(Resize((32, 32))) is None
     nested = Compose(
-        [Resize((32, 32)), Compose([Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), Normalize([0] * 3, [2, 2, 2])]
+        [Resize((32, 32)), Compose([Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), Normalize([0.1, 0.2, 0.3], [2, 2, 2])]
     )
-    torch.testing.assert_close(normalisation_std(nested), torch.tensor([1.0, 0.5, 0.4]))
+    found = normalisation(nested)
+    torch.testing.assert_close(found.std, torch.tensor([1.0, 0.5, 0.4]))
+    torch.testing.assert_close(found.mean, torch.tensor([0.55, 0.55, 0.56]))
 
 
 @pytest.mark.parametrize(
@@ -306,23 +308,23 @@ def test_normalisation_is_found_wherever_it_is() -> None:
         (v1.Compose([v1.Resize((32, 32)), v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), [0.5, 0.25, 0.2]),
         (nn.Sequential(Resize((32, 32)), Normalize([0.5] * 3, [0.5, 0.25, 0.2])), [0.5, 0.25, 0.2]),
         (Compose([nn.Sequential(v1.Normalize([0], [0.5])), Normalize([0] * 3, [0.5, 0.25, 0.2])]), [0.25, 0.125, 0.1]),
-        (Normalize([0], [0.5]), [0.5]),
+        (Normalize([0.3], [0.5]), [0.5]),
         (nn.Sequential(Resize((32, 32))), None),
     ],
 )
 def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> None:
-    found = normalisation_std(transform)
-    assert (found if found is None else found.tolist()) == (std if std is None else pytest.approx(std))
-    if std is not None:  # what it is used for
-        image = torch.full((1, 3, 32, 32), 0.5)
-        torch.testing.assert_close(
-            transform(image + 0.1) - transform(image), (0.1 / found).view(1, -1, 1, 1).expand(image.shape)
-        )
+    found = normalisation(transform)
+    assert (found is None) == (std is None)
+    if found is not None:
+        assert found.std.tolist() == pytest.approx(std)
+        image = torch.rand(2, 3, 32, 32)
+        torch.testing.assert_close(found(image), transform(image))
+        torch.testing.assert_close(found.undo(transform(image)), image)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
-    model = build_model()
+    model = build_model(loss=PLAIN)
     model.log = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.on_fit_start()
@@ -335,12 +337,20 @@ def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
         assert torch.isfinite(model.training_step(ImageBatch(image=torch.rand(shape))))
 
 
+FORM = {"loss": PLAIN | {"ratio": 0.1}, "noise": {"kind": "simplex", "share": 0.25}, "seed": 3}
+
+
 @pytest.mark.parametrize("std", [None, [0.5, 0.25, 0.2]])
 def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     """In normalised space the patch is 1 / std times as strong, whatever the pre-processor is."""
     steps = [Resize((64, 64))] + ([] if std is None else [Normalize([0.1, 0.2, 0.3], std)])
     seen = []
-    model = build_model(pre_processor=PreProcessor(Compose(steps)), loss={"contrast": 0.1}, seed=3)
+    model = build_model(
+        pre_processor=PreProcessor(Compose(steps)),
+        loss=PLAIN | {"ratio": 0.1},
+        noise={"kind": "simplex", "share": 0.25},
+        seed=3,
+    )
     model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -348,7 +358,12 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     model.train()
     model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
     plain = seen[0] * (torch.ones(3) if std is None else torch.tensor(std)).view(1, 3, 1, 1)
-    reference_model = build_model(pre_processor=PreProcessor(Resize((64, 64))), loss={"contrast": 0.1}, seed=3)
+    reference_model = build_model(
+        pre_processor=PreProcessor(Resize((64, 64))),
+        loss=PLAIN | {"ratio": 0.1},
+        noise={"kind": "simplex", "share": 0.25},
+        seed=3,
+    )
     reference_model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
     reference_model.log = reference_model.log_dict = lambda *_args, **_kwargs: None
     reference_model._trainer = model._trainer
@@ -359,8 +374,8 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     torch.testing.assert_close(plain, seen[1], atol=1e-5, rtol=1e-4)
 
 
-def test_the_default_needs_no_noisy_pass() -> None:
-    model = build_model()
+def test_plain_distillation_needs_no_noisy_pass() -> None:
+    model = build_model(loss=PLAIN)
     seen = []
     model.model.teacher.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None

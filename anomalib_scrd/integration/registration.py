@@ -8,7 +8,7 @@ from typing import Any
 _MODELS = "anomalib.models"
 _DATA = "anomalib.data"
 _DATA_MODULES = "anomalib_scrd.data"
-_DATA_MODULE_NAMES = ("MedIAnomaly", "PhantomSlices")
+_DATA_MODULE_NAMES = ("MedIAnomaly", "MedicalFolder", "PhantomSlices")
 
 
 def register(model: type) -> None:

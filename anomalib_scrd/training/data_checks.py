@@ -1,26 +1,24 @@
-"""What can be said of the data before a training starts."""
+"""Checks of the data before a run starts."""
 
-__all__ = ["check_training_data", "normalisation_std"]
+__all__ = ["check_run", "check_size"]
 
-import math
 from typing import Any
 
-import torch
 from anomalib.data import AnomalibDataModule
 from lightning.pytorch import Trainer
-from torch import nn
-from torchvision import transforms as transforms_v1
-from torchvision.transforms.v2 import Normalize
 
-from anomalib_scrd.data.reading import check_images, image_files
+from anomalib_scrd.data.checks import check_data
 from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
 
-def check_training_data(trainer: Trainer) -> None:
-    """Refuse data with which a training would fail later.
+def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
+    """Refuse data with which a run would fail later.
 
     Args:
-        trainer: The trainer, while it sets up a fit.
+        trainer: The trainer, while it sets up a run.
+        stage: Lightning's: fit, validate, test or predict.
+        transform: Transform of the model's pre-processor.
 
     Raises:
         ValueError: If anomalib would fail at the data module for lack of validation images.
@@ -28,7 +26,8 @@ def check_training_data(trainer: Trainer) -> None:
     """
     datamodule = getattr(trainer, "datamodule", None)
     if (
-        isinstance(datamodule, AnomalibDataModule)
+        stage == "fit"
+        and isinstance(datamodule, AnomalibDataModule)
         and not isinstance(datamodule, RepeatableDataModule)
         and not hasattr(datamodule, "val_data")
         and trainer.limit_val_batches
@@ -39,21 +38,23 @@ def check_training_data(trainer: Trainer) -> None:
             "or trainer.limit_val_batches 0 for scores without threshold and normalisation"
         )
         raise ValueError(msg)
-    check_images(image_files(trainer))
+    check_data(trainer, stage, transform)
 
 
-def normalisation_std(transform: Any) -> torch.Tensor | None:
-    """Standard deviation by which a pre-processing divides images in [0, 1].
+def check_size(size: tuple[int, int] | None, model: ScaleAwareCRDModel, backbone: str) -> None:
+    """Refuse a pre-processor that makes images too small for a model.
 
     Args:
-        transform: Transform of a pre-processor, of torchvision's first or second version, possibly nested.
+        size: (height, width) to which the pre-processor resizes; None where it does not.
+        model: The model.
+        backbone: Name of its teacher.
 
-    Returns:
-        (C,) or (1,) float32, the product over all Normalize steps; None where there is none.
+    Raises:
+        ValueError: If the size is too small.
     """
-    if isinstance(transform, (Normalize, transforms_v1.Normalize)):
-        return torch.as_tensor(transform.std, dtype=torch.float32).reshape(-1)
-    # Compose keeps its steps in a plain list, out of reach of `modules()`
-    steps = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", ())
-    found = [std for std in map(normalisation_std, steps) if std is not None]
-    return math.prod(found, start=torch.ones(1)) if found else None
+    if size is not None and min(size) < model.minimum_size:
+        msg = (
+            f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone {backbone!r} with layers "
+            f"{list(model.teacher.layers)} needs at least {model.minimum_size}"
+        )
+        raise ValueError(msg)

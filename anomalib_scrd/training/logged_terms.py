@@ -17,14 +17,16 @@ def named_terms(terms: LossTerms, layers: Sequence[str]) -> dict[str, torch.Tens
         layers: Names of the scales.
 
     Returns:
-        ``pull/LAYER``, ``push/LAYER``, ``restore/LAYER``, ``scale_weight/LAYER`` and ``ratio``, as far as they exist;
-        () each.
+        ``pull/LAYER``, ``push/LAYER``, ``restore/LAYER``, ``scale_weight/LAYER``, ``contrast`` and ``ratio``, as far
+        as they exist; () each.
     """
     values: dict[str, torch.Tensor] = {}
     for name, label in (("pull", "pull"), ("push", "push"), ("restore", "restore"), ("weights", "scale_weight")):
         per_scale = getattr(terms, name)
         if per_scale is not None:
             values.update({f"{label}/{layer}": value for layer, value in zip(layers, per_scale, strict=True)})
-    if terms.ratio is not None:
-        values["ratio"] = terms.ratio
+    for name in ("contrast", "ratio"):
+        value = getattr(terms, name)
+        if value is not None:
+            values[name] = value
     return values

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 import anomalib_scrd.lightning_model  # noqa: F401 - short class names are those of imported classes
 from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.components.scale_adaptation import PublishedScaleAdaptation
 from anomalib_scrd.presets import resolved
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -46,7 +47,7 @@ def test_default_config_is_the_default() -> None:
 def test_published_config_has_the_settings_of_the_paper() -> None:
     """Li et al., ICLR 2025: the ratio alone, Adam 1e-3, patches of 10 to 31 pixels of 256, lambda 0.2, mean score."""
     model = build(CONFIGS / "model/published.yaml", "--model.pre_trained", "false")
-    assert (model.loss.pull_weight, model.loss.restore_weight, model.loss.contrast_weight) == (0, 0, 1)
+    assert (model.loss.pull, model.loss.restore, model.loss.contrast, model.loss.ratio) == (0, 0, 0, 1)
     assert model.hparams["optimiser"] | {"warmup_steps": 0} == {
         "learning_rate": 1e-3,
         "betas": [0.5, 0.999],
@@ -56,15 +57,15 @@ def test_published_config_has_the_settings_of_the_paper() -> None:
     }
     assert model.model.teacher.layers == ("layer1", "layer2", "layer3")
     assert model.model.standardise is None
-    assert model.model.scale_adaptation.mode == "published"
-    assert (model.model.read_out.calibrate_maps.mode, model.model.read_out.score) == ("none", "mean")
-    merging = model.model.read_out.anomaly_map
-    assert (merging.merge, merging.sigma, merging.broad_weight) == ("mean", 4, 0)
+    scoring = model.model.map_and_score
+    assert scoring.published
+    assert isinstance(model.model.scale_adaptation, PublishedScaleAdaptation)
+    assert (scoring.damping, scoring.smooth_maps.sigma, model.held_out.share) == (0, 4, 0)
     assert model.noise_share == 1
     anomalies = model.hparams["noise"]
     assert [side * 256 for side in anomalies["size"]] == [10, 31]
     assert (anomalies["period"] * 256, anomalies["octaves"]) == (32, 6)
-    assert (anomalies["persistence"], anomalies["strength"], anomalies["count"]) == (0.6, 0.2, 1)
+    assert (anomalies["kind"], anomalies["persistence"], anomalies["strength"]) == ("simplex", 0.6, 0.2)
 
 
 def test_quick_start_needs_no_download_and_ends_soon() -> None:

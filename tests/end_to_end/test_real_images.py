@@ -54,7 +54,6 @@ def trained(
     seed_everything(0)
     model = ScaleAwareCRD(
         backbone="tf_efficientnet_lite0",
-        scoring={"calibration": "position"},  # the tiles are aligned
         optimiser={"warmup_steps": 5},
         pre_processor=ScaleAwareCRD.configure_pre_processor(SIZE),
         post_processor=False,

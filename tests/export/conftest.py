@@ -107,10 +107,9 @@ def edge_export(edge: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """An input whose sides no stride divides, and a calibration that has a place for every position."""
+    """An input whose sides no stride divides."""
     root = tmp_path_factory.mktemp("odd")
-    arguments = {"student": {"depth": 1}, "scoring": {"calibration": "position"}}
-    return train(root, ODD_SIZE, 32, backbone="resnet18", pre_trained=False, **arguments)
+    return train(root, ODD_SIZE, 32, backbone="resnet18", pre_trained=False, student={"depth": 1})
 
 
 @pytest.fixture(scope="session")

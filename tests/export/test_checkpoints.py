@@ -6,21 +6,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from anomalib.deploy import TorchInferencer
+from anomalib.metrics import AUPRO, AUROC, Evaluator
 from anomalib.models import get_model
 from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.options import NoiseOptions, OptimiserOptions, StudentOptions
+from anomalib_scrd.presets import resolved
 from tests.export.conftest import EDGE_SIZE, ODD_SIZE, Trained, engine
 from tests.export.test_agreement import assert_agree, collect
+from tests.models import build_model
 
 ARGUMENTS: dict[str, Any] = {
     "backbone": "resnet18",
     "layers": ["layer1", "layer2"],
     "pre_trained": False,
     "student": {"depth": [1, 2]},
-    "noise": {"strength": [0.2, 0.4], "size": [0.1, 0.3], "count": [1, 2]},
+    "noise": {"strength": [0.2, 0.4], "size": [0.1, 0.3]},
     "optimiser": {"betas": [0.8, 0.95], "learning_rate": 0.002, "warmup_steps": 7},
     "seed": 3,
 }
@@ -102,18 +106,68 @@ def test_arguments_come_back_plain(kind: str, tmp_path: Path) -> None:
     assert loaded.model.teacher.layers == ("layer1", "layer2")
     assert [len(stage.blocks) for stage in loaded.model.student.stages] == [1, 2]
     anomalies = loaded.synthetic_anomalies
-    assert (anomalies.strength, anomalies.size, anomalies.count) == ((0.2, 0.4), (0.1, 0.3), (1, 2))
+    assert (anomalies.strength, anomalies.size) == ((0.2, 0.4), (0.1, 0.3))
+
+
+@pytest.mark.parametrize(("saved", "loading"), [("more", "default"), ("default", "more"), ("none", "more")])
+def test_a_checkpoint_loads_whatever_evaluator_it_was_trained_with(saved: str, loading: str, tmp_path: Path) -> None:
+    """AUPRO keeps its limit in the model's state; of two evaluators the one of the loading model counts."""
+
+    def evaluator(kind: str, limit: float) -> Evaluator | bool:
+        if kind == "more":
+            aupro = AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_", strict=False, fpr_limit=limit)
+            return Evaluator(test_metrics=[aupro, AUROC(fields=["pred_score", "gt_label"], prefix="image_")])
+        return kind == "default"
+
+    trained = build_model(evaluator=evaluator(saved, 0.3))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(trained)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    keys = torch.load(tmp_path / "model.ckpt", weights_only=True)["state_dict"]
+    assert any(key.startswith("evaluator.") for key in keys) == (saved == "more")
+
+    loaded = ScaleAwareCRD.load_from_checkpoint(tmp_path / "model.ckpt", evaluator=evaluator(loading, 0.1))
+    for name, tensor in trained.model.state_dict().items():
+        assert torch.equal(tensor, loaded.model.state_dict()[name]), name
+    if saved == "default":  # anomalib switches the evaluator off where the checkpoint had none
+        assert loaded.evaluator.test_metrics[0].fpr_limit == pytest.approx(0.1)
+
+    # into a model that is there, as `engine.test(model, ckpt_path=...)` does
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    fresh = build_model(evaluator=evaluator(loading, 0.1))
+    fresh.on_load_checkpoint(checkpoint)
+    fresh.load_state_dict(checkpoint["state_dict"])
+
+
+def test_other_keys_are_still_strict(tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(build_model())
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    name = next(name for name in checkpoint["state_dict"] if name.startswith("model.student"))
+    checkpoint["state_dict"]["evaluate"] = checkpoint["state_dict"].pop(name)
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(RuntimeError, match=rf"Missing key\(s\).*{name}.*Unexpected key\(s\).*evaluate") as caught:
+        ScaleAwareCRD.load_from_checkpoint(tmp_path / "other.ckpt")
+    assert "fpr_limit" not in str(caught.value)
+
+
+def test_predictions_of_a_torch_export_carry_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    model = build_model()
+    prediction = TorchInferencer(model.to_torch(tmp_path), device="cpu").predict(torch.rand(3, 50, 70))
+    for field in ("pred_score", "anomaly_map"):
+        assert not getattr(prediction, field).requires_grad
+    assert all(parameter.requires_grad for parameter in model.model.trainable_parameters())
+    assert len(model.model.trainable_parameters()) > 10
 
 
 def test_arguments_beside_a_checkpoint_win_field_by_field(odd: Trained) -> None:
     """Fields that are not given are the checkpoint's, not the preset's."""
     saved = odd.model.hparams
-    loaded = ScaleAwareCRD.load_from_checkpoint(odd.checkpoint, scoring={"sigma": 1.0})
-    assert loaded.model.read_out.anomaly_map.sigma == 1.0
-    assert loaded.hparams["scoring"] == saved["scoring"] | {"sigma": 1.0}
-    assert (
-        loaded.hparams["scoring"]["calibration"] != ScaleAwareCRD(pre_trained=False).hparams["scoring"]["calibration"]
-    )
-    assert {name: value for name, value in loaded.hparams.items() if name != "scoring"} == {
-        name: value for name, value in saved.items() if name != "scoring"
+    loaded = ScaleAwareCRD.load_from_checkpoint(odd.checkpoint, optimiser={"learning_rate": 0.1})
+    assert loaded.hparams["optimiser"] == saved["optimiser"] | {"learning_rate": 0.1}
+    assert saved["optimiser"]["warmup_steps"] != resolved().optimiser.warmup_steps
+    assert {name: value for name, value in loaded.hparams.items() if name != "optimiser"} == {
+        name: value for name, value in saved.items() if name != "optimiser"
     }

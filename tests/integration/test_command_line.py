@@ -56,7 +56,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 MISTAKES = {
     "old name": "noise_strength is now noise.strength: noise={'strength': 0.4} in Python, --model.noise.strength on ",
-    "old file": "top_k is now scoring.top_k: ",
+    "old file": "sigma is now scoring.sigma: ",
     "wrong field": "noise.strenght is unknown; did you mean noise.strength? noise has kind, share, ",
     "wrong layer": "layers ['layer9'] are unknown in backbone 'resnet18'; it has: ",
     "wrong backbone": "backbone 'resnet19' is unknown to timm; close names are ",
@@ -85,7 +85,7 @@ def printed(folder: Path) -> dict[str, str]:
         for name, arguments in COMMANDS.items()
     ]
     Path(folder, "commands.json").write_text(json.dumps(commands), encoding="utf-8")
-    old = {"class_path": "ScaleAwareCRD", "init_args": INIT_ARGS | {"top_k": 0.1}}
+    old = {"class_path": "ScaleAwareCRD", "init_args": INIT_ARGS | {"sigma": 2.0}}
     data = {"class_path": "PhantomSlices", "init_args": IMAGES}
     Path(folder, "old.yaml").write_text(yaml.safe_dump({"model": old, "data": data}), encoding="utf-8")
     Path(folder, "grid.yaml").write_text(yaml.safe_dump(GRID), encoding="utf-8")

@@ -30,19 +30,21 @@ GIB = 2**30
 FIVE = (5 * BYTES + 100) / GIB
 ALL = 1.0
 
+PLAIN = {"restore": 0.0, "contrast": 0.0}
+ALL_TRAINED = {"scoring": {"held_out": 0.0}}
 FORMS: dict[str, dict] = {
-    "default": {},
-    "contrast": {"loss": {"contrast": 0.1}},
-    "restoring": {"loss": {"restore": 1.0}, "noise": {"share": 0.25}},
-    "both": {"loss": {"restore": 1.0, "contrast": 0.1}},
+    "plain": ALL_TRAINED | {"loss": PLAIN},
+    "ratio": ALL_TRAINED | {"loss": PLAIN | {"ratio": 0.1}, "noise": {"share": 0.0625}},
+    "default": ALL_TRAINED,
     "published": {
-        "loss": {"pull": 0.0, "contrast": 1.0},
+        "loss": {"pull": 0.0, "ratio": 1.0} | PLAIN,
         "student": {"feature_scaling": "none"},
-        "noise": {"share": 1.0},
+        "noise": {"share": 1.0, "kind": "simplex"},
+        "scoring": {"held_out": 0.0},
     },
 }
-# Images of a batch of five with anomalies: a share of them, rounded up, which is one if a form does not say otherwise.
-NOISY = {"default": 0, "restoring": 2, "published": BATCH}
+# Images of a batch of five with anomalies: a share of them, rounded up.
+NOISY = {"plain": 0, "default": 2, "published": BATCH}
 ONE = 1
 
 
@@ -125,7 +127,7 @@ def test_training_is_the_same_to_the_last_bit(form: str, plain: Callable, tiny_f
     assert cached[0].teacher == [size + noisy for size in [5, 5, 2]] + [noisy] * 3 * (EPOCHS - 1)
 
 
-@pytest.mark.parametrize("form", ["default", "contrast"])
+@pytest.mark.parametrize("form", ["plain", "ratio"])
 def test_the_same_with_little_memory(form: str, plain: Callable, tiny_folder: Path, tmp_path: Path) -> None:
     """Batches mix images that are kept and images for which there is no room."""
     cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": FIVE})
@@ -147,7 +149,7 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
             if module.feature_cache is not None:
                 stores.extend(row.dtype for kept in module.feature_cache._kept.values() for row in kept)
 
-    form = FORMS["contrast"]
+    form = FORMS["ratio"]
     arguments = form | {"feature_cache": FIVE / 2}
     cached = train(tiny_folder, tmp_path, arguments, callbacks=[Look()], **settings)
     assert_same(cached, train(tiny_folder, tmp_path, form, **settings))
@@ -155,7 +157,7 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
 
 
 def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Path) -> None:
-    model = build_model(seed=3, loss={"contrast": 0.1}, layers=LAYERS, feature_cache=ALL)
+    model = build_model(seed=3, **FORMS["ratio"], layers=LAYERS, feature_cache=ALL)
     first = build_engine(tmp_path / "first", max_epochs=1, limit_val_batches=0)
     first.fit(model, datamodule=data(tiny_folder))
     saved = torch.load(first.best_model_path, weights_only=True)
@@ -169,7 +171,7 @@ def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Pat
         loader = DataLoader(source.train_data, batch_size=BATCH, collate_fn=source.train_data.collate_fn)
         recorder = Recorder()
         engine = build_engine(tmp_path, callbacks=[recorder], max_epochs=3, limit_val_batches=0, logger=False)
-        model = build_model(**({"seed": 3, "loss": {"contrast": 0.1}, "layers": LAYERS} | arguments))
+        model = build_model(**({"seed": 3, "layers": LAYERS} | FORMS["ratio"] | arguments))
         recorder.watch(model.model.teacher)
         engine.fit(model, train_dataloaders=loader, ckpt_path=first.best_model_path)
         return recorder, model.state_dict()

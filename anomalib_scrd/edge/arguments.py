@@ -44,12 +44,13 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlays", action="store_true", help="also write pictures with their maps, as JPEG")
 
 
-def load_named_engine(arguments: argparse.Namespace, hint: Hint) -> Engine:
+def load_named_engine(arguments: argparse.Namespace, hint: Hint, *, maps: bool) -> Engine:
     """Load the engine that a command line names.
 
     Args:
         arguments: Of :func:`add_run_arguments`.
         hint: Where the command line has none.
+        maps: Whether anomaly maps are wanted.
 
     Returns:
         The engine.
@@ -64,6 +65,7 @@ def load_named_engine(arguments: argparse.Namespace, hint: Hint) -> Engine:
         precision=arguments.precision,
         device=arguments.device,
         threads=arguments.threads,
+        maps=maps,
     )
 
 

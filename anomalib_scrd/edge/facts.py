@@ -21,6 +21,8 @@ class ModelFacts:
     Args:
         version: Version of the project that wrote the file, "" if unknown.
         size: (height, width) to which the model's training resized images, None if unknown.
+        resized_before: Whether images that were resized to it before, anti-aliased, get the scores of the training,
+            and the map covers the whole image: not so where the graph crops. None if unknown.
         window: How files become inputs, see ``Preparation.from_dict`` of :mod:`anomalib_scrd.imaging`; None for plain
             8-bit images.
         image_threshold: Score above which an image is anomalous, None if the model writes raw scores.
@@ -32,6 +34,7 @@ class ModelFacts:
 
     version: str = ""
     size: tuple[int, int] | None = None
+    resized_before: bool | None = None
     window: Mapping[str, Any] | None = None
     image_threshold: float | None = None
     pixel_threshold: float | None = None
@@ -71,6 +74,7 @@ class ModelFacts:
             return cls(
                 version=str(document.get("version", "")),
                 size=None if height is None or width is None else (int(height), int(width)),
+                resized_before=entry.get("resized_before"),
                 window=document.get("window"),
                 image_threshold=_number(thresholds.get("image")),
                 pixel_threshold=_number(thresholds.get("pixel")),

@@ -9,29 +9,40 @@ from typing import Any
 
 import numpy as np
 
-from anomalib_scrd.edge.engine import Hint, check_outputs
+from anomalib_scrd.edge.engine import Hint, batch_for, check_outputs, fill, trimmed
 from anomalib_scrd.edge.facts import KEY, ModelFacts
 
 _ANY_SIDE = 128  # of the first image for a model of any size
 
 
 class _Request:
-    """A request that gives itself back when its result is taken."""
+    """See :class:`~anomalib_scrd.edge.engine.Request`; images are written where OpenVINO reads them."""
 
-    def __init__(self, request: Any, image: np.ndarray, outputs: list[str], idle: "SimpleQueue[Any]") -> None:
+    def __init__(self, request: Any, engine: "OpenVINOEngine") -> None:
         self._request = request
-        self._image = image  # shared with OpenVINO, which does not keep it
-        self._outputs = outputs
-        self._idle = idle
-        request.start_async([image], share_inputs=True)
+        self._engine = engine
+        self._count = 0
+
+    def put(self, image: np.ndarray) -> bool:
+        if self._engine.size is None:
+            self._request.get_input_tensor().shape = [1, 3, *image.shape[:2]]
+        fill(self._request.get_input_tensor().data[self._count], image)
+        self._count += 1
+        return self._count < self._engine.batch
+
+    def start(self) -> None:
+        self._request.start_async()
 
     def result(self) -> dict[str, np.ndarray]:
-        """See :class:`~anomalib_scrd.edge.engine.Pending`."""
         try:
             self._request.wait()
-            return {name: np.array(self._request.get_tensor(name).data) for name in self._outputs}
+            outputs = {name: self._request.get_tensor(name).data for name in self._engine.outputs}
+            return {name: trimmed(name, data, self._count) for name, data in outputs.items()}
         finally:
-            self._idle.put(self._request)
+            self.cancel()
+
+    def cancel(self) -> None:
+        self._engine.idle.put(self._request)
 
 
 class OpenVINOEngine:
@@ -43,12 +54,13 @@ class OpenVINOEngine:
         precision: ``INFERENCE_PRECISION_HINT``.
         device: Name of the device.
         threads: Threads of the CPU.
+        maps: Whether anomaly maps are wanted.
 
     Raises:
         ValueError: If OpenVINO is missing, or refuses the file or a setting.
     """
 
-    def __init__(self, path: Path, *, hint: Hint, precision: str, device: str, threads: int) -> None:
+    def __init__(self, path: Path, *, hint: Hint, precision: str, device: str, threads: int, maps: bool) -> None:
         openvino = _import()
         self.name = f"OpenVINO {openvino.__version__.split('-')[0]}"
         config: dict[str, Any] = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": precision}
@@ -58,36 +70,37 @@ class OpenVINOEngine:
             core = openvino.Core()
             model = core.read_model(path)
             self.facts = ModelFacts.read(_document(model), path)
-            self._outputs = check_outputs({name for output in model.outputs for name in output.names}, path)
-            self.size = _fix_shape(model, self.facts)
+            names = {name for output in model.outputs for name in output.names}
+            self.outputs = check_outputs(names, path, maps=maps)
+            for node in model.get_results():
+                if not node.output(0).names & set(self.outputs):
+                    model.remove_result(node)
+            self.size = _size(model, self.facts)
+            self.batch = batch_for(self.size, hint)
+            if self.size is not None:  # a shape that is known doubles the speed
+                model.reshape([self.batch, 3, *self.size])
             compiled = core.compile_model(model, device, config)
-            self.labels = "pred_label" in self._outputs
+            self.labels = "pred_label" in self.outputs
             self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-            self._idle: SimpleQueue[Any] = SimpleQueue()
+            self.idle: SimpleQueue[Any] = SimpleQueue()
             for _ in range(self.parallel + (hint == "throughput")):  # one more is filled while all others compute
-                self._idle.put(compiled.create_infer_request())
+                self.idle.put(compiled.create_infer_request())
             # Two threads that pass an array for the first time in a process can wait for each other without end: one
             # holds the lock of the interpreter, the other that of a static variable of OpenVINO 2026.4's binding.
-            self._submit_one().result()
+            first = _Request(self.idle.get(), self)
+            first.put(np.zeros(self.size or (_ANY_SIDE, _ANY_SIDE), np.float32))
+            first.start()
+            first.result()
         except RuntimeError as error:
             msg = f"OpenVINO cannot load {str(path)!r} on {device!r}: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from None
 
-    def submit(self, image: np.ndarray, *, wait: bool = True) -> _Request | None:
+    def request(self, *, wait: bool = True) -> _Request | None:
         """See :class:`~anomalib_scrd.edge.engine.Engine`."""
         try:
-            request = self._idle.get(block=wait)
+            return _Request(self.idle.get(block=wait), self)
         except Empty:
             return None
-        try:
-            return _Request(request, image, self._outputs, self._idle)
-        except BaseException:
-            self._idle.put(request)
-            raise
-
-    def _submit_one(self) -> _Request:
-        size = self.size or (_ANY_SIDE, _ANY_SIDE)
-        return _Request(self._idle.get(), np.zeros((1, 3, *size), np.float32), self._outputs, self._idle)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -113,12 +126,9 @@ def _document(model: Any) -> str | None:
     return None
 
 
-def _fix_shape(model: Any, facts: ModelFacts) -> tuple[int, int] | None:
-    """Give the input one shape, which doubles the speed, where it has or states one size; gives that size."""
+def _size(model: Any, facts: ModelFacts) -> tuple[int, int] | None:
+    """The size that the model takes or states."""
     shape = model.input(0).partial_shape
-    size = facts.size
     if shape[2].is_static and shape[3].is_static:
-        size = shape[2].get_length(), shape[3].get_length()
-    if size is not None:
-        model.reshape([1, 3, *size])
-    return size
+        return shape[2].get_length(), shape[3].get_length()
+    return facts.size if facts.resized_before else None

@@ -1,6 +1,6 @@
 """Many files at once, results in the order of the files."""
 
-__all__ = ["in_order"]
+__all__ = ["grouped", "in_order"]
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +9,29 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def grouped(items: Iterable[Item | None], size: int) -> Iterator[tuple[Item, ...] | None]:
+    """Put items into groups.
+
+    Args:
+        items: Items; None says that there is none at the moment.
+        size: Items of a group.
+
+    Yields:
+        Groups, smaller ones at the end and before a None; and every None.
+    """
+    group: list[Item] = []
+    for item in items:
+        if item is not None:
+            group.append(item)
+        if group and (item is None or len(group) == size):
+            yield tuple(group)
+            group = []
+        if item is None:
+            yield None
+    if group:
+        yield tuple(group)
 
 
 def in_order(

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from signal import Signals
 
@@ -14,7 +15,7 @@ from anomalib_scrd.edge.engine import Engine
 from anomalib_scrd.edge.identity import identity_of
 from anomalib_scrd.edge.journal import Journal
 from anomalib_scrd.edge.names import Names
-from anomalib_scrd.edge.pipeline import in_order
+from anomalib_scrd.edge.pipeline import grouped, in_order
 from anomalib_scrd.edge.progress import Progress
 from anomalib_scrd.edge.scoring import Outputs, Scorer
 from anomalib_scrd.edge.sources import SourceFile, walk
@@ -29,7 +30,7 @@ exit status: 0 all files were scored; 1 a picture is anomalous and --fail-on ano
 start; 3 a file could not be read; 4 the results could not be written; 130 or 143 stopped by a signal before the end.
 3 goes before 1. A watch that is stopped by a signal has come to its end.
 """
-_AHEAD = 4  # files per thread that are begun before the first of them is finished
+_AHEAD = 2  # groups of files per thread that are begun before the first of them is finished
 
 
 @dataclass
@@ -66,8 +67,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--watch", action="store_true", help="go on with files that come later, until stopped")
     parser.add_argument("--fail-on", choices=("anomalous",), help="end with status 1 if a picture is anomalous")
     arguments = parser.parse_args(words)
-    engine = load_named_engine(arguments, "latency" if arguments.watch else "throughput")
     outputs = Outputs(arguments.maps, arguments.overlays, arguments.threshold)
+    engine = load_named_engine(arguments, "latency" if arguments.watch else "throughput", maps=outputs.any_maps)
     if arguments.fail_on and arguments.threshold is None and not engine.labels:
         msg = "--fail-on anomalous: the model makes no decision; export it with its post-processor, or give --threshold"
         raise ValueError(msg)
@@ -122,6 +123,9 @@ def run(
         FileNotFoundError: If there are no images.
         OSError: If results cannot be written.
     """
+    if outputs.any_maps and engine.facts.resized_before is False:
+        msg = "--maps and --overlays: the model crops images, and its map does not cover them"
+        raise ValueError(msg)
     if outputs.overlays and not engine.labels and engine.facts.pixel_threshold is None:
         msg = "--overlays: the model writes raw maps, which have no threshold; export it with its post-processor"
         raise ValueError(msg)
@@ -153,7 +157,8 @@ def run(
         try:
             scorer = Scorer(engine, journal, names, outputs)
             threads = engine.parallel + 2
-            for _, records in in_order(scorer, new(), threads, _AHEAD * threads):
+            groups = in_order(scorer, grouped(new(), engine.batch), threads, _AHEAD * threads)
+            for records in chain.from_iterable(results for _, results in groups):
                 journal.append(records)
                 failure = records[0].error
                 if failure is None:

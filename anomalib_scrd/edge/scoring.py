@@ -1,35 +1,26 @@
-"""From a file to its records: every picture read, prepared, scored, its map and overlay written."""
+"""From files to their records: every picture read, prepared, scored, its map and overlay written."""
 
 __all__ = ["Outputs", "Scorer"]
 
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
 
 import numpy as np
 
-from anomalib_scrd.edge.engine import Engine, Pending
+from anomalib_scrd.edge.batching import Prediction, predict
+from anomalib_scrd.edge.engine import Engine
 from anomalib_scrd.edge.files import write_map, write_overlay
 from anomalib_scrd.edge.heat import overlaid
+from anomalib_scrd.edge.inputs import Inputs
 from anomalib_scrd.edge.journal import Journal
 from anomalib_scrd.edge.names import Names
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.edge.sources import SourceFile, signature
-from anomalib_scrd.imaging import (
-    PictureInfo,
-    Preparation,
-    Prepared,
-    UnreadableImageError,
-    Window,
-    list_pictures,
-    read_picture,
-)
+from anomalib_scrd.imaging import Prepared, UnreadableImageError
 
 _DIGITS = 9  # of a decimal number that gives back the same float32
+_PIXEL_THRESHOLD = 0.5  # where anomalib's post-processor puts it
 
 
 @dataclass(frozen=True)
@@ -46,9 +37,32 @@ class Outputs:
     overlays: bool = False
     threshold: float | None = None
 
+    @property
+    def any_maps(self) -> bool:
+        """Whether the anomaly map is needed."""
+        return self.maps is not None or self.overlays
+
+
+@dataclass
+class _File:
+    """A file on its way; its pictures may lie in batches with those of other files."""
+
+    source: SourceFile
+    name: str
+    records: list[Record]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Picture:
+    file: _File
+    index: int
+    count: int
+    prepared: Prepared
+
 
 class Scorer:
-    """Scores files; many threads may call one.
+    """Scores files; several threads may call one.
 
     Args:
         engine: The loaded model.
@@ -62,148 +76,97 @@ class Scorer:
         self._journal = journal
         self._names = names
         self._outputs = outputs
-        self._preparation = preparation_of(engine)
+        self._inputs = Inputs(engine.facts, engine.size)
 
-    def __call__(self, file: SourceFile) -> list[Record]:
-        """Score a file.
+    def __call__(self, sources: Sequence[SourceFile]) -> list[list[Record]]:
+        """Score files.
 
         Args:
-            file: The file.
+            sources: Files.
 
         Returns:
-            Its records, one per picture; or one with the reason why it cannot be read.
+            For each of them its records, one per picture; or one with the reason why it cannot be read.
 
         Raises:
             OSError: If a map or overlay cannot be written.
         """
-        name = self._names(file.relative)
+        files = [_File(source, self._names(source.relative), []) for source in sources]
+        for picture, prediction in predict(self._engine, self._images(files)):
+            if picture.file.error is None:
+                self._add(picture, prediction)
+        return [_finished(file) for file in files]
+
+    def _images(self, files: list[_File]) -> Iterator[tuple[_Picture, np.ndarray]]:
+        for file in files:
+            yield from self._images_of(file)
+
+    def _images_of(self, file: _File) -> Iterator[tuple[_Picture, np.ndarray]]:
+        """Pictures of a file; where one cannot be read, the rest of the file is left out."""
         try:
-            records = self._score(file, name)
-            reason = "it was changed while it was read" if _changed(file) else None
+            infos = self._inputs.pictures(file.source.path)
+            for info in infos:
+                prepared = self._inputs.read(info)
+                yield _Picture(file, info.index, len(infos), prepared), self._inputs.fitted(prepared)
         except UnreadableImageError as error:
-            reason = error.reason or str(error)
-        if reason is not None:
-            return [Record(name, size=file.signature.size, mtime_ns=file.signature.mtime_ns, error=reason)]
-        return records
+            file.error = error.reason or str(error)
+            return
+        if _changed(file.source):
+            file.error = "it was changed while it was read"
 
-    def _score(self, file: SourceFile, name: str) -> list[Record]:
-        records: list[Record] = []
-        running: deque[tuple[int, Prepared, Pending]] = deque()
-        inputs, count = self._inputs(file.path)
-
-        def finish() -> None:
-            index, prepared, pending = running.popleft()
-            records.append(self._record(file, name, index, count, prepared, pending.result()))
-
-        try:
-            for index, prepared in inputs:
-                tensor = to_tensor(prepared, self._engine.size)
-                # Whoever holds a request never waits for another: all might wait for each other.
-                pending = self._engine.submit(tensor, wait=not running)
-                while pending is None:
-                    finish()
-                    pending = self._engine.submit(tensor, wait=not running)
-                running.append((index, prepared, pending))
-            while running:
-                finish()
-        finally:
-            for _, _, pending in running:
-                pending.result()
-        return records
-
-    def _inputs(self, path: Path) -> tuple[Iterator[tuple[int, Prepared]], int]:
-        """Pictures of a file, one at a time, and their number."""
-        options = self._preparation.volumes
-        with _named(path):
-            infos = list_pictures(path, options)
-
-        def prepared(info: PictureInfo) -> tuple[int, Prepared]:
-            with _named(path):
-                return info.index, self._preparation(read_picture(info, options))
-
-        return map(prepared, infos), len(infos)
-
-    def _record(
-        self, file: SourceFile, name: str, index: int, count: int, prepared: Prepared, result: dict[str, np.ndarray]
-    ) -> Record:
-        score = result["pred_score"].reshape(-1)[0]
+    def _add(self, picture: _Picture, prediction: Prediction | Exception) -> None:
+        file, source = picture.file, picture.file.source
+        if isinstance(prediction, Exception):
+            file.error = f"the model fails at picture {picture.index} ({type(prediction).__name__})"
+            return
+        score = prediction["pred_score"]
         if not np.isfinite(score):
-            raise UnreadableImageError.of(file.path, f"the model's score of picture {index} is {score}")
+            file.error = f"the model's score of picture {picture.index} is {score}"
+            return
         label: bool | None = None
         if self._outputs.threshold is not None:
             label = bool(score > self._outputs.threshold)
-        elif "pred_label" in result:
-            label = bool(result["pred_label"].reshape(-1)[0])
-        shown = prepared.to_file(prepared.image)
-        small = result["anomaly_map"].reshape(result["anomaly_map"].shape[-2:])
-        written = self._write(name, index, count, prepared, small)
-        return Record(
-            name,
-            picture=index,
-            pictures=count,
-            score=float(f"{score:.{_DIGITS}g}"),
-            anomalous=label,
-            height=shown.shape[0],
-            width=shown.shape[1],
-            size=file.signature.size,
-            mtime_ns=file.signature.mtime_ns,
-            map=written.get("map"),
-            overlay=written.get("overlay"),
+        elif "pred_label" in prediction:
+            label = bool(prediction["pred_label"])
+        height, width = picture.prepared.to_file(picture.prepared.image).shape[:2]
+        file.records.append(
+            Record(
+                file.name,
+                picture=picture.index,
+                pictures=picture.count,
+                score=float(f"{score:.{_DIGITS}g}"),
+                anomalous=label,
+                height=height,
+                width=width,
+                size=source.signature.size,
+                mtime_ns=source.signature.mtime_ns,
+                **(self._written(picture, prediction["anomaly_map"]) if self._outputs.any_maps else {}),
+            )
         )
 
-    def _write(self, name: str, index: int, count: int, prepared: Prepared, small: np.ndarray) -> dict[str, str]:
-        if self._outputs.maps is None and not self._outputs.overlays:
-            return {}
-        stem = name if count == 1 else f"{name}.{index:04d}"
-        anomaly_map = resize(small, prepared.image.shape[:2])
+    def _written(self, picture: _Picture, small_map: np.ndarray) -> dict[str, str]:
+        """Write map and overlay in the file's order of rows and columns; gives their names."""
+        prepared = picture.prepared
+        stem = picture.file.name if picture.count == 1 else f"{picture.file.name}.{picture.index:04d}"
+        anomaly_map = resize(small_map, prepared.image.shape[:2])
         written = {}
         if self._outputs.maps is not None:
-            written["map"] = f"maps/{stem}.{self._outputs.maps}"
-            path = self._journal.folder / written["map"]
+            written["map"] = name = f"maps/{stem}.{self._outputs.maps}"
             in_file_order = prepared.to_file(anomaly_map)
-            write_map(path, self._journal.partial(written["map"]), in_file_order, prepared.orientation)
+            write_map(self._journal.folder / name, self._journal.partial(name), in_file_order, prepared.orientation)
         if self._outputs.overlays:
-            written["overlay"] = f"overlays/{stem}.jpg"
-            path = self._journal.folder / written["overlay"]
-            picture = overlaid(prepared.image, anomaly_map, self._engine.facts.pixel_threshold or _PIXEL_THRESHOLD)
-            in_file_order = prepared.to_file(picture)
-            write_overlay(path, self._journal.partial(written["overlay"]), in_file_order, prepared.orientation)
+            written["overlay"] = name = f"overlays/{stem}.jpg"
+            threshold = self._engine.facts.pixel_threshold or _PIXEL_THRESHOLD
+            in_file_order = prepared.to_file(overlaid(prepared.image, anomaly_map, threshold))
+            write_overlay(self._journal.folder / name, self._journal.partial(name), in_file_order, prepared.orientation)
         return written
 
 
-_PIXEL_THRESHOLD = 0.5  # where anomalib's post-processor puts it
-
-
-def preparation_of(engine: Engine) -> Preparation:
-    """How files become the model's inputs.
-
-    Args:
-        engine: The loaded model.
-
-    Returns:
-        What its file says; for a model that says nothing, 8-bit pictures as they are, and deeper ones are refused.
-
-    Raises:
-        ValueError: If a newer version wrote it.
-    """
-    if engine.facts.window is None:
-        return Preparation(Window("values", eight_bit=(0.0, 255.0)))
-    return Preparation.from_dict(engine.facts.window)
-
-
-def to_tensor(prepared: Prepared, size: tuple[int, int] | None) -> np.ndarray:
-    """Bring an input into the model's layout.
-
-    Args:
-        prepared: The input.
-        size: (height, width) to which it is resized, anti-aliased; None to leave it.
-
-    Returns:
-        (1, 3, height, width) float32 in [0, 1].
-    """
-    image = prepared.image if size is None else resize(prepared.image, size)
-    planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)  # noqa: PLR2004
-    return cast("np.ndarray", np.ascontiguousarray(np.broadcast_to(planes, (3, *planes.shape[1:]))[None], np.float32))
+def _finished(file: _File) -> list[Record]:
+    if file.error is None:
+        return file.records
+    return [
+        Record(file.name, size=file.source.signature.size, mtime_ns=file.source.signature.mtime_ns, error=file.error)
+    ]
 
 
 def _changed(file: SourceFile) -> bool:
@@ -212,14 +175,3 @@ def _changed(file: SourceFile) -> bool:
         return signature(file.path) != file.signature
     except OSError:
         return False
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Name the file at which a reader fails in an unforeseen way; by the kind of the error, whose text may quote it."""
-    try:
-        yield
-    except UnreadableImageError:
-        raise
-    except Exception as error:  # noqa: BLE001 - one file of thousands must not end the run
-        raise UnreadableImageError.of(path, f"its reader fails ({type(error).__name__})") from None

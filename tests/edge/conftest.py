@@ -18,7 +18,7 @@ SIZE = 16
 FACTS = {
     "format": 1,
     "version": "0.2.0",
-    "input": {"range": [0, 1], "layout": "NCHW", "height": SIZE, "width": SIZE, "resize": "none"},
+    "input": {"range": [0, 1], "layout": "NCHW", "height": SIZE, "width": SIZE, "resized_before": True},
     "window": {"mode": "values", "limits": [0.0, 4095.0], "eight_bit": [0.0, 255.0]},
     "thresholds": {"image": 0.5, "pixel": 0.5, "false_alarm_rate": 0.05},
     "outputs": ["pred_score", "pred_label", "anomaly_map", "pred_mask"],

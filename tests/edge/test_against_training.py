@@ -10,12 +10,14 @@ import torch
 from anomalib.data import Folder
 from anomalib.engine import Engine
 from PIL import Image
+from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.edge.__main__ import main
 from anomalib_scrd.edge.files import read_map
 from anomalib_scrd.edge.journal import read_records
+from anomalib_scrd.export.metadata import _may_be_resized_before
 from tests.models import build_engine, build_model
 
 INPUT = (64, 64)
@@ -95,3 +97,18 @@ def test_scores_and_maps_are_trainings(kind: str, exported: Exported, tmp_path: 
         )
         np.testing.assert_allclose(read_map(tmp_path / "results" / record.map), expected[0].numpy(), atol=1e-4)
     assert np.std([record.score for record in records]) > 0.01  # scores that are worth comparing
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        (Resize((48, 64), antialias=True), True),
+        (Compose([Resize((48, 64), antialias=True), Normalize([0.5] * 3, [0.5] * 3)]), True),
+        (Compose([Resize((64, 80), antialias=True), CenterCrop((48, 64))]), False),
+        (Resize((48, 64), antialias=False), False),
+        (None, True),
+    ],
+)
+def test_an_export_says_whether_images_may_be_resized_before(transform: object, expected: bool) -> None:
+    """Where they may not, the runner leaves it to the graph."""
+    assert _may_be_resized_before(transform, (48, 64)) is expected

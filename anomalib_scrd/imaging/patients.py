@@ -3,11 +3,13 @@
 __all__ = ["Pseudonyms"]
 
 import hmac
+import os
 import secrets
 from pathlib import Path
 
 _DIGITS = 16
 _SALT_BYTES = 32
+_SHARED = "ANOMALIB_SCRD_SALT"
 
 
 class Pseudonyms:
@@ -18,7 +20,7 @@ class Pseudonyms:
 
     Args:
         salt_file: File with the salt; it is made, readable by its owner only, if it does not exist. None draws a salt
-            that lives as long as this object.
+            that lives as long as the program, and is shared with its child processes.
 
     Raises:
         ValueError: If the file is empty.
@@ -26,7 +28,8 @@ class Pseudonyms:
 
     def __init__(self, salt_file: str | Path | None = None) -> None:
         if salt_file is None:
-            self._salt = secrets.token_bytes(_SALT_BYTES)
+            # The processes of a distributed run must agree.
+            self._salt = os.environ.setdefault(_SHARED, secrets.token_hex(_SALT_BYTES)).encode()
             return
         path = Path(salt_file)
         if not path.exists():

@@ -43,7 +43,8 @@ def list_images(path: Path) -> list[PictureInfo]:
             for index in range(image.n_frames):
                 image.seek(index)
                 if not image.tag_v2.get(_SUBFILE, 0) & _REDUCED:
-                    infos.append(PictureInfo(path, index, image.n_frames, eight_bit=bits_of(image) <= _EIGHT))
+                    volume = str(path) if image.n_frames > 1 else ""
+                    infos.append(PictureInfo(path, index, image.n_frames, bits_of(image) <= _EIGHT, volume=volume))
             return infos
     except UnreadableImageError:
         if path.is_file() and tiff.is_tiff(path):  # of a kind that Pillow does not know

@@ -46,7 +46,13 @@ def list_pages(path: Path) -> list[PictureInfo]:
         for page in pages:
             check_size(path, page.imagelength, page.imagewidth)
         return [
-            PictureInfo(path, index, len(pages), eight_bit=page.dtype == np.uint8 and page.bitspersample <= _EIGHT)
+            PictureInfo(
+                path,
+                index,
+                len(pages),
+                eight_bit=page.dtype == np.uint8 and page.bitspersample <= _EIGHT,
+                volume=str(path) if len(pages) > 1 else "",
+            )
             for index, page in enumerate(pages)
             if not int(page.subfiletype) & _REDUCED
         ]

@@ -16,7 +16,7 @@ __all__ = [
 
 from typing import TYPE_CHECKING, Any
 
-from anomalib_scrd.integration.registration import register_now_or_later
+from anomalib_scrd.integration import register_now_or_later
 
 if TYPE_CHECKING:
     from anomalib_scrd.data import MedIAnomaly, MedicalFolder, MedicalPredictDataset, PhantomSlices

@@ -8,33 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from anomalib import LearningType
-from anomalib.data import AnomalibDataModule, Batch
+from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
-from torchvision import transforms as transforms_v1
-from torchvision.transforms.v2 import Normalize
 from typing_extensions import Unpack
 
-from anomalib_scrd.data.checks import check_data
 from anomalib_scrd.data.explained_errors import ExplainedDataErrors
+from anomalib_scrd.data.patient_scores import PatientScores
 from anomalib_scrd.data.prediction import read_any_format
 from anomalib_scrd.data.stored_window import share_window
-from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
 from anomalib_scrd.export.mixin import ModelExport
 from anomalib_scrd.integration.checkpoints import keep_own_evaluator
-from anomalib_scrd.integration.command_line import plain_errors
+from anomalib_scrd.integration.command_line import short_errors
 from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import Normalisation, SyntheticAnomalies, step_generator
 from anomalib_scrd.options import (
-    FeatureCacheOptions,
     GroupValue,
     LossOptions,
     NoiseOptions,
@@ -42,6 +38,7 @@ from anomalib_scrd.options import (
     RenamedArguments,
     ScoringOptions,
     StudentOptions,
+    number,
     plain,
     refuse_renamed,
     switch,
@@ -50,10 +47,16 @@ from anomalib_scrd.options import (
 from anomalib_scrd.presets import PresetName, resolved, without_effect
 from anomalib_scrd.scoring.fitting import fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
+from anomalib_scrd.training.compilation import CompiledModules
+from anomalib_scrd.training.data_checks import check_run
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
 from anomalib_scrd.training.held_out import HeldOut
-from anomalib_scrd.training.schedule import cosine_with_warmup, end_by_itself
+from anomalib_scrd.training.logged_terms import named_terms
+from anomalib_scrd.training.pre_processing import normalisation
+from anomalib_scrd.training.schedule import optimiser_and_schedule, set_default_length
+from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
+from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +84,12 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         noise: Synthetic anomalies (:class:`~anomalib_scrd.options.NoiseOptions`).
         scoring: Anomaly map and image score (:class:`~anomalib_scrd.options.ScoringOptions`).
         optimiser: Optimiser and learning rate (:class:`~anomalib_scrd.options.OptimiserOptions`).
-        feature_cache: Cache of the teacher's features (:class:`~anomalib_scrd.options.FeatureCacheOptions`).
+        feature_cache: Memory of the model's device, in GiB per process, for the teacher's features of clean training
+            images, which are then computed in the first epoch only; 0 for none. Refused with augmentations.
         compile_model: Whether to train with ``torch.compile``, which needs a compiler; exports and tests do without.
-        seed: Seed of the synthetic anomalies, in [0, 2**63 - 1]; None takes the one of the run (``seed_everything``).
+        seed: Seed of the student's weights, of the order of the training images and of the synthetic anomalies, in
+            [0, 2**63 - 1], also on anomalib's command line, which ignores ``--seed_everything``. A training that is
+            resumed at the end of an epoch goes on as the uninterrupted one. None draws from the global random state.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
@@ -104,7 +110,6 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
     model: ScaleAwareCRDModel
     loss: ScaleAwareContrastiveLoss
     window: dict[str, Any] | None = None
-    """How files became inputs in the training, from ``MedicalFolder``; None for images of 8 bits that anomalib read."""
 
     def __init__(
         self,
@@ -117,7 +122,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         noise: NoiseOptions | GroupValue = None,
         scoring: ScoringOptions | GroupValue = None,
         optimiser: OptimiserOptions | GroupValue = None,
-        feature_cache: FeatureCacheOptions | GroupValue = None,
+        feature_cache: float = 0.0,
         compile_model: bool = False,
         seed: int | None = None,
         pre_processor: nn.Module | bool = True,
@@ -126,17 +131,10 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         visualizer: Visualizer | bool = True,
         **renamed: Unpack[RenamedArguments],
     ) -> None:
-        with plain_errors():
+        with short_errors():
             read_any_format(ScaleAwareCRD)
             refuse_renamed(renamed)
-            groups = {
-                "student": student,
-                "loss": loss,
-                "noise": noise,
-                "scoring": scoring,
-                "optimiser": optimiser,
-                "feature_cache": feature_cache,
-            }
+            groups = {"student": student, "loss": loss, "noise": noise, "scoring": scoring, "optimiser": optimiser}
             chosen = resolved(preset, backbone, **groups)
             for name, reason in without_effect(preset, chosen):
                 logger.warning("%s has no effect: %s", name, reason)
@@ -145,7 +143,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
             backbone, layers, pre_trained = chosen.backbone, plain(layers), plain(pre_trained)
             student, loss, noise = chosen.student.as_dict(), chosen.loss.as_dict(), chosen.noise.as_dict()
             scoring, optimiser = chosen.scoring.as_dict(), chosen.optimiser.as_dict()
-            feature_cache = chosen.feature_cache.as_dict()
+            feature_cache = number("feature_cache", plain(feature_cache), low=0, high=10_000)
             compile_model = switch("compile_model", compile_model)
             seed = None if seed is None else whole_number("seed", plain(seed), low=0, high=2**63 - 1)
             super().__init__(
@@ -154,22 +152,19 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
                 evaluator=evaluator,
                 visualizer=visualizer,
             )
-            self.optimiser = optimiser
-            cached = feature_cache["memory"] > 0 or feature_cache["folder"] is not None
-            self.feature_cache = FeatureCache(**feature_cache) if cached else None
-            self.held_out = HeldOut(chosen.scoring.held_out or 0.0)
             self.loss = ScaleAwareContrastiveLoss(**loss)
-            self.noise_share = noise["share"]
-            self.synthetic_anomalies = SyntheticAnomalies(
-                **{name: value for name, value in noise.items() if name != "share"}
-            )
-            self.compile_model = compile_model
-            self.noise_seed = seed
+            self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name != "share"})
+            self.held_out = HeldOut(scoring["held_out"])
+            self.feature_cache = FeatureCache(feature_cache) if feature_cache > 0 else None
+            with seeded_weights(seed):
+                self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student, scoring)
+            self.compiled = CompiledModules(*((self.model, self.model.teacher) if compile_model else ()))
+            self._seed = seed
             self._batches_seen = 0
+            self._seeded_at = -1
             self._full_batches = FullBatches()
             self._normalisation: Normalisation | None = None
             self._terms: tuple[LossTerms, int] | None = None
-            self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student=student, scoring=scoring)
 
     def setup(self, stage: str) -> None:
         """Give a training without a length the published one, and look at sizes and data before the work starts.
@@ -179,32 +174,22 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
                 validation images.
             UnreadableImageError: If files are no images.
         """
-        self._check_size()
+        self.check_size()
         share_window(self, self.trainer)
-        if stage != "fit":
-            check_data(self.trainer, stage, getattr(self.pre_processor, "transform", None))
-            return
-        end_by_itself(self.trainer)  # before optimisers and schedules ask for the length
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if (
-            isinstance(datamodule, AnomalibDataModule)
-            and not isinstance(datamodule, RepeatableDataModule)
-            and not hasattr(datamodule, "val_data")
-            and self.trainer.limit_val_batches
-        ):
-            msg = (
-                f"{type(datamodule).__name__} has no validation images (val_split_mode "
-                f"{str(datamodule.val_split_mode.value)!r}), and anomalib fails at that: give another val_split_mode, "
-                "or trainer.limit_val_batches 0 for scores without threshold and normalisation"
-            )
-            raise ValueError(msg)
-        check_data(self.trainer, stage, getattr(self.pre_processor, "transform", None))
+        check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
+        if stage == "fit":
+            set_default_length(self.trainer)  # before optimisers and schedules ask for the length
+            # A checkpoint, which is read after this, brings its own.
+            self._seed, self._batches_seen = self.hparams["seed"], 0
 
-    def _check_size(self) -> None:
+    def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
 
         Not when the model is built: anomalib builds it with a pre-processor for 10 x 10 pixels where it only wants to
         know the metrics.
+
+        Raises:
+            ValueError: If it does.
         """
         size = self.input_size
         if size is not None and min(size) < self.model.minimum_size:
@@ -216,55 +201,50 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
             raise ValueError(msg)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
+        """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own: list[Callback] = [self.held_out, ExplainedDataErrors()]
+        own = [self.held_out, ValidationTimes(), ExplainedDataErrors(), PatientScores(), self.compiled]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.
+    def configure_post_processor(self) -> CalibratedPostProcessor:
+        """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
+        return CalibratedPostProcessor()
 
-        A cosine needs to know where it ends: in a training that only a time limit ends, the learning rate stays where
-        the warm-up has brought it.
-        """
-        optimizer = torch.optim.AdamW(
-            self.model.trainable_parameters(),
-            lr=self.optimiser["learning_rate"],
-            betas=self.optimiser["betas"],
-            weight_decay=self.optimiser["weight_decay"],
-            # One kernel in place of many; Lightning refuses to clip gradients under mixed precision beside it.
-            fused=not self.trainer.gradient_clip_val,
-        )
-        if self.optimiser["schedule"] == "none":
-            return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        known = math.isfinite(steps)
-        if not known:
-            logger.warning(
-                "schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
-                "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
-            )
-        scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, self.optimiser["warmup_steps"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
+        return optimiser_and_schedule(self.model.trainable_parameters(), self.hparams["optimiser"], self.trainer)
 
     def on_fit_start(self) -> None:
-        """Fix the seed of the synthetic anomalies, read the pre-processor's normalisation, forget earlier batches."""
+        """Fix the seed, read the pre-processor's normalisation, forget earlier batches."""
         self._full_batches = FullBatches()
-        if self.noise_seed is None:
-            self.noise_seed = torch.initial_seed() % 2**63
+        if self._seed is None:
+            self._seed = torch.initial_seed() % 2**63
         self._normalisation = self._pre_processing()
-        if self.compile_model:
-            self.model.compile()
-            self.model.teacher.compile()  # the cache of features asks it alone
+        self._seeded_at = -1
+        self.on_train_epoch_start()  # the first epoch's loader starts before Lightning calls it
+
+    def on_train_start(self) -> None:
+        """Measure the statistics of the data anew, unless a checkpoint has brought them.
+
+        A second ``fit`` of the same model can be on other data: the standardisation of the channels
+        starts again, from the weights that the model has.
+        """
+        super().on_train_start()
+        if self.trainer.ckpt_path is None:
+            self.model.reset_statistics()
+
+    def on_train_epoch_start(self) -> None:
+        """Fix the order of the images, where the model has a seed."""
+        seed = self.hparams["seed"]
+        if seed is not None and self._seeded_at != self._batches_seen:
+            self._seeded_at = self._batches_seen
+            seed_epoch(seed, self._batches_seen, self.global_rank)
 
     def on_fit_end(self) -> None:
-        """Let go of the last images, and leave the model as it was before it was compiled, for the exporters."""
+        """Let go of the last images."""
         self._full_batches = FullBatches()
-        if self.compile_model:
-            for module in (self.model, self.model.teacher):
-                module._compiled_call_impl = None  # noqa: SLF001 - torch has a way in, none out
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """One step: synthetic anomalies, teacher on both images, student, loss.
@@ -278,25 +258,29 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
             The loss, ().
         """
         del args, kwargs
-        images, paths = self._full_batches(cast("torch.Tensor", batch.image), getattr(batch, "image_path", None))
+        images, paths = cast("torch.Tensor", batch.image), getattr(batch, "image_path", None)
+        if self.hparams["optimiser"]["fill_last_batch"]:
+            images, paths = self._full_batches(images, paths)
         noisy = mask = None
         if self.loss.needs_noisy:
-            generator = step_generator(
-                self.noise_seed or 0, self._batches_seen, rank=self.global_rank, device=images.device
-            )
-            count = math.ceil(self.noise_share * len(images))
+            generator = step_generator(self._seed or 0, self._batches_seen, rank=self.global_rank, device=images.device)
+            count = math.ceil(self.hparams["noise"]["share"] * len(images))
             noisy, mask = self.synthetic_anomalies(
                 images[:count], generator=generator, normalisation=self._normalisation, turn=self._batches_seen
             )
         standardise = self.model.standardise
-        if standardise is not None and not self.compile_model:  # which would compile a second graph in mid-training
+        if (
+            standardise is not None and not self.hparams["compile_model"]
+        ):  # which would compile a second graph in mid-training
             standardise.learning = self._batches_seen < standardise.batches
         self._batches_seen += 1
-        taught = None
+        known = None
         if self.feature_cache is not None:
-            taught = self.feature_cache.features(self.model.teacher, images, noisy, paths)
+            known = self.feature_cache.features(self.compiled(self.model.teacher), images, noisy, paths)
         try:
-            features = self.model(images, noisy, restore=self.loss.needs_restored, taught=taught)
+            features = self.compiled(self.model)(
+                images, noisy, restore=self.loss.needs_restored, teacher_features=known
+            )
         except (ValueError, RuntimeError) as error:  # the latter from a compiled model
             if "more than 1 value per channel" not in str(error):  # batch norm's
                 raise
@@ -324,14 +308,13 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
 
     @torch.no_grad()
     def before_thresholds(self) -> None:
-        """Fit the weights of the scales to the student as it is now, before a validation takes thresholds from it.
+        """Fit the weights of the scales to the student as it is now; called before thresholds are found in a fit.
 
         Without held-out images (no data module, or ``scoring.held_out`` 0) the weights stay as they are.
         """
         images = list(self.held_out.images(self))
-        if not images:
-            return
-        fit_weights(self.model, torch.cat(images), self._pre_processing(), self.noise_seed or 0)
+        if images:
+            fit_weights(self.model, torch.cat(images), self._pre_processing(), self._seed or 0)
 
     def _pre_processing(self) -> Normalisation | None:
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""
@@ -355,34 +338,13 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
             return
         if self.global_step % steps == 0 or self.trainer.should_stop:
             terms, batch_size = self._terms
-            self.log_dict(self._named(terms), batch_size=batch_size)
-
-    def _named(self, terms: LossTerms) -> dict[str, torch.Tensor]:
-        """The parts of the loss by the names under which they are logged."""
-        values: dict[str, torch.Tensor] = {}
-        for name in ("pull", "push", "restore", "weights"):
-            per_scale = getattr(terms, name)
-            if per_scale is not None:
-                label = "scale_weight" if name == "weights" else name
-                values.update(
-                    {f"{label}/{layer}": v for layer, v in zip(self.model.teacher.layers, per_scale, strict=True)}
-                )
-        for name in ("contrast", "ratio"):
-            value = getattr(terms, name)
-            if value is not None:
-                values[name] = value
-        return values
+            self.log_dict(named_terms(terms, self.model.teacher.layers), batch_size=batch_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position in the sequence of synthetic anomalies, so that a resumed run goes on with it."""
         super().on_save_checkpoint(checkpoint)
-        # A NumPy number among the arguments would make a checkpoint that does not load weights-only.
-        checkpoint["hyper_parameters"] = {
-            name: plain(value) if isinstance(value, np.generic) else value
-            for name, value in checkpoint["hyper_parameters"].items()
-        }
         checkpoint[_STATE] = {
-            "noise_seed": self.noise_seed,
+            "seed": self._seed,
             "batches_seen": self._batches_seen,
             "pre_trained": self.hparams["pre_trained"],
             "window": self.window,
@@ -393,7 +355,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         super().on_load_checkpoint(checkpoint)
         keep_own_evaluator(self, checkpoint)
         state = checkpoint.get(_STATE, {})
-        self.noise_seed = state.get("noise_seed", self.noise_seed)
+        self._seed = state.get("seed", self._seed)
         self._batches_seen = state.get("batches_seen", 0)
         if "pre_trained" in state:
             self.hparams["pre_trained"] = state["pre_trained"]
@@ -420,28 +382,5 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         return LearningType.ONE_CLASS
 
 
-def normalisation(transform: Any) -> Normalisation | None:
-    """Find the mean and the standard deviation by which a pre-processing normalises images in [0, 1].
-
-    Args:
-        transform: Transform of a pre-processor, of torchvision's first or second version, possibly nested.
-
-    Returns:
-        Those of all its Normalize steps together; None where there is none.
-    """
-    if isinstance(transform, (Normalize, transforms_v1.Normalize)):
-        mean, std = (
-            torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (transform.mean, transform.std)
-        )
-        return Normalisation(mean, std)
-    # Compose keeps its steps in a plain list, out of reach of `modules()`.
-    steps = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", ())
-    result: Normalisation | None = None
-    for step in filter(None, map(normalisation, steps)):
-        # ((x - m1) / s1 - m2) / s2 = (x - (m1 + s1 m2)) / (s1 s2)
-        result = step if result is None else Normalisation(result.mean + result.std * step.mean, result.std * step.std)
-    return result
-
-
 # Whoever imports the class finds it registered, however the import began.
-register()
+register(ScaleAwareCRD)

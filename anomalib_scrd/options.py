@@ -13,7 +13,6 @@ value in each preset, and a parameter of that name in what the group is handed t
 
 __all__ = [
     "RENAMED",
-    "FeatureCacheOptions",
     "GroupValue",
     "LossOptions",
     "NoiseOptions",
@@ -22,6 +21,7 @@ __all__ = [
     "RenamedArguments",
     "ScoringOptions",
     "StudentOptions",
+    "number",
     "plain",
     "refuse_renamed",
     "switch",
@@ -44,9 +44,8 @@ from anomalib_scrd.components.blocks import BlockKind
 from anomalib_scrd.components.feature_standardisation import FeatureScaling
 from anomalib_scrd.scoring.map_and_score import ScaleAdaptationMode
 
-GroupValue = dict[str, Any] | str | float | None
-"""What else a group's argument may be: a dict. The others are refused, with a message of its own: several groups have
-the name of an argument of earlier versions."""
+GroupValue = dict[str, Any] | str | None
+"""What else a group's argument may be: a dict. A string, earlier versions' ``noise``, is refused with the new name."""
 
 Check = Callable[[str, Any], Any]
 
@@ -142,12 +141,6 @@ def _betas(name: str, value: Any) -> Any:
     return [float(beta) for beta in value]
 
 
-def _folder(name: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        _fail(name, "the path of a folder or null", value)
-    return value
-
-
 def switch(name: str, value: Any) -> bool:
     """Check that a value is true or false.
 
@@ -157,6 +150,15 @@ def switch(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         _fail(name, "true or false", value)
     return value
+
+
+def number(name: str, value: Any, *, low: float, high: float) -> float:
+    """Check that a value is a finite number in [low, high].
+
+    Raises:
+        ValueError: If it is not.
+    """
+    return _Number(low, high)(name, value)
 
 
 def whole_number(name: str, value: Any, *, low: int, high: int) -> int:
@@ -241,8 +243,7 @@ class Options:
         names = [field.name for field in dataclasses.fields(cls)]
         given = {} if value is None else vars(value) if isinstance(value, Namespace) else value
         if not isinstance(given, Mapping):
-            renamed = _RENAMED_TO_GROUP.get(cls.group)
-            hint = f"; what was {cls.group} is now {renamed}" if renamed else ""
+            hint = "; what was noise is now noise.kind" if cls.group == "noise" else ""
             _fail(cls.group, f"a group of {', '.join(names)}{hint}", value)
         for name in given:
             if name not in names:
@@ -372,7 +373,7 @@ class ScoringOptions(Options):
 
 @dataclass(frozen=True)
 class OptimiserOptions(Options):
-    """Optimiser (AdamW) and learning rate.
+    """Optimiser (AdamW), learning rate and batches.
 
     Args:
         learning_rate: Learning rate, in (0, 1].
@@ -380,7 +381,9 @@ class OptimiserOptions(Options):
         weight_decay: Decoupled weight decay.
         schedule: Learning rate over the training: ``none`` for a constant one, or ``cosine``, which falls to zero at
             the last step (constant after the warm-up where only a time limit ends the training).
-        warmup_steps: Steps of linear warm-up of the cosine schedule.
+        warmup_steps: Steps of linear warm-up of the cosine schedule; at most half of the training.
+        fill_last_batch: Whether a last batch of an epoch that is smaller than the others is filled up with images of
+            the one before.
     """
 
     group: ClassVar[str] = "optimiser"
@@ -390,24 +393,7 @@ class OptimiserOptions(Options):
     weight_decay: float | None = _number(0, 100)
     schedule: Literal["none", "cosine"] | None = None
     warmup_steps: int | None = _whole(0, 100_000)
-
-
-@dataclass(frozen=True)
-class FeatureCacheOptions(Options):
-    """Cache of the teacher's features of clean training images, which then are computed in the first epoch only.
-
-    Refused with random augmentations.
-
-    Args:
-        memory: Memory of the model's device, in GiB per process; 0 for none.
-        folder: Folder for the features that do not fit into the memory, until the training ends. Without one they are
-            computed in every epoch. A folder and 0 GiB put all of them there.
-    """
-
-    group: ClassVar[str] = "feature_cache"
-
-    memory: float | None = _number(0, 10_000)
-    folder: str | None = _option(_folder)
+    fill_last_batch: bool | None = None
 
 
 # --- arguments of version 0.1.0 before the groups ---------------------------------------------------------------------
@@ -434,18 +420,17 @@ RENAMED = {
     "weight_decay": "optimiser.weight_decay",
     "schedule": "optimiser.schedule",
     "warmup_steps": "optimiser.warmup_steps",
-    "feature_cache_dir": "feature_cache.folder",
 }
 _FITTED = "the weights of levels and extents are fitted, see scoring.scale_adaptation"
-REMOVED = {
+_REMOVED = {
     **dict.fromkeys(("calibration", "merge", "score", "top_k", "diffuse_top_k", "level", "broad_weight"), _FITTED),
     "noise_count": "an image has one anomaly",
     "noise_foreground": "anomalies lie anywhere",
+    "feature_cache_dir": "features that find no room in the memory of feature_cache are computed in every epoch",
 }
-_RENAMED_TO_GROUP = {"noise": "noise.kind", "feature_cache": "feature_cache.memory"}
 
 # Known to the command line, so that what it says of them is the new name, and not that there is no such argument.
-RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys(RENAMED | REMOVED, NotRequired[Any]))  # type: ignore[misc]
+RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys((*RENAMED, *_REMOVED), NotRequired[Any]))  # type: ignore[misc]
 
 
 def refuse_renamed(given: Mapping[str, Any]) -> None:
@@ -458,14 +443,14 @@ def refuse_renamed(given: Mapping[str, Any]) -> None:
         ValueError: If there are some that were renamed or removed.
         TypeError: If there are others.
     """
-    unknown = [name for name in given if name not in RENAMED | REMOVED]
+    unknown = [name for name in given if name not in {*RENAMED, *_REMOVED}]
     if unknown:
-        known = [*RENAMED.values(), "preset", "backbone", "layers", "pre_trained", "compile_model", "seed"]
+        known = [*RENAMED.values(), "preset", "backbone", "layers", "pre_trained", "feature_cache", "compile_model"]
         close = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         msg = f"ScaleAwareCRD has no argument {unknown[0]!r}{hint}"
         raise TypeError(msg)
-    gone = [f"{name} was removed: {REMOVED[name]}" for name in given if name in REMOVED]
+    gone = [f"{name} was removed: {_REMOVED[name]}" for name in given if name in _REMOVED]
     if gone:
         raise ValueError("; ".join(gone))
     if given:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from anomalib_scrd.options import (
-    FeatureCacheOptions,
     LossOptions,
     NoiseOptions,
     OptimiserOptions,
@@ -29,7 +28,6 @@ class Preset:
     noise: NoiseOptions
     scoring: ScoringOptions
     optimiser: OptimiserOptions
-    feature_cache: FeatureCacheOptions
 
 
 _DEFAULT = Preset(
@@ -47,9 +45,13 @@ _DEFAULT = Preset(
     ),
     scoring=ScoringOptions(scale_adaptation="fitted", held_out=0.1, damping=10.0, sigma=4.0),
     optimiser=OptimiserOptions(
-        learning_rate=5e-3, betas=(0.9, 0.999), weight_decay=0.0, schedule="cosine", warmup_steps=50
+        learning_rate=5e-3,
+        betas=(0.9, 0.999),
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup_steps=50,
+        fill_last_batch=True,
     ),
-    feature_cache=FeatureCacheOptions(memory=0.0),
 )
 
 # Li et al., ICLR 2025: the ratio alone, weights of the scales that minimise it, one small patch of simplex noise in
@@ -69,9 +71,13 @@ _PUBLISHED = Preset(
     ),
     scoring=ScoringOptions(scale_adaptation="published", held_out=0.0, damping=0.0, sigma=4.0),
     optimiser=OptimiserOptions(
-        learning_rate=1e-3, betas=(0.5, 0.999), weight_decay=0.0, schedule="none", warmup_steps=0
+        learning_rate=1e-3,
+        betas=(0.5, 0.999),
+        weight_decay=0.0,
+        schedule="none",
+        warmup_steps=0,
+        fill_last_batch=False,
     ),
-    feature_cache=FeatureCacheOptions(memory=0.0),
 )
 
 # A small teacher and a small student, for computers without an accelerator.

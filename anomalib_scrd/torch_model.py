@@ -117,6 +117,11 @@ class ScaleAwareCRDModel(nn.Module):
         """Smallest height and width of an image, in pixels: the stride of the embedding."""
         return self.bottleneck.stride
 
+    def reset_statistics(self) -> None:
+        """Forget what was measured on training images: the standardisation of the channels."""
+        if self.standardise is not None:
+            self.standardise.reset()
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters of everything but the teacher."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -127,7 +132,7 @@ class ScaleAwareCRDModel(nn.Module):
         noisy_images: torch.Tensor | None = None,
         *,
         restore: bool = False,
-        taught: list[torch.Tensor] | None = None,
+        teacher_features: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures | InferenceBatch:
         """Features for the loss in training mode, predictions in evaluation mode.
 
@@ -135,8 +140,9 @@ class ScaleAwareCRDModel(nn.Module):
             images: (B, 3, H, W), normalised.
             noisy_images: The first b of the images with synthetic anomalies, (b, 3, H, W); training mode only.
             restore: Whether the student sees the noisy images as well; training mode only.
-            taught: The teacher's features of the images and, behind them, the noisy ones, if they are known: it is not
-                asked then. One (B, C_k, H_k, W_k) or (B + b, C_k, H_k, W_k) per scale; training mode only.
+            teacher_features: The teacher's features of the images and, behind them, of the noisy ones, where they are
+                known: it is not asked then. One (B, C_k, H_k, W_k) or (B + b, C_k, H_k, W_k) per scale; training mode
+                only.
 
         Returns:
             :class:`TrainingFeatures` or ``InferenceBatch``.
@@ -147,7 +153,7 @@ class ScaleAwareCRDModel(nn.Module):
         self._check_images(images)
         if not self.training:
             return self.predict(images)
-        return self.features(images, noisy_images, restore=restore, taught=taught)
+        return self.features(images, noisy_images, restore=restore, teacher_features=teacher_features)
 
     def features(
         self,
@@ -155,12 +161,12 @@ class ScaleAwareCRDModel(nn.Module):
         noisy_images: torch.Tensor | None = None,
         *,
         restore: bool = False,
-        taught: list[torch.Tensor] | None = None,
+        teacher_features: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures:
         """Extract what the loss needs; arguments as in ``forward``."""
         batch = images.shape[0]
         noisy = restored = None
-        both = taught
+        both = teacher_features
         if both is None:
             # One pass of the teacher over both: the same work in larger pieces.
             both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
@@ -190,11 +196,11 @@ class ScaleAwareCRDModel(nn.Module):
             The teacher's and the student's features, K tensors (B, C_k, H_k, W_k) each, and in the published form (B,
             K) weights of the scales, whose rows sum to K; None in the others.
         """
-        taught = self.teacher(images)
+        teacher = self.teacher(images)
         if self.standardise is not None:
-            taught = self.standardise(taught)
-        embedding, student = self._decode(taught)
-        return taught, student, None if self.scale_adaptation is None else self.scale_adaptation(embedding)
+            teacher = self.standardise(teacher)
+        embedding, student = self._decode(teacher)
+        return teacher, student, None if self.scale_adaptation is None else self.scale_adaptation(embedding)
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
         """Compute anomaly map and score of images, (B, 3, H, W)."""

@@ -18,7 +18,6 @@ from anomalib_scrd import torch_model as torch_model_module
 from anomalib_scrd.components import teacher as teacher_module
 from anomalib_scrd.options import (
     RENAMED,
-    FeatureCacheOptions,
     LossOptions,
     NoiseOptions,
     OptimiserOptions,
@@ -69,10 +68,9 @@ WRONG = {
     "optimiser.weight_decay": ([-1, NAN, INF, "0"], r"a finite number in \[0, 100\]"),
     "optimiser.schedule": (["linear"], "one of"),
     "optimiser.warmup_steps": ([-1, 2.5, NAN, INF, "1"], r"a whole number in \[0, 100000\]"),
-    "feature_cache.memory": ([-1, NAN, INF, "1", True], r"a finite number in \[0, 10000\]"),
-    "feature_cache.folder": ([3, True, ["a"]], "the path of a folder or null"),
+    "feature_cache": ([-1, NAN, INF, "1", True], r"a finite number in \[0, 10000\]"),
 }
-GROUPS = (StudentOptions, LossOptions, NoiseOptions, ScoringOptions, OptimiserOptions, FeatureCacheOptions)
+GROUPS = (StudentOptions, LossOptions, NoiseOptions, ScoringOptions, OptimiserOptions)
 CASES = [(name, value) for name, (values, _) in WRONG.items() for value in values]
 
 
@@ -98,7 +96,7 @@ def test_wrong_value_is_refused_before_the_teacher_is_built(
         pytest.fail("the teacher was built first")
 
     if name == "pre_trained":  # the teacher's own argument: no network may be built
-        monkeypatch.setattr(teacher_module, "_create", build)
+        monkeypatch.setattr(teacher_module, "_without_weights", build)
     else:
         monkeypatch.setattr(torch_model_module, "Teacher", build)
     arguments = {"backbone": "resnet18", "pre_trained": False} | nested(name, value)
@@ -124,7 +122,7 @@ def test_a_preset_has_a_value_for_every_field(preset: str) -> None:
     for group in GROUPS:
         options = getattr(chosen, group.group)
         missing = {field.name for field in dataclasses.fields(group)} - options.given().keys()
-        assert missing == ({"folder"} if group is FeatureCacheOptions else set())
+        assert missing == set()
 
 
 def test_what_is_given_wins_over_the_preset() -> None:
@@ -142,7 +140,6 @@ def test_what_is_given_wins_over_the_preset() -> None:
         ({"noise": {"strenght": 0.4}}, "noise.strenght is unknown; did you mean noise.strength? noise has kind, share"),
         ({"scoring": {"zzz": 1}}, "scoring.zzz is unknown; scoring has scale_adaptation, held_out"),
         ({"noise": "perlin"}, "noise must be a group of kind, .*; what was noise is now noise.kind, got 'perlin'"),
-        ({"feature_cache": 1.0}, "what was feature_cache is now feature_cache.memory, got 1.0"),
         ({"loss": [1, 0]}, r"loss must be a group of pull, restore, contrast, ratio, got \[1, 0\]"),
     ],
 )
@@ -158,7 +155,6 @@ def test_what_is_no_group_is_refused(given: dict, message: str) -> None:
         ({"noise_strength": 0.4}, ["noise_strength is now noise.strength", "noise={'strength': 0.4}"]),
         ({"noise_seed": 3}, ["noise_seed is now seed", "seed=3 in Python, --model.seed on the command line"]),
         ({"damping": 0.1, "sigma": 2.0}, ["damping is now scoring.damping", "sigma is now scoring.sigma"]),
-        ({"feature_cache_dir": "a"}, ["feature_cache_dir is now feature_cache.folder"]),
     ],
 )
 @pytest.mark.parametrize("way", ["python", "name", "dict", "omegaconf"])
@@ -171,7 +167,7 @@ def test_a_name_of_earlier_versions_is_refused_with_the_new_one(given: dict, mes
         "dict": lambda: get_model(spec),
         "omegaconf": lambda: get_model(OmegaConf.create(spec)),
     }
-    with pytest.raises(ValueError, match="is now") as caught:
+    with pytest.raises(ValueError, match=r"is (now|gone)") as caught:
         ways[way]()
     for message in messages:
         assert message in str(caught.value)

@@ -17,8 +17,8 @@ from torchvision import transforms as v1
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.lightning_model import normalisation
-from anomalib_scrd.training.schedule import DEFAULT_STEPS, cosine_with_warmup, end_by_itself
+from anomalib_scrd.training.pre_processing import normalisation
+from anomalib_scrd.training.schedule import DEFAULT_STEPS, cosine_with_warmup, set_default_length
 from tests.models import build_engine, build_model
 
 PUBLISHED = {"preset": "published"}
@@ -124,23 +124,36 @@ def test_a_given_length_wins(length: dict, tiny_data: Callable, tmp_path: Path) 
     assert engine.trainer.global_step == length.get("max_steps", 6)
 
 
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the compiler, which takes minutes; gives the names of what is compiled."""
+    compiled: list[str] = []
+    real = torch.compile
+
+    def eager(module: torch.nn.Module) -> object:
+        compiled.append(type(module).__name__)
+        return real(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    return compiled
+
+
+def assert_ordinary(model: ScaleAwareCRD) -> None:
+    for module in (model.model, model.model.teacher):
+        assert model.compiled(module) is module
+        assert module._compiled_call_impl is None
+    assert not any("_orig_mod" in name for name in model.state_dict())
+
+
 @pytest.mark.parametrize("cache", [0.0, 1.0])
 def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
     cache: float, monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    compiled: list[str] = []
-    compile_module = torch.nn.Module.compile
-
-    def without_a_compiler(module: torch.nn.Module) -> None:
-        compiled.append(type(module).__name__)
-        compile_module(module, backend="eager")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    compiled = without_a_compiler(monkeypatch)
     losses = []
     for switch in (False, True):
         recorder = Recorder()
         seed_everything(0)
-        model = build_model(compile_model=switch, feature_cache={"memory": cache})
+        model = build_model(compile_model=switch, feature_cache=cache)
         build_engine(tmp_path / str(switch), max_steps=4, limit_val_batches=0, callbacks=[recorder]).fit(
             model, datamodule=tiny_data()
         )
@@ -148,8 +161,23 @@ def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
     assert compiled == ["ScaleAwareCRDModel", "Teacher"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert len(losses[0]) == 4
-    assert model.model._compiled_call_impl is None
-    assert model.model.teacher._compiled_call_impl is None
+    assert_ordinary(model)
+
+
+def test_a_training_that_fails_leaves_an_ordinary_model(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
+) -> None:
+    class Fail(Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            msg = "stop"
+            raise RuntimeError(msg)
+
+    compiled = without_a_compiler(monkeypatch)
+    model = build_model(compile_model=True)
+    with pytest.raises(RuntimeError, match="stop"):
+        build_engine(tmp_path, max_steps=4, callbacks=[Fail()]).fit(model, datamodule=tiny_data())
+    assert len(compiled) == 2
+    assert_ordinary(model)
 
 
 def test_no_length_means_the_published_one(
@@ -157,24 +185,30 @@ def test_no_length_means_the_published_one(
 ) -> None:
     import anomalib_scrd.lightning_model as module
 
-    monkeypatch.setattr(module, "end_by_itself", lambda trainer: end_by_itself(trainer, 5))
+    monkeypatch.setattr(module, "set_default_length", lambda trainer: set_default_length(trainer, 5))
     engine = build_engine(tmp_path, limit_val_batches=0)
     engine.fit(build_model(optimiser={"schedule": "none"}), datamodule=tiny_data())
     assert engine.trainer.global_step == 5
     assert DEFAULT_STEPS == 40_000
 
 
-def test_a_thousand_epochs_that_were_given_are_no_missing_length(tiny_data: Callable, tmp_path: Path) -> None:
-    # the number that Lightning fills in where none was given
+def test_a_thousand_epochs_count_as_no_length_and_the_log_says_so(
+    tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Lightning fills that number in where none was given, and keeps no record of it."""
+
     class Stop(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
             trainer.should_stop = True
 
     for folder, length in (("given", {"max_epochs": 1000}), ("none", {})):
+        caplog.clear()
         engine = build_engine(tmp_path / folder, limit_val_batches=0, callbacks=[Stop()], **length)
         engine.fit(build_model(), datamodule=tiny_data())
-        wanted = (1000, -1) if length else (-1, DEFAULT_STEPS)
-        assert (engine.trainer.max_epochs, engine.trainer.max_steps) == wanted
+        assert (engine.trainer.max_epochs, engine.trainer.max_steps) == (-1, DEFAULT_STEPS)
+        (told,) = [r.getMessage() for r in caplog.records if r.name == "anomalib_scrd.training.schedule"]
+        assert "(or 1000 epochs, Lightning's default): the training ends after the published 40000 steps" in told
+        assert "Give trainer.max_steps" in told
 
 
 @pytest.mark.parametrize(
@@ -183,7 +217,7 @@ def test_a_thousand_epochs_that_were_given_are_no_missing_length(tiny_data: Call
 def test_lengths_that_are_left_alone(arguments: dict) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
     before = trainer.max_epochs, trainer.max_steps
-    assert not end_by_itself(trainer)
+    assert not set_default_length(trainer)
     assert (trainer.max_epochs, trainer.max_steps) == before
 
 
@@ -287,7 +321,7 @@ def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
-    model = build_model()
+    model = build_model(loss=PLAIN)
     model.log = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.on_fit_start()
@@ -362,6 +396,22 @@ def test_cosine_schedule_in_closed_form() -> None:
     assert scheduler.get_last_lr()[0] == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize(("total", "warmup"), [(10, 10), (10, 500), (3, 50), (1, 50), (2, 2), (10, 5)])
+def test_cosine_schedule_falls_to_zero_however_long_the_warm_up_is(total: int, warmup: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = cosine_with_warmup(optimizer, total_steps=total, warmup_steps=warmup)
+    rates = []
+    for _ in range(total):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.0)
+    peak = rates.index(max(rates))
+    assert peak == total // 2
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
 def test_cosine_schedule_steps_with_the_optimiser(tiny_data: Callable, tmp_path: Path) -> None:
     model = build_model(optimiser={"schedule": "cosine", "warmup_steps": 1})
     engine = build_engine(tmp_path, max_steps=4, accumulate_grad_batches=2, limit_val_batches=0)
@@ -380,7 +430,7 @@ def test_cosine_schedule_of_an_unknown_length_stays_constant(
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
             trainer.should_stop = len(rates) == 4
 
-    caplog.set_level("WARNING", "anomalib_scrd.lightning_model")
+    caplog.set_level("WARNING", "anomalib_scrd.training.schedule")
     engine = build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0, callbacks=[Rates()])
     engine.fit(model, datamodule=tiny_data())
     assert rates == pytest.approx([2e-3, 3e-3, 3e-3, 3e-3])  # each after its step

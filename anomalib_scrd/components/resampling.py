@@ -40,23 +40,27 @@ class AxisMatrices:
     def __call__(self, maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
         """Apply it to maps (B, M, h, w); (B, M, *size), float32 also under autocast.
 
-        Half precision would round the map, and with it the score, to two or three digits.
+        Half precision or TF32 would round the map, and with it the score, to two or three digits. No setting shortens a
+        product in float64.
         """
+        exact = torch.float32 if torch.compiler.is_exporting() or maps.device.type == "mps" else torch.float64
         with torch.autocast(maps.device.type, enabled=False):
-            rows, columns = (self._matrix(*lengths, maps.device) for lengths in zip(maps.shape[-2:], size, strict=True))
-            return rows.mT @ (maps.float() @ columns)
+            rows, columns = (
+                self._matrix(*lengths, exact, maps.device) for lengths in zip(maps.shape[-2:], size, strict=True)
+            )
+            return (rows.mT @ (maps.to(exact) @ columns)).float()
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, on another device or in another process, builds its own matrices."""
         return self.__dict__ | {"_built": {}}
 
-    def _matrix(self, inputs: int, outputs: int, device: torch.device) -> torch.Tensor:
+    def _matrix(self, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """(inputs, outputs): what the signal with a single 1 at each place becomes."""
         if torch.compiler.is_compiling():  # a graph folds it, and must not leave its own tensors here
-            return self._function(torch.eye(inputs, device=device), outputs)
+            return self._function(torch.eye(inputs, dtype=dtype, device=device), outputs)
         key = (inputs, outputs, device)
         if key not in self._built:
             # They outlive the inference mode in which Lightning validates, whose own tensors take part in no gradient.
             with torch.inference_mode(mode=False), torch.no_grad():
-                self._built[key] = self._function(torch.eye(inputs, device=device), outputs)
+                self._built[key] = self._function(torch.eye(inputs, dtype=dtype, device=device), outputs)
         return self._built[key]

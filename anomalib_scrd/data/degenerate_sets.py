@@ -23,6 +23,7 @@ from anomalib_scrd.data.validation import seeded
 logger = logging.getLogger(__name__)
 
 _LOOKED_AT = 8  # training images that are read
+_FLAT = 1e-5  # a resized image of one colour has rounding errors; less than a level of 16 bits
 _HASHED = 2**16  # bytes at either end of a file
 
 
@@ -57,8 +58,8 @@ def _check_training(training: AnomalibDataset) -> None:
     which = (
         "all training images" if len(images) == count else f"all of {len(images)} training images that were looked at"
     )
-    if all(image.min() == image.max() for image in images):
-        colour = "black" if all(image.max() == 0 for image in images) else "of a single colour"
+    if all(float(image.max() - image.min()) < _FLAT for image in images):
+        colour = "black" if all(float(image.max()) < _FLAT for image in images) else "of a single colour"
         msg = f"{which} are {colour}, {str(training.samples.image_path[0])!r} among them: there is nothing to learn"
         raise ValueError(msg)
     if len(images) > 1 and all(image.shape == images[0].shape and torch.equal(image, images[0]) for image in images):

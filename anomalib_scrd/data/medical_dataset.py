@@ -91,7 +91,7 @@ class MedicalDataset(AnomalibDataset):
             mask = Mask(torch.from_numpy(self._mask(row, info, prepared)))
         image, mask = self._augment(as_tensor(prepared.image), mask)
         return MedicalItem(
-            image=image.expand(3, -1, -1),
+            image=Image(image.expand(3, -1, -1)),
             gt_mask=mask,
             gt_label=torch.tensor(int(row.label_index)),
             image_path=info.name,
@@ -167,7 +167,7 @@ class SyntheticMedicalDataset(MedicalDataset):
                 image = image.clamp(0, 1)
         image, augmented = self._augment(image.reshape(3, *image.shape[-2:]), Mask(mask.squeeze().to(torch.uint8)))
         return MedicalItem(
-            image=image,
+            image=Image(image),
             gt_mask=augmented,
             gt_label=torch.tensor(int(row.label_index)),
             image_path=info.name,

@@ -166,8 +166,8 @@ def split_groups(
     second: list[int] = []
     for kind in (False, True):
         part = groups[anomalous == kind]
-        sizes = part.value_counts(sort=False).sort_index()
-        names = list(sizes.index)
+        sizes = part.value_counts()
+        names = list(part.unique())  # by appearance: pseudonyms have an order that the salt decides
         order = [names[index] for index in torch.randperm(len(names), generator=generator).tolist()]
         order = [name for name in order if name in must] + [name for name in order if name not in must]
         wanted, taken = ratio * len(part), 0

@@ -111,7 +111,7 @@ class MedicalPredictDataset(Dataset):
         image = as_tensor(self.preparation(read_picture(info, self.preparation.volumes)).image)
         image = Image(image) if self._resize is None else self._resize(Image(image))
         return MedicalItem(
-            image=image.expand(3, -1, -1),
+            image=Image(image.expand(3, -1, -1)),
             image_path=info.name,
             patient=self._pseudonyms.of(info.patient),
             volume=self._pseudonyms.of(info.volume),

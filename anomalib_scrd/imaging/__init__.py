@@ -23,6 +23,8 @@ __all__ = [
     "VolumeOptions",
     "Window",
     "WindowSpec",
+    "display_image",
+    "find_picture",
     "list_files",
     "list_pictures",
     "read_picture",
@@ -30,6 +32,7 @@ __all__ = [
     "survey",
 ]
 
+from anomalib_scrd.imaging.display import display_image, find_picture
 from anomalib_scrd.imaging.errors import UnreadableImageError
 from anomalib_scrd.imaging.files import BadFiles, list_files, list_pictures, read_picture, read_pictures, survey
 from anomalib_scrd.imaging.orientation import Orientation

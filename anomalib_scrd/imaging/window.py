@@ -21,6 +21,7 @@ WindowSpec = str | Sequence[float] | Mapping[str, Any]
 _AUTO = (0.1, 99.9)
 _SAMPLED = 2**16  # pixels of a picture that take part in percentiles
 _EIGHT_BIT = (0.0, 255.0)
+_EXACT = 2**24
 
 
 @dataclass(frozen=True)
@@ -200,11 +201,13 @@ class Window:
 
 def _scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Pixels from low to high as float32 from 0 to 1, clipped."""
-    # float32 holds every value of 24 bits; wider integers and doubles take the way through float64.
-    kind = np.float64 if pixels.dtype.itemsize > 2 and pixels.dtype != np.float32 else np.float32  # noqa: PLR2004
+    # float32 holds every integer of 24 bits, so equal values of any kind of integer give equal numbers; wider ones and
+    # doubles take the way through float64.
+    whole = pixels.dtype.kind in "ui" and int(pixels.min()) >= -_EXACT and int(pixels.max()) <= _EXACT
+    kind = np.float32 if whole or pixels.dtype == np.float32 else np.float64
     result = pixels.astype(kind)
     result -= kind(low)
-    result /= kind(high - low)
+    result *= kind(1 / (high - low))  # for 8 bits the very numbers that torchvision gives anomalib
     return np.clip(result, 0, 1, out=result).astype(np.float32, copy=False)
 
 

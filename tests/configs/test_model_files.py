@@ -35,7 +35,7 @@ def test_config_builds_its_model(path: Path) -> None:
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"] == {"preset": path.stem}
     expected = resolved(path.stem)
     assert model.hparams["backbone"] == expected.backbone
-    for group in ("student", "loss", "noise", "scoring", "optimiser", "feature_cache"):
+    for group in ("student", "loss", "noise", "scoring", "optimiser"):
         assert model.hparams[group] == getattr(expected, group).as_dict()
 
 

@@ -4,8 +4,8 @@ python tests/edge/measure_runner.py MODEL.xml [--images 20000] [--few 4000] [--r
 
 Prints the rate of the runner between its first and its last result, the rate that OpenVINO's benchmark_app gives for
 the same file and precision (one image a request or the runner's batch, whichever is faster, data in memory), their
-ratio round by round, the time from the start of the process to the first result, and the resident memory over a long run.
-Nothing else may run on the machine meanwhile.
+ratio round by round, the time from the start of the process to the first result, and the resident memory over a long
+run. Nothing else may run on the machine meanwhile.
 """
 
 # ruff: noqa: T201

@@ -30,7 +30,7 @@ def test_centre_and_width_are_linear_and_clip() -> None:
 def test_eight_bit_pictures_keep_their_values_by_default() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
     window = Window.decide("auto", [picture(pixels, eight_bit=True)])
-    assert_array_equal(window.apply(picture(pixels, eight_bit=True)), pixels / np.float32(255))
+    assert_array_equal(window.apply(picture(pixels, eight_bit=True)), pixels * np.float32(1 / 255))
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.int32, np.float32, np.float64])

@@ -16,7 +16,12 @@ from anomalib_scrd.benchmark.quality.runner import run_benchmark
 Make = Callable[..., Any]
 SMALL = {
     "class_path": "anomalib_scrd.ScaleAwareCRD",
-    "init_args": {"backbone": "resnet18", "layers": ["layer1", "layer2"], "pre_trained": False, "student_depth": 1},
+    "init_args": {
+        "backbone": "resnet18",
+        "layers": ["layer1", "layer2"],
+        "pre_trained": False,
+        "student": {"depth": 1},
+    },
     "max_steps": 3,
 }
 

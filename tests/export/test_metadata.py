@@ -1,0 +1,182 @@
+"""What exported files say about themselves, and Model API, which goes by it."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.export.metadata import DOCUMENT, description
+from anomalib_scrd.export.training_facts import file_list_hash
+from tests.export.conftest import EDGE_SIZE, Exported, Trained
+from tests.export.test_agreement import FLOAT32
+from tests.models import build_model
+
+
+def openvino_document(path: Path) -> dict[str, Any]:
+    return json.loads(openvino.Core().read_model(path).get_rt_info(DOCUMENT).astype(str))
+
+
+def onnx_entries(path: Path) -> dict[str, str]:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+
+
+@pytest.fixture(scope="module")
+def document(edge_export: Exported) -> dict[str, Any]:
+    return openvino_document(edge_export.openvino)
+
+
+def test_both_files_hold_the_same_document(document: dict[str, Any], edge_export: Exported) -> None:
+    entries = onnx_entries(edge_export.onnx)
+    assert json.loads(entries[DOCUMENT]) == document
+    model = openvino.Core().read_model(edge_export.openvino)
+    info = {name: value.astype(str) for name, value in model.get_rt_info("model_info").astype(dict).items()}
+    assert {f"model_info {name}": value for name, value in info.items()}.items() <= entries.items()
+    assert info["model_type"] == "AnomalyDetection"
+    assert info["scale_values"] == "255.0 255.0 255.0"
+
+
+def test_the_document_says_what_a_user_must_know(document: dict[str, Any], edge: Trained) -> None:
+    assert document["format"] == 1
+    assert document["version"] == version("anomalib-scrd")
+    assert document["input"] == {
+        "range": [0, 1],
+        "layout": "NCHW",
+        "height": EDGE_SIZE[0],
+        "width": EDGE_SIZE[1],
+        "resize": "in graph, anti-aliased",
+    }
+    assert document["window"] is None
+    assert document["thresholds"]["image"] == document["thresholds"]["pixel"] == 0.5
+    assert document["outputs"] == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
+    assert document["arguments"]["backbone"] == "tf_efficientnet_lite0"
+    data = edge.data()
+    data.setup()
+    files = data.train_data.samples["image_path"]
+    assert document["training"] == {"images": 32, "steps": 60, "files_sha256": file_list_hash(files)}
+
+
+def test_facts_come_back_from_a_checkpoint(edge: Trained) -> None:
+    loaded = ScaleAwareCRD.load_from_checkpoint(edge.checkpoint)
+    assert loaded.training_facts == edge.model.training_facts
+    assert loaded.training_facts["steps"] == 60
+
+
+def test_nothing_tells_where_the_file_was_made(edge: Trained, edge_export: Exported, tmp_path: Path) -> None:
+    """Neither the graph nor the metadata holds a path of this machine."""
+    folder = str(Path(__file__).parents[2]).encode()
+    for path in (edge_export.onnx, edge_export.openvino):
+        content = path.read_bytes()
+        assert folder not in content
+        assert b"site-packages" not in content
+    model = build_model(feature_cache=1.0, feature_cache_dir=str(tmp_path / "features"))
+    model.hparams["pre_trained"] = str(tmp_path / "weights.pth")
+    assert str(tmp_path) not in json.dumps(description(model, None))
+    assert description(model, None)["arguments"]["pre_trained"] == "weights.pth"
+
+
+@pytest.mark.parametrize("post_processor", [True, False])
+def test_settings_of_the_model_are_in_the_document(post_processor: bool) -> None:
+    class Window:
+        def to_dict(self) -> dict[str, Any]:
+            return {"mode": "values", "limits": (0.0, 4095.0)}
+
+    model = build_model(post_processor=post_processor)
+    model.window = Window()
+    if post_processor:
+        model.post_processor.image_sensitivity = 0.25
+        model.post_processor.false_alarm_rate = 0.05
+    found = json.loads(json.dumps(description(model, None), allow_nan=False))
+    assert found["window"] == {"mode": "values", "limits": [0.0, 4095.0]}
+    if post_processor:
+        assert found["thresholds"] == {"image": 0.75, "pixel": 0.5, "false_alarm_rate": 0.05}
+    else:
+        assert set(found["thresholds"].values()) == {None}
+        assert found["outputs"] == ["pred_score", "anomaly_map"]
+
+
+def test_file_lists_have_one_hash(tmp_path: Path) -> None:
+    """Whatever their order and place; another name or size changes it."""
+
+    def files(folder: str, **contents: str) -> list[Path]:
+        paths = [tmp_path / folder / name / "image.png" for name in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            path.parent.mkdir(parents=True)
+            path.write_text(content)
+        return paths
+
+    first = files("one", a="1", b="22")
+    wanted = file_list_hash(map(str, first))
+    assert file_list_hash(map(str, reversed(first))) == wanted
+    assert file_list_hash(map(str, files("two", a="1", b="33"))) == wanted
+    assert file_list_hash(map(str, files("three", a="1", c="22"))) != wanted
+    assert file_list_hash(map(str, files("four", a="1", b="2"))) != wanted
+    assert len(file_list_hash([])) == len(wanted) == 64
+
+
+@pytest.mark.parametrize("kind", ["openvino", "onnx"])
+@pytest.mark.parametrize("size", [None, (48, 150)])
+def test_model_api_gives_the_scores_of_training(
+    kind: str, size: tuple[int, int] | None, edge: Trained, edge_export: Exported, tmp_path: Path
+) -> None:
+    """From pixels of 0 to 255, without a word about the model. Fed as they were, a normal image became anomalous."""
+    models = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed (extra test)")
+    core = openvino.Core()
+    core.set_property("CPU", FLOAT32)
+    path = str(edge_export.openvino if kind == "openvino" else edge_export.onnx)
+    model = models.Model.create_model(path, core=core, device="CPU")
+    assert type(model) is models.AnomalyDetection
+    labels = set()
+    images = edge.images
+    if size is not None:
+        images = torch.nn.functional.interpolate(images, size=size, mode="bilinear")
+    for index, image in enumerate(images):
+        pixels = (255 * image).round().byte()
+        expected = edge.predict(pixels[None] / 255)
+        result = model(pixels.permute(1, 2, 0).numpy())
+        assert result.pred_score == pytest.approx(expected.pred_score.item(), abs=1e-4), index
+        assert result.pred_label == str(bool(expected.pred_label))
+        labels.add(result.pred_label)
+        if size is None:
+            decided = (expected.anomaly_map[0, 0] - 0.5).abs().numpy() > 1e-4
+            np.testing.assert_array_equal(result.pred_mask[decided], expected.pred_mask[0, 0].numpy()[decided])
+            wanted = 255 * expected.anomaly_map[0, 0].numpy()
+            np.testing.assert_allclose(result.anomaly_map, wanted, rtol=0, atol=0.6)
+        else:
+            assert result.pred_mask.shape == result.anomaly_map.shape == size
+    assert labels == {"True", "False"}
+
+
+@pytest.mark.parametrize("case", ["one size", "no labels"])
+def test_model_api_refuses_what_it_would_score_otherwise(case: str, tmp_path: Path) -> None:
+    """It would resize to the file's only size without anti-aliasing, or make up labels: the file gives it no type."""
+    arguments = {"pre_processor": False} if case == "one size" else {"post_processor": False}
+    path = build_model(**arguments).to_onnx(tmp_path, input_size=(64, 64))
+    entries = onnx_entries(path)
+    assert json.loads(entries[DOCUMENT])["input"]["height"] == 64
+    assert not [name for name in entries if "model_info" in name]
+    models = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed (extra test)")
+    with pytest.raises(Exception, match=r"(?i)model"):
+        models.Model.create_model(str(path), core=openvino.Core(), device="CPU")
+
+
+def test_onnx_is_one_file_unless_asked(tmp_path: Path) -> None:
+    model = build_model()
+    path = model.to_onnx(tmp_path / "one", input_size=(64, 64))
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    onnx.checker.check_model(path)
+    apart = model.to_onnx(tmp_path / "two", input_size=(64, 64), external_data=True)
+    assert sorted(file.name for file in apart.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
+    image = np.random.default_rng(0).random((1, 3, 50, 70), np.float32)
+    scores = [
+        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(["pred_score"], {"input": image})[0]
+        for file in (path, apart)
+    ]
+    np.testing.assert_array_equal(*scores)

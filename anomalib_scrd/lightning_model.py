@@ -26,6 +26,7 @@ from anomalib_scrd.components.feature_standardisation import FeatureScaling
 from anomalib_scrd.components.scale_adaptation import ScaleAdaptationMode
 from anomalib_scrd.data.reading import NamesBrokenImages, check_images, image_files
 from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.decision.evaluation import DecisionEvaluator
 from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
 from anomalib_scrd.export.quantisation import quantise, quantise_with_accuracy_control
@@ -37,11 +38,13 @@ from anomalib_scrd.scoring.anomaly_map import MergeMode
 from anomalib_scrd.scoring.image_score import ScoreKind
 from anomalib_scrd.scoring.map_standardisation import CalibrationMode
 from anomalib_scrd.torch_model import BlockChoice, ScaleAwareCRDModel
+from anomalib_scrd.training.checkpoint_files import write_atomically
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
 from anomalib_scrd.training.validation_times import ValidationTimes
+from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +278,7 @@ class ScaleAwareCRD(AnomalibModule):
         self._check_size()
         if stage != "fit":
             return
+        write_atomically(self.trainer)
         end_by_itself(self.trainer)  # before optimisers and schedules ask for the length
         datamodule = getattr(self.trainer, "datamodule", None)
         if (
@@ -317,6 +321,16 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_post_processor(self) -> CalibratedPostProcessor:
         """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
         return CalibratedPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """AUROC and F1 of images and pixels, undefined where they are."""
+        return DecisionEvaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> DecisionVisualizer:
+        """Pictures with score, label and threshold, and a table of predictions."""
+        return DecisionVisualizer()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam (decoupled weight decay) over bottleneck, student and scale adaptation.

@@ -23,6 +23,7 @@ from anomalib_scrd.data.explained_errors import ExplainedDataErrors
 from anomalib_scrd.data.patient_scores import PatientScores
 from anomalib_scrd.data.prediction import read_any_format
 from anomalib_scrd.data.stored_window import share_window
+from anomalib_scrd.decision.evaluation import DecisionEvaluator
 from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
 from anomalib_scrd.export.mixin import ModelExport
 from anomalib_scrd.integration.checkpoints import ModelCheckpoints
@@ -47,6 +48,7 @@ from anomalib_scrd.options import (
 from anomalib_scrd.presets import PresetName, resolved, without_effect
 from anomalib_scrd.scoring.fitting import fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
+from anomalib_scrd.training.checkpoint_files import write_atomically
 from anomalib_scrd.training.compilation import CompiledModules
 from anomalib_scrd.training.data_checks import check_run, check_size
 from anomalib_scrd.training.feature_cache import FeatureCache
@@ -57,6 +59,7 @@ from anomalib_scrd.training.pre_processing import normalisation
 from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
+from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
 
 logger = logging.getLogger(__name__)
 
@@ -185,6 +188,7 @@ class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
         share_window(self, self.trainer)
         check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
         if stage == "fit":
+            write_atomically(self.trainer)
             if self._without_length:
                 set_default_length(self.trainer)  # before optimisers and schedules ask for the length
             # A checkpoint, which is read after this, brings its own.
@@ -212,6 +216,16 @@ class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
     def configure_post_processor(self) -> CalibratedPostProcessor:
         """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
         return CalibratedPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """AUROC and F1 of images and pixels, undefined where they are."""
+        return DecisionEvaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> DecisionVisualizer:
+        """Pictures with score, label and threshold, and a table of predictions."""
+        return DecisionVisualizer()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""

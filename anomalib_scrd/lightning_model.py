@@ -46,7 +46,7 @@ from anomalib_scrd.options import (
     whole_number,
 )
 from anomalib_scrd.presets import PresetName, resolved, without_effect
-from anomalib_scrd.scoring.fitting import fit_weights
+from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.checkpoint_files import write_atomically
 from anomalib_scrd.training.compilation import CompiledModules
@@ -312,11 +312,11 @@ class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
     def before_thresholds(self) -> None:
         """Fit the weights of the scales to the student as it is now; called before thresholds are found in a fit.
 
-        Without held-out images (no data module, or ``scoring.held_out`` 0) the weights stay as they are.
+        With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights stay as they are.
         """
-        images = list(self.held_out.images(self))
-        if images:
-            fit_weights(self.model, torch.cat(images), self._pre_processing(), self._seed or 0)
+        if len(self.held_out) >= FEWEST_IMAGES:
+            images = torch.cat(list(self.held_out.images(self)))
+            fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
 
     def _pre_processing(self) -> Normalisation | None:
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""

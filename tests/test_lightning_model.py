@@ -153,7 +153,8 @@ def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
     for switch in (False, True):
         recorder = Recorder()
         seed_everything(0)
-        model = build_model(compile_model=switch, feature_cache=cache)
+        # Adam's first steps have the gradient's sign: at the default's rate they enlarge rounding.
+        model = build_model(compile_model=switch, feature_cache=cache, optimiser={"learning_rate": 1e-4})
         build_engine(tmp_path / str(switch), max_steps=4, limit_val_batches=0, callbacks=[recorder]).fit(
             model, datamodule=tiny_data()
         )

@@ -134,14 +134,17 @@ def test_the_last_batch_is_filled_up_where_that_is_asked_for(
 ) -> None:
     """12 images in batches of 5. The published training does not fill up."""
     seen: list[int] = []
-    model = build_model(layers=["layer1", "layer2"], **arguments)
+    arguments = {"scoring": {"held_out": 0.0}, "layers": ["layer1", "layer2"], **arguments}
+    if "preset" not in arguments:
+        arguments["loss"] = {"restore": 0.0, "contrast": 0.0}
+    model = build_model(**arguments)
     model.model.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0][0])))
     build_engine(tmp_path, max_epochs=1, limit_val_batches=0, logger=False).fit(
         model, datamodule=tiny_data(train_batch_size=5)
     )
     assert seen == sizes
     seen.clear()
-    switched = build_model(layers=["layer1", "layer2"], optimiser={"fill_last_batch": sizes[2] != 5}, **arguments)
+    switched = build_model(optimiser={"fill_last_batch": sizes[2] != 5}, **arguments)
     switched.model.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0][0])))
     build_engine(tmp_path, max_epochs=1, limit_val_batches=0, logger=False).fit(
         switched, datamodule=tiny_data(train_batch_size=5)

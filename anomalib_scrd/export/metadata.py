@@ -104,11 +104,13 @@ def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bo
 def _model_info(document: Mapping[str, Any], *, any_size: bool) -> dict[str, str]:
     """Configuration of Model API's ``AnomalyDetection``.
 
-    Empty for a file that takes images of one size, or gives no labels: Model API would resize them without
-    anti-aliasing, or make up a label, and so refuses the file instead.
+    Model API knows the model by its outputs, even without an entry. A file that it would score otherwise than training
+    does gets a type that it does not know: the name is in its message.
     """
-    if not any_size or "pred_label" not in document["outputs"]:
-        return {}
+    if not any_size:
+        return {"model_type": "none: the file takes images of one size, and Model API resizes without anti-aliasing"}
+    if "pred_label" not in document["outputs"]:
+        return {"model_type": "none: the file has no threshold, and Model API needs labels"}
     thresholds = document["thresholds"]
     return {
         "model_type": "AnomalyDetection",

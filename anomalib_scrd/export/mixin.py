@@ -200,9 +200,10 @@ class ModelExport(_Module):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the facts of the training, for exports."""
         super().on_save_checkpoint(checkpoint)
-        trainer = getattr(self, "_trainer", None)
-        steps = {"steps": trainer.global_step} if trainer is not None and trainer.training else {}
-        checkpoint[TRAINING_FACTS] = {**self.training_facts, **steps}
+        facts = dict(self.training_facts)
+        if facts:  # another trainer, of a test, has made no step
+            facts["steps"] = max(facts.get("steps", 0), checkpoint.get("global_step", 0))
+        checkpoint[TRAINING_FACTS] = facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the facts of the training."""

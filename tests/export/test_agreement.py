@@ -213,10 +213,11 @@ def test_other_interpolations_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_input_size_is_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_input_size_is_not_needed(edge_export: Exported, odd: Trained, caplog: pytest.LogCaptureFixture) -> None:
     """As anomalib's users give it: the file takes any size all the same, and the log says so."""
-    model = ScaleAwareCRD(**SMALL, pre_processor=ScaleAwareCRD.configure_pre_processor((64, 96)))
+    assert static_shape(edge_export.openvino) == [None, 3, None, None]  # exported with one
     with caplog.at_level("INFO"):
-        path = model.to_onnx(tmp_path, input_size=(50, 50))
-    assert static_shape(path) == [None, 3, None, None]
-    assert "takes images of any size and resizes them to 64 x 96" in caplog.text
+        assert odd.model._fixed_size((50, 50), {}) is None
+    assert "takes images of any size and resizes them to 75 x 61" in caplog.text
+    assert odd.model._fixed_size((50, 50), {"dynamic_axes": {}}) == (50, 50)
+    assert odd.model._fixed_size(None, {"dynamic_axes": {}}) == ODD_SIZE

@@ -22,7 +22,7 @@ if _WORKERS > 1:
     os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
 # One for all tests, those of anomalib's inferencer included: several would leave this process with a signal stack that
-# is gone, see `anomalib_scrd.benchmark.speed.engines.openvino_core`.
+# is gone, see `anomalib_scrd.benchmark.exported_models.openvino_core`.
 openvino.Core = cache(openvino.Core)
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
-from anomalib_scrd.export.resizing import network_size
+from anomalib_scrd.export.resizing import network_size, resized
 
 DOCUMENT = "anomalib_scrd"
 """Key of the JSON document."""
@@ -24,6 +24,8 @@ DOCUMENT = "anomalib_scrd"
 _FORMAT = 1
 _OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 _RANGE = 255  # of the pixels that Model API hands over
+_PROBES = ((61, 89), (89, 61))
+_ROUNDING = 1e-4
 # Arguments that say where things lie on the machine of the training.
 _PLACES = {"feature_cache_dir", "folder"}
 
@@ -37,7 +39,8 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
 
     Returns:
         The document, of plain values. ``input.height`` and ``input.width`` are the size to which the graph resizes, or
-        ``fixed_size``.
+        ``fixed_size``. ``input.resized_before`` says whether images that were resized to it before, with anti-aliasing,
+        get the same scores, and the map covers the whole image; not so where the pre-processor crops.
     """
     post = model.post_processor
     transform = getattr(model.pre_processor, "transform", None)
@@ -58,6 +61,7 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
             "height": height,
             "width": width,
             "resize": "in graph, anti-aliased" if resizes else "none",
+            "resized_before": size is not None and _may_be_resized_before(transform, size),
         },
         "window": _window(getattr(model, "window", None)),
         "thresholds": thresholds,
@@ -130,6 +134,16 @@ def _changes(transform: Any, size: tuple[int, int]) -> bool:
     import torch
 
     return tuple(transform(torch.zeros(1, 3, *size)).shape[-2:]) != tuple(size)
+
+
+def _may_be_resized_before(transform: Any, size: tuple[int, int]) -> bool:
+    """Whether a transform gives the same for an image that was resized to a size before, with anti-aliasing."""
+    import torch
+
+    if transform is None:
+        return True
+    images = [torch.rand(1, 3, *probe, generator=torch.Generator().manual_seed(0)) for probe in _PROBES]
+    return all(torch.allclose(transform(resized(x, size)), transform(x), atol=_ROUNDING) for x in images)
 
 
 def _window(window: Any) -> dict[str, Any] | None:

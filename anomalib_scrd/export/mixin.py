@@ -210,7 +210,7 @@ class ModelExport(_Module):
         super().on_load_checkpoint(checkpoint)
         self.training_facts = checkpoint.get(TRAINING_FACTS, {})
 
-    def _check_size(self) -> None:
+    def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small, if the model's class does so."""
 
     def _fixed_size(self, input_size: tuple[int, int] | None, onnx_kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -223,7 +223,7 @@ class ModelExport(_Module):
                 "train with bilinear interpolation"
             )
             raise ValueError(msg)
-        self._check_size()
+        self.check_size()
         size = network_size(transform)
         if size is None and input_size is None:
             resizes = self.input_size is not None

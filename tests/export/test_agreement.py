@@ -165,7 +165,7 @@ def test_fixed_batch_agrees(odd: Trained, tmp_path: Path) -> None:
     assert_agree(results, expected)
 
 
-SMALL = {"backbone": "resnet18", "pre_trained": False, "student_depth": 1}
+SMALL: dict[str, Any] = {"backbone": "resnet18", "pre_trained": False, "student": {"depth": 1}}
 STATISTICS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 

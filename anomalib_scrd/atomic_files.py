@@ -1,0 +1,55 @@
+"""Files that appear under their name only when they are complete."""
+
+__all__ = ["replacing"]
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def replacing(path: str | Path, what: str = "file") -> Iterator[Path]:
+    """Write a file beside its place and move it there when it is complete.
+
+    A file that exists under the name stays as it is until then, and for good if the writing fails.
+
+    Args:
+        path: Name of the file. Its folder is made.
+        what: What the file is, for the message of an error.
+
+    Yields:
+        Where to write, in the same folder.
+
+    Raises:
+        OSError: If the file cannot be written; the message names it, the reason, and whether an earlier file is still
+            there.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        reason = "no space is left" if cause.errno in _NO_SPACE else cause.strerror or str(cause)
+        kept = "the earlier file of this name is unchanged" if path.exists() else "there is no file of this name"
+        msg = f"the {what} {str(path)!r} could not be written: {reason}; {kept}"
+        raise OSError(cause.errno, msg) from error
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The error of the system behind an error: torch turns it into one of its own."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

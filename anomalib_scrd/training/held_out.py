@@ -1,0 +1,287 @@
+"""Normal training images that the student is not trained on: scale weights and thresholds are taken from them."""
+
+__all__ = ["ENOUGH", "HeldOut", "held_out_indices"]
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.data.utils import LabelName
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Resize, Transform
+
+logger = logging.getLogger(__name__)
+
+ENOUGH = 500
+"""Most images that are held out: more of them make every validation slower and a threshold hardly more exact."""
+
+# A tenth of a small set is too few to tell a threshold from: this many, where they are at most a quarter of the set.
+_FEW = 8
+_SMALL_SET_SHARE = 4
+# With fewer images than this, worker processes of a loader take longer to start than the images to read.
+_WORTH_WORKERS = 64
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+
+
+class HeldOut(Callback):
+    """Takes a share of the normal images out of the training set for the time of a fit.
+
+    The split is made when the trainer sets up a fit: after the data module's own ``setup`` and before the training
+    loader exists. Each image is ranked by a hash of the seed and of its path below the folder that all training images
+    share. The split is therefore the same in every process of a distributed training, in a resumed one, after the
+    folder has been moved, and, but for a few images, after images have been added. Images whose names differ in their
+    last number only (slices of one volume, frames of one sequence) stay together, because they resemble each other
+    more than a new image resembles them, unless one such group is larger than what is to be held out.
+
+    Validation and test images are left alone. A data module without validation images gets the held-out ones as its
+    validation set. After the fit, or if it fails, the data module has its own training set back.
+
+    Without an ``AnomalibDataModule`` (loaders were given to ``fit``), or where its training set cannot be subsampled,
+    nothing is held out and one warning says so; thresholds then come from the normal validation images alone.
+
+    Args:
+        share: Share of the normal training images, in [0, 1); 0 for none. At least 8 images are held out, but no more
+            than a quarter of the set for that reason, and at most :data:`ENOUGH`.
+        seed: Seed of the choice. A checkpoint keeps share and seed; a fit that resumes from it uses those.
+
+    Attributes:
+        dataset: The images that are held out, read and augmented as validation images are; None if there are none.
+
+    Raises:
+        ValueError: If share is not in [0, 1).
+    """
+
+    def __init__(self, share: float = 0.1, seed: int = 0) -> None:
+        if isinstance(share, bool) or not 0 <= share < 1:
+            msg = f"the share of held-out images must lie in [0, 1), got {share!r}"
+            raise ValueError(msg)
+        self.share = float(share)
+        self.seed = int(seed)
+        self.dataset: AnomalibDataset | None = None
+        self._batch_size = 1
+        self._num_workers = 0
+        self._taken_from: tuple[AnomalibDataModule, AnomalibDataset, bool] | None = None
+
+    def __len__(self) -> int:
+        """Number of images that are held out."""
+        return 0 if self.dataset is None else len(self.dataset)
+
+    def loader(self) -> DataLoader:
+        """A loader of the held-out images in a fixed order, in batches of the data module's ``eval_batch_size``.
+
+        Raises:
+            ValueError: If no images are held out.
+        """
+        if self.dataset is None:
+            msg = "no images are held out: there is nothing to load"
+            raise ValueError(msg)
+        return DataLoader(
+            self.dataset,
+            batch_size=self._batch_size,
+            num_workers=self._num_workers if len(self.dataset) >= _WORTH_WORKERS else 0,
+            collate_fn=self.dataset.collate_fn,
+        )
+
+    def images(self, model: LightningModule) -> Iterator[torch.Tensor]:
+        """Held-out images as the model's forward pass gets them in a validation.
+
+        Args:
+            model: Model whose device and pre-processor are used.
+
+        Yields:
+            Batches (B, 3, H, W), pre-processed, on the model's device.
+        """
+        if self.dataset is None:
+            return
+        transform = getattr(getattr(model, "pre_processor", None), "transform", None)
+        for batch in self.loader():
+            images = batch.image.to(model.device)
+            yield images if transform is None else transform(images)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hold images out at the start of a fit.
+
+        Args:
+            trainer: Trainer, after its data module's ``setup``.
+            pl_module: Model with its pre-processor.
+            stage: Images are held out for ``fit`` only.
+        """
+        if stage == "fit":
+            transform = getattr(getattr(pl_module, "pre_processor", None), "transform", None)
+            self.take(getattr(trainer, "datamodule", None), transform, validate=bool(trainer.limit_val_batches))
+
+    def take(self, datamodule: Any, transform: Transform | None = None, *, validate: bool = True) -> None:
+        """Hold images of a data module out, in place of those that are held out now.
+
+        Args:
+            datamodule: Data module that has been set up.
+            transform: The model's pre-processing, of which the held-out images need the resize to be collated.
+            validate: Whether a data module without validation images gets the held-out ones.
+        """
+        self.give_back()
+        self.dataset = None
+        if not self.share:
+            return
+        obstacle = _obstacle(datamodule)
+        chosen: list[int] = []
+        if obstacle is None:
+            whole = datamodule.train_data
+            chosen = held_out_indices(
+                whole.samples.image_path, self.share, self.seed, _normal(whole), _together(whole.samples)
+            )
+            if not chosen:
+                obstacle = f"the {len(whole)} training images are too few, or of too few patients or volumes"
+        if obstacle is not None:
+            logger.warning(
+                "No normal training images are held out, because %s. Thresholds come from the normal validation "
+                "images alone.",
+                obstacle,
+            )
+            return
+        kept = set(chosen)
+        self.dataset = whole.subsample(chosen)
+        self.dataset.augmentations = _as_in_validation(datamodule, transform)
+        self._batch_size, self._num_workers = datamodule.eval_batch_size, datamodule.num_workers
+        datamodule.train_data = whole.subsample([index for index in range(len(whole)) if index not in kept])
+        fill_in = validate and not hasattr(datamodule, "val_data")
+        if fill_in:
+            datamodule.val_data = self.dataset
+        self._taken_from = datamodule, whole, fill_in
+        logger.info("%d of %d normal training images are held out for thresholds.", len(chosen), len(whole))
+
+    def give_back(self) -> None:
+        """Give the data module its own training set back; the held-out images stay available here."""
+        if self._taken_from is None:
+            return
+        datamodule, whole, filled_in = self._taken_from
+        datamodule.train_data = whole
+        if filled_in:
+            del datamodule.val_data
+        self._taken_from = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the images back after a fit."""
+        del trainer, pl_module
+        if stage == "fit":
+            self.give_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the images back after a fit that failed."""
+        del trainer, pl_module, exception
+        self.give_back()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that a resumed fit holds the same images out."""
+        return {"share": self.share, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Hold those images out that the checkpoint's training did: others have been trained on."""
+        if state_dict == self.state_dict():
+            return
+        self.share, self.seed = float(state_dict["share"]), int(state_dict["seed"])
+        if self._taken_from is not None:
+            datamodule, _, filled_in = self._taken_from
+            transform = None if self.dataset is None else self.dataset.augmentations
+            self.take(datamodule, transform, validate=filled_in)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without images: an exported or copied model has no use for the paths of its training set."""
+        return {**self.__dict__, "dataset": None, "_taken_from": None}
+
+
+def held_out_indices(
+    paths: Sequence[str],
+    share: float,
+    seed: int = 0,
+    normal: Sequence[bool] | None = None,
+    together: Sequence[str] | None = None,
+) -> list[int]:
+    """Choose the images that are held out.
+
+    Args:
+        paths: Files of the training images, n of them.
+        share: Share of the normal ones, in [0, 1); 0 for none.
+        seed: Seed of the choice.
+        normal: n flags; the others are never chosen. None if all are normal.
+        together: n names of groups, patients for example, that are held out whole or not at all; "" for an image of
+            none, and None for none at all, go by the numbers in the files' names.
+
+    Returns:
+        Indices into ``paths``, in increasing order: close to ``share`` of the normal images, see :class:`HeldOut` for
+        small and large sets; none from fewer than four.
+    """
+    folder = os.path.commonpath([Path(path).parent for path in paths]) if len(paths) else ""
+    names = [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+    candidates = [index for index in range(len(names)) if normal is None or normal[index]]
+    wanted = min(max(round(share * len(candidates)), min(_FEW, len(candidates) // _SMALL_SET_SHARE)), ENOUGH)
+    if not share or not wanted:
+        return []
+    known = _first_names(together or [""] * len(names), names)
+    keys = [name or _LAST_NUMBER.sub("#", names[index]) for index, name in enumerate(known)]
+    sizes = Counter(keys[index] for index in candidates)
+    # Names that differ in a number may be all there are; patients are never split.
+    keys = [keys[i] if known[i] or sizes[keys[i]] <= wanted else names[i] for i in range(len(names))]
+    groups: dict[str, list[int]] = {}
+    for index in candidates:
+        groups.setdefault(keys[index], []).append(index)
+    smallest = min(map(len, groups.values()))
+    if smallest <= len(candidates) // _SMALL_SET_SHARE:  # of few large groups one is held out whole
+        wanted = max(wanted, smallest)
+    chosen: list[int] = []
+    for key in sorted(groups, key=lambda key: blake2b(f"{seed}:{key}".encode()).digest()):
+        if len(chosen) + len(groups[key]) <= wanted:
+            chosen += groups[key]
+    return sorted(chosen)
+
+
+def _first_names(together: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The first file of each group in place of its name, which may be another one in another process; "" for none."""
+    first: dict[str, str] = {"": ""}
+    for group, name in zip(together, names, strict=True):
+        first.setdefault(group, name)
+    return [first[group] for group in together]
+
+
+def _together(samples: Any) -> list[str] | None:
+    """Patients or volumes of a table that has them, "" where an image is of none."""
+    if not {"patient", "volume"} <= set(samples.columns):
+        return None
+    return list(samples.patient.where(samples.patient != "", samples.volume))
+
+
+def _obstacle(datamodule: Any) -> str | None:
+    """Why no images can be held out, None if they can."""
+    if datamodule is None:
+        return "fit was given loaders and no data module"
+    if not isinstance(datamodule, AnomalibDataModule):
+        return f"{type(datamodule).__name__} is not one of anomalib's data modules"
+    train = getattr(datamodule, "train_data", None)
+    if not isinstance(train, AnomalibDataset) or getattr(train, "_samples", None) is None:
+        return f"train_data of {type(datamodule).__name__} is no dataset with a table of samples"
+    return None
+
+
+def _normal(dataset: AnomalibDataset) -> list[bool]:
+    samples = dataset.samples
+    if "label_index" not in samples:
+        return [True] * len(samples)
+    return [label == LabelName.NORMAL for label in samples.label_index]
+
+
+def _as_in_validation(datamodule: AnomalibDataModule, transform: Transform | None) -> Transform | None:
+    """What a data module applies to validation images: its own augmentations of them and the model's resize."""
+    for part in ("val_data", "test_data"):
+        if hasattr(datamodule, part):
+            return getattr(datamodule, part).augmentations
+    steps = [datamodule.val_augmentations, *extract_transforms_by_type(transform, Resize)[:1]]
+    steps = [step for step in steps if step is not None]
+    return Compose(steps) if steps else None

@@ -1,0 +1,1 @@
+"""Thresholds, calibrated scores, labels and outlines."""

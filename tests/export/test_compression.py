@@ -14,6 +14,7 @@ from openvino import opset13 as opset
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
 from anomalib_scrd.export.quantisation import comparison_nodes, compress_weights, preparation_nodes, quantise
+from anomalib_scrd.export.quantisation_images import calibration_images
 from tests.export.conftest import EDGE_SIZE, Exported, Trained
 from tests.export.test_agreement import collect, openvino_predict
 
@@ -131,7 +132,7 @@ def test_a_model_whose_comparison_is_not_found_is_not_quantised(edge: Trained) -
     """It would have been quantised as a whole, without a word."""
     assert comparison_nodes(network(comparison=True)) == ["distance", "features"]
     unknown = network(comparison=False)
-    for quantisation in (compress_weights, lambda model: quantise(model, edge.data())):
+    for quantisation in (compress_weights, lambda model: quantise(model, calibration_images(edge.data()))):
         with pytest.raises(ValueError, match=r"no sums over channels behind its convolutions.*quantised as a whole"):
             quantisation(unknown)
 

@@ -68,8 +68,11 @@ def test_the_document_says_what_a_user_must_know(document: dict[str, Any], edge:
     assert document["arguments"]["backbone"] == "tf_efficientnet_lite0"
     data = edge.data()
     data.setup()
+    edge.model.held_out.take(data)
     files = data.train_data.samples["image_path"]
-    assert document["training"] == {"images": 32, "steps": 60, "files_sha256": file_list_hash(files)}
+    edge.model.held_out.give_back()
+    assert 16 < len(files) < 32  # some are held out
+    assert document["training"] == {"images": len(files), "steps": 60, "files_sha256": file_list_hash(files)}
 
 
 def test_facts_come_back_from_a_checkpoint(edge: Trained) -> None:
@@ -85,7 +88,7 @@ def test_nothing_tells_where_the_file_was_made(edge: Trained, edge_export: Expor
         content = path.read_bytes()
         assert folder not in content
         assert b"site-packages" not in content
-    model = build_model(feature_cache=1.0, feature_cache_dir=str(tmp_path / "features"))
+    model = build_model()
     model.hparams["pre_trained"] = str(tmp_path / "weights.pth")
     assert str(tmp_path) not in json.dumps(description(model, None))
     assert description(model, None)["arguments"]["pre_trained"] == "weights.pth"
@@ -93,19 +96,17 @@ def test_nothing_tells_where_the_file_was_made(edge: Trained, edge_export: Expor
 
 @pytest.mark.parametrize("post_processor", [True, False])
 def test_settings_of_the_model_are_in_the_document(post_processor: bool) -> None:
-    class Window:
-        def to_dict(self) -> dict[str, Any]:
-            return {"mode": "values", "limits": (0.0, 4095.0)}
-
     model = build_model(post_processor=post_processor)
-    model.window = Window()
+    model.window = {"mode": "values", "limits": (0.0, 4095.0)}
     if post_processor:
+        assert description(model, None)["outputs"] == ["pred_score", "anomaly_map"]  # no threshold, no labels
+        model.post_processor.normal_evidence = torch.rand(30, 3)
+        model.post_processor.false_alarm_rate = 0.1
         model.post_processor.image_sensitivity = 0.25
-        model.post_processor.false_alarm_rate = 0.05
     found = json.loads(json.dumps(description(model, None), allow_nan=False))
     assert found["window"] == {"mode": "values", "limits": [0.0, 4095.0]}
     if post_processor:
-        assert found["thresholds"] == {"image": 0.75, "pixel": 0.5, "false_alarm_rate": 0.05}
+        assert found["thresholds"] == {"image": 0.75, "pixel": 0.5, "false_alarm_rate": 0.1}
     else:
         assert set(found["thresholds"].values()) == {None}
         assert found["outputs"] == ["pred_score", "anomaly_map"]
@@ -183,6 +184,8 @@ def test_onnx_is_one_file_unless_asked(edge_export: Exported, tmp_path: Path) ->
     apart = build_model().to_onnx(tmp_path, external_data=True)
     assert sorted(file.name for file in apart.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
     session = onnxruntime.InferenceSession(apart, providers=["CPUExecutionProvider"])
+    # neither has the prediction of this model, which has no threshold, a label
+    assert [output.name for output in session.get_outputs()] == ["pred_score", "anomaly_map"]
     (score,) = session.run(["pred_score"], {"input": np.zeros((1, 3, 50, 70), np.float32)})
     assert np.isfinite(score).all()
     assert DOCUMENT in onnx_entries(apart)

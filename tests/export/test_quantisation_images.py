@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip, Resize
 
 from anomalib_scrd.export import quantisation_images
 from anomalib_scrd.export.quantisation_images import calibration_images, labelled_images
+from anomalib_scrd.training.held_out import HeldOut
 
 
 def paths(loader: DataLoader) -> set[str]:
@@ -63,18 +64,40 @@ def test_images_are_those_of_the_files(tiny_data: Callable[..., Folder]) -> None
     """Neither augmented nor resized: the graph does that."""
     data = tiny_data(train_augmentations=RandomHorizontalFlip(1.0), val_augmentations=Resize(10))
     plain = tiny_data()
-    for loader in (calibration_images(data), calibration_images(data, batch_size=5)):
-        assert next(iter(loader)).image.shape[-2:] == (64, 64)
     plain.setup()
     wanted = {item.image_path: item.image for item in plain.train_data}
     for batch in calibration_images(data):
+        assert batch.image.shape == (1, 3, 64, 64)
         torch.testing.assert_close(batch.image[0], wanted[batch.image_path[0]], rtol=0, atol=0)
-    assert [len(batch.image) for batch in calibration_images(data, batch_size=5)] == [5, 5]
 
 
-def test_too_few_images_are_refused(tiny_data: Callable[..., Folder]) -> None:
-    with pytest.raises(ValueError, match=r"INT8 needs 13 or more normal images that are not in the test set.*has 12"):
-        calibration_images(tiny_data(), batch_size=13)
+def test_held_out_images_come_before_those_that_were_trained_on(
+    tiny_data: Callable[..., Folder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = HeldOut(0.25, seed=1)
+    data = tiny_data()
+    data.setup("fit")
+    held_out.take(data)  # as a training does
+    files = set(held_out.dataset.samples["image_path"])
+    held_out.give_back()
+    assert 0 < len(files) < 5
+    monkeypatch.setattr(quantisation_images, "_ENOUGH", 5)
+    again = tiny_data()
+    found = paths(calibration_images(again, HeldOut(0.25, seed=1)))
+    assert len(found) == 5
+    assert files < found
+    assert len(again.train_data) == 12  # the data module has its images back
+
+
+def test_no_normal_image_outside_the_test_is_refused(
+    tiny_data: Callable[..., Folder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_data()
+    data.setup("fit")
+    data.test_data = data.val_data = data.train_data
+    monkeypatch.setattr(data, "setup", lambda _stage: None)
+    with pytest.raises(ValueError, match=r"normal images that are not in the test set.*Folder has none in validation"):
+        calibration_images(data)
 
 
 def test_the_loss_is_measured_on_validation_images(tiny_data: Callable[..., Folder]) -> None:

@@ -147,9 +147,9 @@ def test_other_keys_are_still_strict(tmp_path: Path) -> None:
     name = next(name for name in checkpoint["state_dict"] if name.startswith("model.student"))
     checkpoint["state_dict"]["evaluate"] = checkpoint["state_dict"].pop(name)
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    with pytest.raises(RuntimeError, match=rf"Missing key\(s\).*{name}.*Unexpected key\(s\).*evaluate") as caught:
+    with pytest.raises(RuntimeError, match=r"(?s)Missing key\(s\).*Unexpected key\(s\).*\"evaluate\"") as caught:
         ScaleAwareCRD.load_from_checkpoint(tmp_path / "other.ckpt")
-    assert "fpr_limit" not in str(caught.value)
+    assert name in str(caught.value)
 
 
 def test_predictions_of_a_torch_export_carry_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1080px; padding: 24px; font: 15px/1.5 system-ui, sans-serif; color: var(--ink);
   background: var(--ground); }
-h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 8px; } 
+h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 8px; }
 h3 { font-size: 15px; margin: 20px 0 6px; }
 p { max-width: 75ch; margin: 6px 0; } .soft { color: var(--soft); }
 table { border-collapse: collapse; margin: 8px 0; } th, td { text-align: left; padding: 4px 16px 4px 0;
@@ -35,7 +35,8 @@ svg { max-width: 100%; height: auto; } .tick, .mark { font-size: 12px; fill: var
 .bar { fill-opacity: 0.65; } .bar.normal, .bar.plain { fill: var(--normal); } .bar.anomalous { fill: var(--anomalous); }
 .point { fill: var(--normal); fill-opacity: 0.7; }
 .key { margin-right: 14px; } .key::before { content: ""; display: inline-block; width: 10px; height: 10px;
-  margin-right: 5px; border-radius: 2px; background: var(--normal); } .key.anomalous::before { background: var(--anomalous); }
+  margin-right: 5px; border-radius: 2px; background: var(--normal); }
+.key.anomalous::before { background: var(--anomalous); }
 @media print { body { max-width: none; } h2 { break-after: avoid; } .case, figure, tr { break-inside: avoid; } }
 """
 

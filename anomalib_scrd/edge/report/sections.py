@@ -136,9 +136,8 @@ def case_cards(title: str, note: str, cases: Sequence[Case], threshold: float) -
         row = "".join(f'<img src="{picture_uri(pixels)}" alt="{name}" title="{name}">' for name, pixels in images)
         number = f" picture {record.picture}" if record.pictures > 1 else ""
         truth = {None: "", True: ", anomalous in truth", False: ", normal in truth"}[case.anomalous]
-        cards.append(
-            f'<div class="case"><div class="row">{row}</div><p>{escape(record.path)}{number}<br>score {record.score:.4g}{truth}</p></div>'
-        )
+        text = f"{escape(record.path)}{number}<br>score {record.score:.4g}{truth}"
+        cards.append(f'<div class="case"><div class="row">{row}</div><p>{text}</p></div>')
     return f'<h3>{escape(title)}</h3><p class="soft">{escape(note)}</p><div class="cases">{"".join(cards)}</div>'
 
 

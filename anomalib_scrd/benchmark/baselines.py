@@ -1,25 +1,32 @@
 """Models to compare with: reverse distillation on any backbone of timm, and plain nearest neighbours by level."""
 
-__all__ = ["EqualLevels", "NearestNeighbour", "NearestNeighbourModel", "TimmReverseDistillation"]
+__all__ = ["FittedLevels", "NearestNeighbour", "NearestNeighbourModel", "TimmReverseDistillation"]
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.models import Patchcore, ReverseDistillation
-from anomalib.models.components import AnomalibModule, DynamicBufferMixin, GaussianBlur2d
+from anomalib.models.components import AnomalibModule, DynamicBufferMixin
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from anomalib.models.image.reverse_distillation.anomaly_map import AnomalyMapGenerationMode, AnomalyMapGenerator
 from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
 from anomalib.models.image.reverse_distillation.torch_model import ReverseDistillationModel
+from lightning.pytorch import Callback
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 from anomalib_scrd.components.blocks import BlockKind
 from anomalib_scrd.components.bottleneck import Bottleneck
 from anomalib_scrd.components.student import Student
 from anomalib_scrd.components.teacher import Teacher
+from anomalib_scrd.noise import Normalisation
+from anomalib_scrd.scoring.anomaly_map import SmoothMaps
+from anomalib_scrd.scoring.evidence import EXTENTS, evidence
+from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from anomalib_scrd.scoring.fitting import fit_weights
+from anomalib_scrd.training.held_out import HeldOut
+from anomalib_scrd.training.pre_processing import normalisation
 
 _ROWS = 1024
 _DEAD_SHARE = 1e-4
@@ -29,14 +36,15 @@ class NearestNeighbour(Patchcore):
     """Distance to the nearest normal patch at each level of a backbone, without any training.
 
     In the loop of a training it is anomalib's PatchCore; its own are the levels, which are not joined, the even draw of
-    patches in place of a coreset, and map and score.
+    patches in place of a coreset, and map and score, whose weights are fitted as those of ``ScaleAwareCRD`` are.
 
     Args:
         backbone: Name of a timm model.
         layers: Names of its feature maps, finest first; None for those of strides 4, 8 and 16.
         pre_trained: Whether the backbone has ImageNet weights.
         patches: Normal patches that are kept of each level, drawn evenly from the training images.
-        score: Makes score and map of the distances, see :class:`EqualLevels`, which is the default.
+        scale_adaptation: Weights of levels and extents: fitted, or uniform.
+        held_out: Share of the training images that gives no patches: the weights are fitted on them.
         kwargs: Components of anomalib's base class.
     """
 
@@ -46,16 +54,30 @@ class NearestNeighbour(Patchcore):
         layers: Sequence[str] | None = None,
         pre_trained: bool = True,
         patches: int = 20_000,
-        score: nn.Module | None = None,
+        scale_adaptation: Literal["fitted", "uniform"] = "fitted",
+        held_out: float = 0.1,
         **kwargs: Any,
     ) -> None:
         super(Patchcore, self).__init__(**kwargs)  # PatchCore's own constructor builds its model
+        self.held_out = HeldOut(held_out)
         teacher = Teacher(backbone, layers, pre_trained)
-        self.model = NearestNeighbourModel(teacher, patches, score or EqualLevels())  # type: ignore[assignment]
+        score = FittedLevels(len(teacher.layers), scale_adaptation)
+        self.model = NearestNeighbourModel(teacher, patches, score)  # type: ignore[assignment]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Hold images out for the time of a fit."""
+        callbacks = super().configure_callbacks()
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self.held_out]
 
     def fit(self) -> None:
-        """Standardise the patches once they are drawn."""
-        self.model.standardise()  # type: ignore[operator]
+        """Standardise the patches once they are drawn, and fit the weights."""
+        model: Any = self.model
+        model.standardise()
+        images = list(self.held_out.images(self))
+        if images:
+            found = normalisation(getattr(self.pre_processor, "transform", None))
+            found = found and Normalisation(found.mean.to(self.device), found.std.to(self.device))
+            fit_weights(model, torch.cat(images), found, torch.initial_seed() % 2**63)
 
 
 class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
@@ -64,12 +86,12 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
     Args:
         teacher: Its features are compared, standardised by channel over the patches.
         patches: Patches that are kept of each level.
-        score: Called with the distances, one (B, H_k, W_k) per level, and the (H, W) of the images.
+        map_and_score: Called with the distances, one (B, H_k, W_k) per level, and the (H, W) of the images.
     """
 
-    def __init__(self, teacher: Teacher, patches: int, score: nn.Module) -> None:
+    def __init__(self, teacher: Teacher, patches: int, map_and_score: "FittedLevels") -> None:
         super().__init__()
-        self.teacher, self.patches, self.score = teacher, patches, score
+        self.teacher, self.patches, self.map_and_score = teacher, patches, map_and_score
         for level, channels in enumerate(teacher.channels):
             self.register_buffer(f"bank_{level}", torch.empty(0, channels))
             self.register_buffer(f"mean_{level}", torch.zeros(channels))
@@ -79,7 +101,7 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
     def forward(self, images: torch.Tensor) -> InferenceBatch | None:
         """Draw patches from normal images, (B, 3, H, W), or predict them."""
         if not self.training:
-            return self.score(self.distances(images), images.shape[-2:])
+            return self.map_and_score(self.distances(images), images.shape[-2:])
         for level, features in enumerate(self.teacher(images)):
             # every patch gets a random key and those with the smallest keys stay: an even draw of unknown length
             rows = torch.cat([self.get_buffer(f"bank_{level}"), _rows(features)])
@@ -111,24 +133,44 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
             found.append(nearest.view(len(features), *features.shape[-2:]) / bank.shape[1] ** 0.5)
         return found
 
+    def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the weights are fitted on, see :meth:`FittedLevels.evidence`."""
+        return self.map_and_score.evidence(self.distances(images), images.shape[-2:])
+
 
 def _rows(features: torch.Tensor) -> torch.Tensor:
     """(B, C, H, W) as (B H W, C) in float32."""
     return features.float().permute(0, 2, 3, 1).flatten(0, 2)
 
 
-class EqualLevels(nn.Module):
-    """Map: mean of the levels' distances, smoothed by four pixels as PatchCore's is. Score: its largest place."""
+class FittedLevels(nn.Module):
+    """Map and score of one distance per level, as ``ScaleAwareCRD`` makes them of two.
 
-    def __init__(self) -> None:
+    Args:
+        levels: Number of levels K.
+        scale_adaptation: Whether the weights are fitted, or uniform.
+    """
+
+    published = False
+
+    def __init__(self, levels: int, scale_adaptation: str) -> None:
         super().__init__()
-        self.smooth = GaussianBlur2d(kernel_size=(33, 33), sigma=(4.0, 4.0), channels=1)
+        self.uniform = scale_adaptation == "uniform"
+        self.smooth_maps = SmoothMaps(sigma=4.0)
+        self.score_weights = FittedWeights(levels * len(EXTENTS))
+        self.map_weights = FittedWeights(levels)
 
-    def forward(self, distances: Sequence[torch.Tensor], size: Sequence[int]) -> InferenceBatch:
-        """Map and score of images of a size, from one (B, H_k, W_k) per level."""
-        maps = [F.interpolate(level.unsqueeze(1), size=tuple(size), mode="bilinear") for level in distances]
-        joined = self.smooth(torch.stack(maps).mean(dim=0))
-        return InferenceBatch(pred_score=joined.amax(dim=(1, 2, 3)), anomaly_map=joined)
+    def evidence(
+        self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 6 K) features of the score and (B, K, h, w) smoothed distances, from one (B, H_k, W_k) per level."""
+        return evidence(self.smooth_maps.thin(distances, size)), self.smooth_maps(distances, size)
+
+    def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> InferenceBatch:
+        """Map and score of images of a size."""
+        features, levels = self.evidence(distances, size)
+        anomaly_map = self.smooth_maps.enlarged(self.map_weights(levels).unsqueeze(1), size)
+        return InferenceBatch(pred_score=self.score_weights(features), anomaly_map=anomaly_map)
 
 
 class TimmReverseDistillation(ReverseDistillation):
@@ -137,15 +179,9 @@ class TimmReverseDistillation(ReverseDistillation):
     anomalib's own two know the ResNet family only. Those here are this project's, built from the backbone's channels.
     Loss, optimiser (Adam, 0.005), map (sum over scales, Gaussian sigma 4) and score (its maximum) are anomalib's.
 
-    Args:
-        backbone: Name of a timm model.
-        layers: Names of three or more feature maps, finest first.
-        pre_trained: Whether the backbone has ImageNet weights.
-        block: Kind of residual block of bottleneck and decoder.
-        depth: Number of residual blocks of the bottleneck and of each stage of the decoder (coarsest first).
-        non_negative: Whether the backbone's maps end in a ReLU, as those of the ResNet family do, and the decoder's
-            with them.
-        kwargs: Components of anomalib's base class.
+    The first three arguments are those of anomalib's class. ``block`` is the kind of residual block of both parts,
+    ``depth`` their number in the bottleneck and in each stage of the decoder, coarsest first; ``non_negative`` lets the
+    decoder's maps end in a ReLU, as the backbone's do in the ResNet family.
     """
 
     def __init__(

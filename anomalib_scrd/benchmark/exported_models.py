@@ -55,11 +55,7 @@ def file_size(path: Path) -> int:
 
 
 def open_file(engine: str, path: Path, images: NDArray[np.float32], threads: int) -> Callable[[], Any]:
-    """Load an exported model on the CPU; returns a function that predicts the images, (B, 3, H, W).
-
-    Raises:
-        ModuleNotFoundError: If the engine is not installed.
-    """
+    """Load an exported model on the CPU; returns a function that predicts the images, (B, 3, H, W)."""
     if engine == "onnx":
         import onnxruntime
 

@@ -1,37 +1,19 @@
 """Writing of results: whole files or none, and Markdown tables."""
 
-__all__ = ["markdown_table", "write_atomically"]
+__all__ = ["markdown_table", "write_text"]
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 import pandas as pd
 
+from anomalib_scrd.atomic_files import replacing
 
-def write_atomically(path: Path, content: Callable[[IO[bytes]], object] | str) -> None:
-    """Write a file beside its place and move it there once it is complete.
 
-    Args:
-        path: Where it belongs. Folders are made.
-        content: The text, or a function that writes to the open binary file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if isinstance(content, str):
-                file.write(content.encode())
-            else:
-                content(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or none."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def markdown_table(table: pd.DataFrame) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ _MEBI = 2**20
 _LIBRARIES = ("anomalib", "timm", "openvino", "onnxruntime")
 
 
+@dataclass
 class PeakMemory:
     """Highest memory since the last reset, in MiB.
 
@@ -26,8 +28,7 @@ class PeakMemory:
         device: Device that the model runs on.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    device: torch.device
 
     def reset(self) -> None:
         """Forget the peak."""

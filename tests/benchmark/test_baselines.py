@@ -1,17 +1,17 @@
 """The models that the benchmark compares with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, InferenceBatch
+from anomalib.data import Folder
 from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
-from torch import nn
 
-from anomalib_scrd.benchmark.baselines import EqualLevels, NearestNeighbour, TimmReverseDistillation
+from anomalib_scrd.benchmark import baselines
+from anomalib_scrd.benchmark.baselines import FittedLevels, NearestNeighbour, TimmReverseDistillation
 from anomalib_scrd.benchmark.models import build_model
 from tests.models import build_engine
 
@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {"backbone": "resnet18", "pre_trained": False}
 
 def trained(data: Callable[..., Folder], root: Path, **arguments: Any) -> NearestNeighbour:
     torch.manual_seed(0)
-    model = build_model(f"{PLACE}.NearestNeighbour", SMALL | arguments, (64, 64))
+    model = build_model(f"{PLACE}.NearestNeighbour", SMALL | {"held_out": 0.0} | arguments, (64, 64))
     module = data(val_split_mode="none")
     build_engine(root, limit_val_batches=0, logger=False).fit(model, datamodule=module)
     assert isinstance(model, NearestNeighbour)
@@ -86,23 +86,43 @@ def test_patches_are_an_even_draw_of_the_size_asked_for(tiny_data: Callable[...,
     assert shares.max() <= 45
 
 
-def test_equal_levels_and_a_score_of_ones_own(tiny_data: Callable[..., Folder], tmp_path: Path) -> None:
-    model = trained(tiny_data, tmp_path, patches=50)
-    images = torch.rand(2, 3, 64, 64)
-    plain = model.model(images)
-    assert plain.anomaly_map.shape == (2, 1, 64, 64)
-    assert torch.equal(plain.pred_score, plain.anomaly_map.amax(dim=(1, 2, 3)))
-    flat = EqualLevels()([torch.full((1, 4, 4), 1.0), torch.full((1, 2, 2), 4.0)], (64, 64))
+def test_weights_are_fitted_on_images_that_gave_no_patches(
+    tiny_data: Callable[..., Folder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    original = baselines.fit_weights
+
+    def spy(model: Any, images: torch.Tensor, *args: Any) -> None:
+        seen.append(images)
+        original(model, images, *args)
+
+    monkeypatch.setattr(baselines, "fit_weights", spy)
+    model = trained(tiny_data, tmp_path, held_out=0.25)
+    scoring = model.model.map_and_score
+    assert len(seen[0]) == 3
+    assert [len(model.model.get_buffer(f"bank_{level}")) for level in range(3)] == [9 * 256, 9 * 64, 9 * 16]
+    assert all(level.amax() > 0.1 for level in model.model.distances(seen[0]))
+    assert scoring.score_weights.fitted
+    assert scoring.map_weights.fitted
+    assert scoring.score_weights.weight.unique().numel() > 1
+    # normal images lie on the normal side of the log odds, and patches of noise on the other
+    spoilt = seen[0].clone()
+    spoilt[:, :, 16:48, 16:48] = 3 * torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert (model.model(seen[0]).pred_score < 0).all()
+    assert (model.model(spoilt).pred_score > 0).all()
+    module = tiny_data(val_split_mode="none")
+    module.setup()
+    assert len(module.train_data) == 12
+
+
+def test_uniform_weights_are_equal(tiny_data: Callable[..., Folder], tmp_path: Path) -> None:
+    model = trained(tiny_data, tmp_path, held_out=0.25, scale_adaptation="uniform", patches=50)
+    weights = model.model.map_and_score
+    assert weights.score_weights.weight.unique().numel() == 1
+    assert weights.score_weights.spread.unique().numel() > 1  # standardised by the held-out images
+    flat = FittedLevels(2, "uniform")([torch.full((1, 4, 4), 1.0), torch.full((1, 2, 2), 4.0)], (64, 64))
     torch.testing.assert_close(flat.anomaly_map, torch.full((1, 1, 64, 64), 2.5))
-
-    class Coarsest(nn.Module):
-        def forward(self, distances: Sequence[torch.Tensor], size: Sequence[int]) -> InferenceBatch:
-            del size
-            return InferenceBatch(pred_score=distances[-1].flatten(1).mean(1), anomaly_map=distances[-1].unsqueeze(1))
-
-    model.model.score = Coarsest()
-    expected = model.model.distances(images)[-1].flatten(1).mean(1)
-    torch.testing.assert_close(model.model(images).pred_score, expected)
+    torch.testing.assert_close(flat.pred_score, torch.tensor([(np.log(1.0001) + np.log(4.0001)) / 2]).float())
 
 
 def test_reverse_distillation_on_another_backbone_is_anomalibs_but_for_two_parts() -> None:

@@ -80,8 +80,7 @@ class BenchmarkConfig:
         workers: Runs at the same time on a CPU. Times of concurrent runs are marked in the report.
         precision: Lightning's precision.
         cases: How many best anomalies, missed anomalies and false alarms the heat maps of a run show.
-        keep_checkpoints: Keep the state at the end of each training beside its result. There is no choice among
-            checkpoints: the last state is the one that is scored.
+        keep_checkpoints: Keep the state at the end of each training, which is the one scored, beside its result.
         isolate: Give each run a process of its own: its memory is measured alone and its crash stays its own.
         retry_failed: Run again what failed before, when the benchmark is started again.
         report_only: Write tables and figures of what is finished, run nothing.

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from anomalib_scrd.benchmark.files import write_atomically
+from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
 from anomalib_scrd.benchmark.quality.intervals import estimate
 from anomalib_scrd.benchmark.quality.metrics import METRICS
@@ -84,6 +84,6 @@ def _cases(title: str, stored: Mapping[str, NDArray[Any]]) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    canvas = FigureCanvasAgg(figure)  # no display is needed, and no global state is touched
-    write_atomically(path, canvas.print_png)
+    with replacing(path) as part:
+        FigureCanvasAgg(figure).print_png(part)  # no display is needed, and no global state is touched
     return path

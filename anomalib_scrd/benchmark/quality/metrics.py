@@ -40,7 +40,7 @@ def image_metrics(scores: Floats, labels: Labels) -> dict[str, float]:
 
     Args:
         scores: (N,) raw scores.
-        labels: (N,), 1 = anomalous; both kinds.
+        labels: (N,), 1 = anomalous.
 
     Returns:
         ``image_auroc``, ``image_ap``, ``f1_best_on_test`` and ``accuracy_best_on_test`` (each the maximum over all
@@ -72,11 +72,7 @@ def quantile_threshold(normal_scores: Floats, quantile: float) -> float:
 
 
 def pixel_metrics(maps: Floats, masks: Labels) -> dict[str, float]:
-    """Metrics of anomaly maps, over all test images together.
-
-    Args:
-        maps: (N, H, W) raw anomaly maps.
-        masks: (N, H, W), nonzero = anomalous; some are.
+    """Metrics of (N, H, W) raw anomaly maps and masks, nonzero = anomalous, over all test images together.
 
     Returns:
         ``pixel_auroc``, ``pixel_ap`` and ``pixel_aupro`` (area under the per-region overlap curve up to a false

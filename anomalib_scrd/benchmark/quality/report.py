@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from anomalib_scrd.benchmark.files import markdown_table, write_atomically
+from anomalib_scrd.benchmark.files import markdown_table, write_text
 from anomalib_scrd.benchmark.machine import code_digest
 from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
 from anomalib_scrd.benchmark.quality.intervals import (
@@ -46,7 +46,7 @@ def write_report(config: BenchmarkConfig, command: str = "") -> None:
     if not results:
         return
     frame = results_frame(results)
-    write_atomically(config.output / "results.csv", frame.to_csv(index=False))
+    write_text(config.output / "results.csv", frame.to_csv(index=False))
     good = [result for result in results if result["status"] == "ok"]
     scores = {metric: found for metric in METRICS if not (found := score_frame(frame, metric)).empty}
     failed = pd.DataFrame([result for result in results if result["status"] != "ok"])
@@ -63,7 +63,7 @@ def write_report(config: BenchmarkConfig, command: str = "") -> None:
     lines = ["# Benchmark", "", *(["```", command, "```", ""] if command else []), *_protocol(config, good)]
     for title, content in sections.items():
         lines += [f"## {title}", "", *content, ""] if content else []
-    write_atomically(config.output / "report.md", "\n".join(lines))
+    write_text(config.output / "report.md", "\n".join(lines))
 
 
 def _protocol(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:

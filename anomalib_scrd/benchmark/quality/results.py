@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomalib_scrd.benchmark.files import write_atomically
+from anomalib_scrd.benchmark.files import write_text
 from anomalib_scrd.benchmark.quality.config import BenchmarkConfig, RunSpec
 from anomalib_scrd.benchmark.quality.intervals import PairedScores
 from anomalib_scrd.benchmark.quality.metrics import METRICS
@@ -42,7 +42,7 @@ class RunStore:
     def save(self, run: RunSpec, result: dict[str, Any]) -> dict[str, Any]:
         """Keep a result, which replaces an earlier one of the same run; returns it with the names of the run."""
         result = {"data": run.data, "model": run.model, "seed": run.seed, "key": run.key, **result}
-        write_atomically(self.path(run), json.dumps(result | {"description": run.description}, indent=1, default=str))
+        write_text(self.path(run), json.dumps(result | {"description": run.description}, indent=1, default=str))
         return result
 
     def is_finished(self, run: RunSpec, *, failed_too: bool = False) -> bool:

@@ -18,8 +18,9 @@ from anomalib.engine import Engine
 from anomalib.models import AnomalibModule
 from lightning.pytorch import seed_everything
 
+from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.benchmark.exported_models import export_model, predict_file
-from anomalib_scrd.benchmark.files import write_atomically
+from anomalib_scrd.benchmark.files import write_text
 from anomalib_scrd.benchmark.machine import PeakMemory, code_digest, describe, model_size, resolve_device
 from anomalib_scrd.benchmark.models import build, build_model, find_class
 from anomalib_scrd.benchmark.quality import metrics
@@ -53,7 +54,6 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         module.setup()  # gives the other parts the model's resize, as the training part had it
         cost |= {"train_memory_mib": memory.read(), **model_size(model.model, engine.trainer.optimizers)}
         if config.keep_checkpoints:
-            RunStore(config.output).path(run).parent.mkdir(parents=True, exist_ok=True)
             engine.trainer.save_checkpoint(RunStore(config.output).path(run, ".ckpt"))
 
         memory.reset()
@@ -110,10 +110,11 @@ def execute_and_store(run: RunSpec, config: BenchmarkConfig) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             result, arrays = execute(run, config)
-        write_atomically(store.path(run, ".npz"), lambda file: np.savez_compressed(file, **arrays))
+        with replacing(store.path(run, ".npz")) as part, part.open("wb") as file:
+            np.savez_compressed(file, **arrays)
         error_file.unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001  (whatever it was, the other runs go on)
-        write_atomically(error_file, traceback.format_exc())
+        write_text(error_file, traceback.format_exc())
         result = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": str(error_file)}
     return store.save(run, {**common, **result, "seconds": time.perf_counter() - started})
 

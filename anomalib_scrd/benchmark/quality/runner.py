@@ -35,8 +35,8 @@ def run_benchmark(config: BenchmarkConfig, *, command: str = "", say: Callable[[
         say: Takes the lines of progress.
     """
     store, runs = RunStore(config.output), config.runs()
-    again = [run for run in runs if not store.is_finished(run, failed_too=not config.retry_failed)]
-    left = [] if config.report_only else again
+    left = [run for run in runs if not store.is_finished(run, failed_too=not config.retry_failed)]
+    left = left if not config.report_only else []
     say(f"{len(runs)} runs, {len(left)} to be made; output {config.output}")
     started = time.monotonic()
     try:

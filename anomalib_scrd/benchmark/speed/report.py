@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from anomalib_scrd.benchmark.files import markdown_table, write_atomically
+from anomalib_scrd.benchmark.files import markdown_table, write_text
 from anomalib_scrd.benchmark.speed.timing import reason
 
 
@@ -21,15 +21,13 @@ class Section:
         tables: Tables by title, their cells as text.
         samples: All times in seconds by group: a row per round, a column per contender.
         errors: Why a contender is missing, by its name.
-        notes: What to know when reading the tables.
-        failed: Why there is nothing at all.
+        notes: How to read the tables.
     """
 
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     samples: dict[str, pd.DataFrame] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    failed: str = ""
 
     def attempt(self, name: str, work: Callable[[], Any]) -> Any:
         """The result of some work; where it fails None, and the error is kept under a name."""
@@ -41,7 +39,7 @@ class Section:
 
     def lines(self) -> list[str]:
         """Markdown lines."""
-        lines = [f"FAILED: {self.failed}", ""] if self.failed else []
+        lines = []
         for title, table in self.tables.items():
             lines += [f"### {title}", "", *markdown_table(table)]
         if self.errors:
@@ -52,11 +50,11 @@ class Section:
 def write_report(folder: Path, head: Sequence[str], sections: Mapping[str, Section]) -> None:
     """Write ``speed.md``, with the lines ``head`` on top, and ``speed.csv``, which holds every sample."""
     parts = [[f"## {name}", "", *section.lines()] for name, section in sections.items()]
-    write_atomically(folder / "speed.md", "\n".join(sum(parts, list(head))))
+    write_text(folder / "speed.md", "\n".join(sum(parts, list(head))))
     samples = [
         seconds.melt(ignore_index=False, var_name="contender", value_name="seconds").assign(group=group)
         for section in sections.values()
         for group, seconds in section.samples.items()
     ]
     if samples:
-        write_atomically(folder / "speed.csv", pd.concat(samples).to_csv(index_label="round"))
+        write_text(folder / "speed.csv", pd.concat(samples).to_csv(index_label="round"))

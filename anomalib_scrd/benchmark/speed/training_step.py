@@ -2,6 +2,7 @@
 
 __all__ = ["TrainingStep", "autocast", "build_contender", "random_images"]
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from anomalib_scrd.benchmark.models import build_model
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 
 # A step like nearly all of a training: the standardisation of the teacher's channels learns in the first few only.
-_STATE = {"anomalib_scrd": {"batches_seen": 1000, "noise_seed": 0}}
+_STATE = {"state_dict": {}, "anomalib_scrd": {"batches_seen": 1000, "seed": 0}}
 
 
 def random_images(config: SpeedConfig, batch: int, side: int) -> torch.Tensor:
@@ -35,13 +36,7 @@ def build_contender(config: SpeedConfig, name: str, side: int) -> Any:
 
 
 class TrainingStep:
-    """A model's own training step, backward, optimiser and learning rate schedule; only logging is a stub.
-
-    Args:
-        config: Device, batch and seed.
-        name: Name of the contender.
-        side: Height and width of the images.
-    """
+    """A contender's own training step, backward, optimiser and learning rate schedule; only logging is a stub."""
 
     def __init__(self, config: SpeedConfig, name: str, side: int) -> None:
         contender = config.contenders[name]
@@ -61,7 +56,7 @@ class TrainingStep:
         )
         self.module.trainer = self.trainer
         self.module.log = self.module.log_dict = lambda *_args, **_kwargs: None
-        self.module.on_load_checkpoint(dict(_STATE))
+        self.module.on_load_checkpoint(copy.deepcopy(_STATE))
         self.module.on_fit_start()
         if getattr(self.module, "feature_cache", None) is not None:
             self.module.feature_cache.begin(len(self.images))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anomalib_scrd.benchmark.files import markdown_table, write_atomically
+from anomalib_scrd.benchmark.files import markdown_table
 from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
 from anomalib_scrd.benchmark.quality.report import write_report
 from anomalib_scrd.benchmark.quality.results import RunStore, image_scores, results_frame, score_frame
@@ -49,7 +49,7 @@ def config(benchmark_of: Make, stub: Make) -> BenchmarkConfig:
         }
         store.save(run, result)
         arrays = {"scores": rng.normal(0, 1, 10) + labels, "labels": labels, "names": np.arange(10).astype(str)}
-        write_atomically(store.path(run, ".npz"), lambda file, arrays=arrays: np.savez(file, **arrays))
+        np.savez(store.path(run, ".npz"), **arrays)
     return config
 
 

@@ -12,7 +12,6 @@ import torch
 from anomalib.data import Folder
 from sklearn.metrics import roc_auc_score
 
-from anomalib_scrd.benchmark.files import write_atomically
 from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
 from anomalib_scrd.benchmark.quality.results import RunStore
 from anomalib_scrd.benchmark.quality.run import execute
@@ -189,16 +188,21 @@ def test_checkpoint_is_the_last_state(benchmark_of: Make, stub: Make) -> None:
     assert checkpoint["global_step"] == 3
 
 
-def test_half_written_results_are_never_seen(benchmark_of: Make, stub: Make) -> None:
+def test_half_written_results_are_never_seen(benchmark_of: Make, stub: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     config = benchmark_of({"Stub": stub()})
     store, run = RunStore(config.output), config.runs()[0]
 
-    def interrupted(file: Any) -> None:
-        file.write(b'{"status": "ok"')
+    result = {"status": "ok", "metrics": {}}
+
+    def interrupted(self: Path, text: str, **_: Any) -> None:
+        with self.open("w") as file:
+            file.write(text[:10])
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(store.path(run), interrupted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(run, result)
     assert store.load(run) is None
     assert list(store.path(run).parent.iterdir()) == []
     store.path(run).write_text(json.dumps({"key": "another", "status": "ok"}))

@@ -16,7 +16,7 @@ from anomalib_scrd.benchmark.speed import prediction, runner, step
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 from anomalib_scrd.benchmark.speed.training_step import TrainingStep, build_contender
 
-SMALL = {"backbone": "resnet18", "pre_trained": False, "student_depth": 1}
+SMALL = {"backbone": "resnet18", "pre_trained": False, "student": {"depth": 1}}
 SCRD = {"class_path": "anomalib_scrd.ScaleAwareCRD", "init_args": SMALL}
 RD = {
     "class_path": "anomalib.models.ReverseDistillation",
@@ -57,7 +57,7 @@ def test_a_step_trains_as_the_model_does(config: Callable[..., SpeedConfig]) -> 
 
 
 def test_features_are_kept_from_the_second_step_on(config: Callable[..., SpeedConfig]) -> None:
-    cached = SCRD | {"init_args": SMALL | {"feature_cache": 0.1}}
+    cached = SCRD | {"init_args": SMALL | {"feature_cache": 0.1, "loss": {"restore": 0.0, "contrast": 0.0}}}
     made = TrainingStep(config(models={"cached": cached}, step=["cached"]), "cached", 64)
     passes: list[int] = []
     made.module.model.teacher.register_forward_hook(lambda _m, args, _o: passes.append(len(args[0])))
@@ -121,7 +121,7 @@ def test_a_section_that_fails_is_recorded(config: Callable[..., SpeedConfig], mo
     settings = config(prediction=["default"])
     assert not runner.run_speed(settings)
     markdown = (settings.output / "speed.md").read_text()
-    assert "FAILED: RuntimeError: as told" in markdown
+    assert "FAILED, the whole section step: RuntimeError: as told" in markdown
     assert "done" in markdown
 
 

@@ -5,10 +5,10 @@ ANOMALIB_SCRD_DATA=DATA python examples/medical.py [--set SET] [--steps 400] [--
 DATA holds chest_xray, brain_mri or lgg_flair, each with train/good, test/good and test/KIND (lgg_flair also
 ground_truth/tumor). Its images are written as a hospital has them: DICOM of 12 and 16 bits with two windows, some of it
 MONOCHROME1, of several patients (chest_xray, brain_mri), or NIfTI volumes with masks, one per patient (lgg_flair). A
-model of the edge preset is trained on them for 128 x 128 pixels, exported in FP32 and INT8, and scores the test files by
-`python -m anomalib_scrd.edge`, run by PYTHON, which needs neither torch nor anomalib. Printed are the difference between
-the exported model and training, images per second, and AUROC by image and by patient. DICOM sets are also trained on as
-16-bit PNG, with the difference of the scores. Without --keep everything is in a temporary folder.
+model of the edge preset is trained on them for 128 x 128 pixels, exported in FP32 and INT8, and scores the test files
+by `python -m anomalib_scrd.edge`, run by PYTHON, which needs neither torch nor anomalib. Printed are the difference
+between the exported model and training, images per second, and AUROC by image and by patient. DICOM sets are also
+trained on as 16-bit PNG, with the difference of the scores. Without --keep everything is in a temporary folder.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT, OptimizerLRScheduler
 from torch import nn
 from typing_extensions import Unpack
@@ -23,9 +23,10 @@ from anomalib_scrd.data.explained_errors import ExplainedDataErrors
 from anomalib_scrd.data.patient_scores import PatientScores
 from anomalib_scrd.data.prediction import read_any_format
 from anomalib_scrd.data.stored_window import share_window
+from anomalib_scrd.decision.evaluation import DecisionEvaluator
 from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
 from anomalib_scrd.export.mixin import ModelExport
-from anomalib_scrd.integration.checkpoints import keep_own_evaluator
+from anomalib_scrd.integration.checkpoints import ModelCheckpoints
 from anomalib_scrd.integration.command_line import short_errors
 from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
@@ -45,25 +46,25 @@ from anomalib_scrd.options import (
     whole_number,
 )
 from anomalib_scrd.presets import PresetName, resolved, without_effect
-from anomalib_scrd.scoring.fitting import fit_weights
+from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
+from anomalib_scrd.training.checkpoint_files import write_atomically
 from anomalib_scrd.training.compilation import CompiledModules
-from anomalib_scrd.training.data_checks import check_run
+from anomalib_scrd.training.data_checks import check_run, check_size
 from anomalib_scrd.training.feature_cache import FeatureCache
-from anomalib_scrd.training.full_batches import FullBatches
+from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.logged_terms import named_terms
 from anomalib_scrd.training.pre_processing import normalisation
-from anomalib_scrd.training.schedule import optimiser_and_schedule, set_default_length
+from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
+from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
 
 logger = logging.getLogger(__name__)
 
-_STATE = "anomalib_scrd"
 
-
-class ScaleAwareCRD(ModelExport, AnomalibModule):
+class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
 
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
@@ -109,7 +110,6 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
 
     model: ScaleAwareCRDModel
     loss: ScaleAwareContrastiveLoss
-    window: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -166,6 +166,16 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
             self._normalisation: Normalisation | None = None
             self._terms: tuple[LossTerms, int] | None = None
 
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that the model is attached to."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        self._without_length = trainer is not None and asks_for_no_length(trainer)
+        AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property
+
     def setup(self, stage: str) -> None:
         """Give a training without a length the published one, and look at sizes and data before the work starts.
 
@@ -178,9 +188,11 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         share_window(self, self.trainer)
         check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
         if stage == "fit":
-            set_default_length(self.trainer)  # before optimisers and schedules ask for the length
+            write_atomically(self.trainer)
+            if self._without_length:
+                set_default_length(self.trainer)  # before optimisers and schedules ask for the length
             # A checkpoint, which is read after this, brings its own.
-            self._seed, self._batches_seen = self.hparams["seed"], 0
+            self._seed, self._batches_seen, self._seeded_at = self.hparams["seed"], 0, -1
 
     def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
@@ -191,14 +203,7 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         Raises:
             ValueError: If it does.
         """
-        size = self.input_size
-        if size is not None and min(size) < self.model.minimum_size:
-            msg = (
-                f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone "
-                f"{self.hparams['backbone']!r} with layers {list(self.model.teacher.layers)} needs at least "
-                f"{self.model.minimum_size}"
-            )
-            raise ValueError(msg)
+        check_size(self.input_size, self.model, self.hparams["backbone"])
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
@@ -212,8 +217,19 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
         return CalibratedPostProcessor()
 
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """AUROC and F1 of images and pixels, undefined where they are."""
+        return DecisionEvaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> DecisionVisualizer:
+        """Pictures with score, label and threshold, and a table of predictions."""
+        return DecisionVisualizer()
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
+        self.on_train_epoch_start()  # asking for the number of steps starts the loader of the first epoch
         return optimiser_and_schedule(self.model.trainable_parameters(), self.hparams["optimiser"], self.trainer)
 
     def on_fit_start(self) -> None:
@@ -222,14 +238,12 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         if self._seed is None:
             self._seed = torch.initial_seed() % 2**63
         self._normalisation = self._pre_processing()
-        self._seeded_at = -1
-        self.on_train_epoch_start()  # the first epoch's loader starts before Lightning calls it
 
     def on_train_start(self) -> None:
         """Measure the statistics of the data anew, unless a checkpoint has brought them.
 
-        A second ``fit`` of the same model can be on other data: the standardisation of the channels
-        starts again, from the weights that the model has.
+        A second ``fit`` of the same model can be on other data: the standardisation of the channels is measured again,
+        and the student goes on from the weights that it has.
         """
         super().on_train_start()
         if self.trainer.ckpt_path is None:
@@ -269,28 +283,16 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
                 images[:count], generator=generator, normalisation=self._normalisation, turn=self._batches_seen
             )
         standardise = self.model.standardise
-        if (
-            standardise is not None and not self.hparams["compile_model"]
-        ):  # which would compile a second graph in mid-training
+        if standardise is not None and not self.hparams["compile_model"]:  # a compiled step would be compiled again
             standardise.learning = self._batches_seen < standardise.batches
         self._batches_seen += 1
         known = None
         if self.feature_cache is not None:
             known = self.feature_cache.features(self.compiled(self.model.teacher), images, noisy, paths)
-        try:
+        with explained_batch_norm_error(images):
             features = self.compiled(self.model)(
                 images, noisy, restore=self.loss.needs_restored, teacher_features=known
             )
-        except (ValueError, RuntimeError) as error:  # the latter from a compiled model
-            if "more than 1 value per channel" not in str(error):  # batch norm's
-                raise
-            batch_size, _, height, width = images.shape
-            msg = (
-                f"a training batch of {batch_size} image of {height} x {width} pixels leaves one position of the "
-                "embedding, and batch norm needs two: give larger images, or a train_batch_size that leaves no single "
-                "image for the last batch of an epoch"
-            )
-            raise ValueError(msg) from error
         terms = self.loss(
             features.clean,
             features.student,
@@ -310,11 +312,11 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
     def before_thresholds(self) -> None:
         """Fit the weights of the scales to the student as it is now; called before thresholds are found in a fit.
 
-        Without held-out images (no data module, or ``scoring.held_out`` 0) the weights stay as they are.
+        With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights stay as they are.
         """
-        images = list(self.held_out.images(self))
-        if images:
-            fit_weights(self.model, torch.cat(images), self._pre_processing(), self._seed or 0)
+        if len(self.held_out) >= FEWEST_IMAGES:
+            images = torch.cat(list(self.held_out.images(self)))
+            fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
 
     def _pre_processing(self) -> Normalisation | None:
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""
@@ -339,37 +341,6 @@ class ScaleAwareCRD(ModelExport, AnomalibModule):
         if self.global_step % steps == 0 or self.trainer.should_stop:
             terms, batch_size = self._terms
             self.log_dict(named_terms(terms, self.model.teacher.layers), batch_size=batch_size)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position in the sequence of synthetic anomalies, so that a resumed run goes on with it."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[_STATE] = {
-            "seed": self._seed,
-            "batches_seen": self._batches_seen,
-            "pre_trained": self.hparams["pre_trained"],
-            "window": self.window,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore that position, and the argument which :meth:`load_from_checkpoint` replaced."""
-        super().on_load_checkpoint(checkpoint)
-        keep_own_evaluator(self, checkpoint)
-        state = checkpoint.get(_STATE, {})
-        self._seed = state.get("seed", self._seed)
-        self._batches_seen = state.get("batches_seen", 0)
-        if "pre_trained" in state:
-            self.hparams["pre_trained"] = state["pre_trained"]
-        self.window = state.get("window")
-        share_window(self, self._trainer, loaded=True)
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> "ScaleAwareCRD":  # type: ignore[override]
-        """Load a trained model; arguments as in ``AnomalibModule.load_from_checkpoint``.
-
-        The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network.
-        """
-        kwargs.setdefault("pre_trained", False)
-        return cast("ScaleAwareCRD", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

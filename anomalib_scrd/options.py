@@ -12,6 +12,7 @@ value in each preset, and a parameter of that name in what the group is handed t
 """
 
 __all__ = [
+    "GROUPS",
     "RENAMED",
     "GroupValue",
     "LossOptions",
@@ -22,6 +23,7 @@ __all__ = [
     "ScoringOptions",
     "StudentOptions",
     "number",
+    "over_saved",
     "plain",
     "refuse_renamed",
     "switch",
@@ -396,7 +398,27 @@ class OptimiserOptions(Options):
     fill_last_batch: bool | None = None
 
 
-# --- arguments of version 0.1.0 before the groups ---------------------------------------------------------------------
+GROUPS: dict[str, type[Options]] = {
+    options.group: options for options in (StudentOptions, LossOptions, NoiseOptions, ScoringOptions, OptimiserOptions)
+}
+"""The groups by the name of their argument."""
+
+
+def over_saved(given: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete the groups among given arguments with the fields of saved ones.
+
+    Args:
+        given: Arguments of the model.
+        saved: Arguments of a checkpoint, with all fields of all groups.
+
+    Returns:
+        The given arguments; groups as dicts with all fields.
+    """
+    groups = {name: saved.get(name, {}) | GROUPS[name].of(given[name]).given() for name in given if name in GROUPS}
+    return {**given, **groups}
+
+
+# --- arguments of earlier versions ------------------------------------------------------------------------------------
 
 RENAMED = {
     "student_block": "student.block",

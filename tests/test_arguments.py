@@ -13,17 +13,10 @@ import torch
 from anomalib.models import get_model
 from omegaconf import OmegaConf
 
-from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd import ScaleAwareCRD, options
 from anomalib_scrd import torch_model as torch_model_module
 from anomalib_scrd.components import teacher as teacher_module
-from anomalib_scrd.options import (
-    RENAMED,
-    LossOptions,
-    NoiseOptions,
-    OptimiserOptions,
-    ScoringOptions,
-    StudentOptions,
-)
+from anomalib_scrd.options import RENAMED, OptimiserOptions
 from anomalib_scrd.presets import PRESETS, resolved
 
 NAN, INF = float("nan"), float("inf")
@@ -67,10 +60,11 @@ WRONG = {
     ),
     "optimiser.weight_decay": ([-1, NAN, INF, "0"], r"a finite number in \[0, 100\]"),
     "optimiser.schedule": (["linear"], "one of"),
+    "optimiser.fill_last_batch": (["yes", 1, 0.0], "true or false"),
     "optimiser.warmup_steps": ([-1, 2.5, NAN, INF, "1"], r"a whole number in \[0, 100000\]"),
     "feature_cache": ([-1, NAN, INF, "1", True], r"a finite number in \[0, 10000\]"),
 }
-GROUPS = (StudentOptions, LossOptions, NoiseOptions, ScoringOptions, OptimiserOptions)
+GROUPS = tuple(options.GROUPS.values())
 CASES = [(name, value) for name, (values, _) in WRONG.items() for value in values]
 
 
@@ -120,8 +114,8 @@ def test_at_most_sixteen_arguments() -> None:
 def test_a_preset_has_a_value_for_every_field(preset: str) -> None:
     chosen = PRESETS[preset]
     for group in GROUPS:
-        options = getattr(chosen, group.group)
-        missing = {field.name for field in dataclasses.fields(group)} - options.given().keys()
+        values = getattr(chosen, group.group)
+        missing = {field.name for field in dataclasses.fields(group)} - values.given().keys()
         assert missing == set()
 
 
@@ -183,8 +177,7 @@ def test_the_new_names_exist() -> None:
         group, _, field = new.partition(".")
         assert old not in inspect.signature(ScaleAwareCRD).parameters
         if field:
-            (options,) = [options for options in GROUPS if options.group == group]
-            assert field in {item.name for item in dataclasses.fields(options)}
+            assert field in {item.name for item in dataclasses.fields(options.GROUPS[group])}
         else:
             assert new in inspect.signature(ScaleAwareCRD).parameters
 

@@ -15,14 +15,7 @@ _COMMANDS = {"quality": ("BenchmarkConfig", "run_benchmark"), "speed": ("SpeedCo
 
 
 def load_config(name: str, arguments: list[str]) -> Any:
-    """Read what is to be measured.
-
-    Args:
-        name: The command, ``quality`` or ``speed``.
-        arguments: Its command line, e.g. ``["--config", "configs/benchmark/baselines.yaml", "--seeds", "[0, 1, 2]"]``.
-
-    Returns:
-        The description, checked.
+    """Read the command line of a command, ``quality`` or ``speed``; returns its description, checked.
 
     Raises:
         SystemExit: If an argument is unknown or out of range; the message is on standard error.

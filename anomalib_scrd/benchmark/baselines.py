@@ -134,10 +134,8 @@ class EqualLevels(nn.Module):
 class TimmReverseDistillation(ReverseDistillation):
     """anomalib's ReverseDistillation with a bottleneck and a decoder that fit any timm backbone.
 
-    anomalib's ``get_decoder`` knows the ResNet family only ("Decoder with architecture ... not supported") and its
-    bottleneck expects 256 or 64 channels in the first map. Here these two parts are the ones of this project, built
-    from the channels of the backbone. Everything else is anomalib's: loss, optimiser (Adam, 0.005), anomaly map
-    (sum over scales, Gaussian sigma 4) and image score (maximum of the map).
+    anomalib's own two know the ResNet family only. Those here are this project's, built from the backbone's channels.
+    Loss, optimiser (Adam, 0.005), map (sum over scales, Gaussian sigma 4) and score (its maximum) are anomalib's.
 
     Args:
         backbone: Name of a timm model.
@@ -162,9 +160,6 @@ class TimmReverseDistillation(ReverseDistillation):
     ) -> None:
         # not ReverseDistillation's own constructor, nor that of its model: they build the parts that don't fit
         AnomalibModule.__init__(self, **kwargs)
-        if self.input_size is None:
-            msg = "the pre-processor must resize to a fixed size, it has no Resize"
-            raise ValueError(msg)
         encoder = TimmFeatureExtractor(backbone=backbone, layers=list(layers), pre_trained=pre_trained)
         self.model = ReverseDistillationModel.__new__(ReverseDistillationModel)
         nn.Module.__init__(self.model)
@@ -172,8 +167,8 @@ class TimmReverseDistillation(ReverseDistillation):
         self.model.encoder = encoder
         self.model.bottleneck = nn.Identity()  # type: ignore[assignment]
         self.model.decoder = _Decoder(encoder, block, depth, non_negative=non_negative)  # type: ignore[assignment]
-        mode = AnomalyMapGenerationMode.ADD
-        self.model.anomaly_map_generator = AnomalyMapGenerator(image_size=self.input_size, mode=mode)
+        generator = AnomalyMapGenerator(self.input_size, mode=AnomalyMapGenerationMode.ADD)  # type: ignore[arg-type]
+        self.model.anomaly_map_generator = generator
         self.loss = ReverseDistillationLoss()
 
 

@@ -32,12 +32,9 @@ def export_model(
     Args:
         model: The model.
         engine: What is to read the file: onnx, openvino-f32, openvino-int8-weights or openvino-int8.
-        folder: Where to; nothing else is in it.
+        folder: Where the file is written; nothing else is in it.
         size: (height, width) of the input.
         data: Data module whose validation images calibrate ``openvino-int8``.
-
-    Returns:
-        The file.
     """
     training, device = model.training, model.device
     try:

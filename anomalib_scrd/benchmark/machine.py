@@ -58,12 +58,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def model_size(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, float]:
-    """Size of a model after its training by the given optimisers.
+    """Numbers of ``parameters`` and of those ``trainable``, and ``size_mib`` (with buffers, memory banks for instance).
 
-    Returns:
-        ``parameters`` and ``trainable`` of them (numbers), and ``size_mib`` (parameters and buffers, memory banks
-        included). A parameter that no optimiser holds was not trained, whatever its ``requires_grad`` says (anomalib's
-        feature extractors keep theirs).
+    A parameter that no optimiser holds was not trained, whatever its ``requires_grad`` says: anomalib's feature
+    extractors keep theirs.
     """
     groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     trained = {id(tensor): tensor.numel() for group in groups for tensor in group if tensor.requires_grad}
@@ -95,10 +93,7 @@ def _proc(file: str, name: str) -> Iterator[str]:
 
 
 def code_digest(class_path: str) -> str:
-    """Digest of the package that a class comes from, eight hexadecimal digits.
-
-    The benchmark of this project is left out, but for the models in it: the instrument is not what it measures.
-    """
+    """Eight hexadecimal digits for the package that a class comes from, this benchmark left out but for its models."""
     package = class_path.partition(".")[0] if "." in class_path else "anomalib"
     spec = find_spec(package)
     digest = hashlib.sha256()

@@ -13,12 +13,7 @@ from omegaconf import OmegaConf
 
 
 def find_class(class_path: str, base: type, default_module: str) -> Any:
-    """Import a class.
-
-    Args:
-        class_path: Import path of the class, or the bare name of a class of ``default_module``.
-        base: Class that it must be derived from.
-        default_module: Module of bare names.
+    """Import a class by its path, or by its bare name in ``default_module``.
 
     Raises:
         ValueError: If there is no such class, or it is not derived from ``base``.
@@ -32,12 +27,11 @@ def find_class(class_path: str, base: type, default_module: str) -> Any:
 
 
 def build(cls: Any, init_args: Mapping[str, Any], **components: Any) -> Any:
-    """Build an object.
+    """Build an object of a class.
 
     Args:
-        cls: Its class.
+        cls: The class.
         init_args: Arguments as they stand in a YAML file, checked and converted as on the command line.
-            ``${oc.env:NAME}`` stands for an environment variable.
         components: Arguments that are passed as they are, where the class takes them.
     """
     known = inspect.signature(cls).parameters
@@ -57,8 +51,8 @@ def build_model(
     """Build a model with the default pre-processor of its class and without evaluator and visualizer.
 
     Args:
-        class_path: Import path of a subclass of ``AnomalibModule``, or the bare name of one of anomalib's.
-        init_args: Its arguments.
+        class_path: See :class:`~anomalib_scrd.benchmark.descriptions.Entry`.
+        init_args: Likewise.
         image_size: (height, width) to which the pre-processor resizes.
         post_processor: Whether the model gets its default post-processor. Without it the scores are raw: neither
             normalised, nor clipped, nor squashed.

@@ -314,13 +314,16 @@ class CalibratedPostProcessor(PostProcessor):
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Plain settings for a checkpoint."""
-        return {**super().checkpoint_config(), "false_alarm_rate": self._used_rate}
+        rates = {"false_alarm_rate": self._used_rate, "asked_false_alarm_rate": self._asked_rate}
+        return {**super().checkpoint_config(), **rates}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Take over the settings of a checkpoint; a rate that was asked for here stays, see ``load_state_dict``."""
         super().load_checkpoint_config(config)
         self.enable_threshold_matching = False
         self._used_rate = config.get("false_alarm_rate")
+        if self._asked_rate is None:
+            self._asked_rate = config.get("asked_false_alarm_rate")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Load thresholds, also those of anomalib's own post-processor; apply a rate that was asked for here."""
@@ -335,7 +338,7 @@ class CalibratedPostProcessor(PostProcessor):
                 threshold = float(getattr(self, f"_{part}_threshold"))
                 lowest = float(getattr(self, f"{part}_min"))
                 self._fill(part, threshold, np.array([lowest], np.float32)[np.isfinite([lowest])])
-        if self._asked_rate is not None:
+        if self._asked_rate not in {None, self._used_rate}:
             self.false_alarm_rate = self._asked_rate
 
 

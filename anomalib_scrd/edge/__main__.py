@@ -14,7 +14,7 @@ from importlib import import_module
 COMMANDS = {
     "run": "anomalib_scrd.edge.run",
     "report": "anomalib_scrd.edge.report.command",
-    "gallery": "anomalib_scrd.edge.gallery",
+    "gallery": "anomalib_scrd.edge.gallery.command",
 }
 _DEFAULT = "run"
 _CANNOT_START, _CANNOT_WRITE = 2, 4

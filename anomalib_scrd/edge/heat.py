@@ -21,7 +21,7 @@ _COLOURS = np.array(
 )
 _OUTLINE = np.array((0, 255, 255), np.uint8)
 _OPAQUE = 0.75
-_FAINT = 0.25  # up to half the threshold nothing is laid over a picture
+_FAINT = 0.375  # up to three quarters of the threshold nothing is laid over a picture
 
 
 def heat(anomaly_map: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -60,7 +60,7 @@ def opacities(strength: np.ndarray) -> np.ndarray:
         strength: (H, W) in [0, 1].
 
     Returns:
-        (H, W) in [0, 0.75]: nothing up to half the threshold, then growing evenly.
+        (H, W) in [0, 0.75]: nothing up to three quarters of the threshold, then growing evenly.
     """
     return _OPAQUE * np.clip((strength - _FAINT) / (1 - _FAINT), 0, 1)
 

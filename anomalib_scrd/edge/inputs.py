@@ -11,10 +11,12 @@ import numpy as np
 from anomalib_scrd.edge.facts import ModelFacts
 from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.imaging import (
+    Orientation,
     PictureInfo,
     Preparation,
     Prepared,
     UnreadableImageError,
+    VolumeOptions,
     Window,
     list_pictures,
     read_picture,
@@ -65,6 +67,27 @@ class Inputs:
         """
         with _named(info.path):
             return self._preparation(read_picture(info, self._preparation.volumes))
+
+    @property
+    def volumes(self) -> VolumeOptions:
+        """Which slices of a volume are taken."""
+        return self._preparation.volumes
+
+    def shown(self, info: PictureInfo) -> tuple[np.ndarray, Orientation]:
+        """Read a picture as it is shown: windowed, and not padded.
+
+        Args:
+            info: An entry of :meth:`pictures`.
+
+        Returns:
+            (H, W) or (H, W, 3) float32 in [0, 1] in the order of display, and how it was brought there.
+
+        Raises:
+            UnreadableImageError: See :meth:`read`.
+        """
+        with _named(info.path):
+            picture = read_picture(info, self._preparation.volumes)
+            return self._preparation.window.apply(picture), picture.orientation
 
     def fitted(self, prepared: Prepared) -> np.ndarray:
         """Bring a picture to the size that the model takes.

@@ -1,17 +1,17 @@
-"""Files that appear under their names only when they are complete."""
+"""Files that belong together and appear under their names only when all are complete."""
 
 __all__ = ["completed_files"]
 
 import errno
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What a write reports when there is no room, or the medium fails.
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+from anomalib_scrd.atomic_files import NO_SPACE, unwritten
+
+_DISK_ERRORS = NO_SPACE | {errno.EIO}
 _PROBE_BYTES = 2**20
 
 
@@ -30,31 +30,25 @@ def completed_files(path: Path) -> Iterator[Path]:
         The hidden folder; every file directly in it is moved, subfolders are dropped.
 
     Raises:
-        OSError: If the disk is full or fails; the message names ``path`` and the free space.
+        OSError: If the disk is full or fails; the message names ``path``. Other errors pass as they are.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
         scratch = Path(name)
         try:
             yield scratch
-            files = sorted(
-                (file for file in scratch.iterdir() if file.is_file()), key=lambda file: file.name == path.name
-            )
+            files = [file for file in scratch.iterdir() if file.is_file()]
+            files.sort(key=lambda file: file.name == path.name)
             for file in files:
                 _flush(file)
             for file in files:
                 file.replace(path.parent / file.name)
             _flush(path.parent)
         except (OSError, RuntimeError) as error:
-            number = _disk_error(error, scratch)
-            if number is None:
+            cause = error if isinstance(error, OSError) else _disk_error(scratch)
+            if cause is None or cause.errno not in _DISK_ERRORS:
                 raise
-            free = shutil.disk_usage(path.parent).free / 2**20
-            msg = (
-                f"could not write {path}: {os.strerror(number)} ({free:.0f} MiB free). Nothing of it is left, and an "
-                "earlier file of that name is unchanged"
-            )
-            raise OSError(number, msg) from error
+            raise unwritten(path, "export", cause) from error
 
 
 def _flush(path: Path) -> None:
@@ -68,16 +62,16 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_error(error: BaseException, folder: Path) -> int | None:
-    """Number of the disk's error behind another one; None if the disk takes a file."""
-    if isinstance(error, OSError):
-        return error.errno if error.errno in _DISK_ERRORS else None
-    # torch's and OpenVINO's writers raise a RuntimeError that does not say why.
+def _disk_error(folder: Path) -> OSError | None:
+    """What a full or broken disk says to a new file; None if it takes one.
+
+    torch's and OpenVINO's writers raise a RuntimeError that does not say why they failed.
+    """
     try:
         with (folder / "probe").open("wb") as file:
             file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as found:
-        return found.errno
+        return found
     return None

@@ -26,8 +26,6 @@ _OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 _RANGE = 255  # of the pixels that Model API hands over
 _PROBES = ((61, 89), (89, 61))
 _ROUNDING = 1e-4
-# Arguments that say where things lie on the machine of the training.
-_PLACES = {"feature_cache_dir", "folder"}
 
 
 def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any]:
@@ -47,10 +45,11 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
     size = fixed_size or network_size(transform)
     resizes = transform is not None and (fixed_size is None or _changes(transform, fixed_size))
     height, width = (None, None) if size is None else size
+    labels = post is not None and getattr(post, "enable_thresholding", True) and getattr(post, "has_thresholds", True)
     thresholds = {
-        "image": _number(getattr(post, "normalized_image_threshold", None)),
-        "pixel": _number(getattr(post, "normalized_pixel_threshold", None)),
-        "false_alarm_rate": _number(getattr(post, "false_alarm_rate", None)),
+        "image": _number(getattr(post, "normalized_image_threshold", None)) if labels else None,
+        "pixel": _number(getattr(post, "normalized_pixel_threshold", None)) if labels else None,
+        "false_alarm_rate": _number(getattr(post, "false_alarm_rate", None)) if labels else None,
     }
     return {
         "format": _FORMAT,
@@ -63,10 +62,10 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
             "resize": "in graph, anti-aliased" if resizes else "none",
             "resized_before": size is not None and _may_be_resized_before(transform, size),
         },
-        "window": _window(getattr(model, "window", None)),
+        "window": _plain(getattr(model, "window", None)),
         "thresholds": thresholds,
-        "outputs": list(_OUTPUTS if post is not None else _OUTPUTS[::2]),
-        "arguments": _plain({name: value for name, value in model.hparams.items() if name not in _PLACES}),
+        "outputs": list(_OUTPUTS if labels else _OUTPUTS[::2]),
+        "arguments": _plain(dict(model.hparams)),
         "training": _plain(model.training_facts),
     }
 
@@ -108,11 +107,13 @@ def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bo
 def _model_info(document: Mapping[str, Any], *, any_size: bool) -> dict[str, str]:
     """Configuration of Model API's ``AnomalyDetection``.
 
-    Empty for a file that takes images of one size, or gives no labels: Model API would resize them without
-    anti-aliasing, or make up a label, and so refuses the file instead.
+    Model API knows the model by its outputs, even without an entry. A file that it would score otherwise than training
+    does gets a type that it does not know: the name is in its message.
     """
-    if not any_size or "pred_label" not in document["outputs"]:
-        return {}
+    if not any_size:
+        return {"model_type": "none: the file takes images of one size, and Model API resizes without anti-aliasing"}
+    if "pred_label" not in document["outputs"]:
+        return {"model_type": "none: the file has no threshold, and Model API needs labels"}
     thresholds = document["thresholds"]
     return {
         "model_type": "AnomalyDetection",
@@ -144,13 +145,6 @@ def _may_be_resized_before(transform: Any, size: tuple[int, int]) -> bool:
     return all(torch.allclose(transform(resized(x, size)), transform(x), atol=_ROUNDING) for x in images)
 
 
-def _window(window: Any) -> dict[str, Any] | None:
-    """How files become images in [0, 1], as ``imaging`` writes it; None for 8-bit images."""
-    if window is None:
-        return None
-    return _plain(window.to_dict() if hasattr(window, "to_dict") else window)
-
-
 def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
@@ -160,7 +154,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items() if name not in _PLACES}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):

@@ -3,7 +3,8 @@
 __all__ = ["ModelExport"]
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,14 @@ import torch
 from anomalib import TaskType
 from anomalib.data import AnomalibDataModule, InferenceBatch
 from anomalib.deploy.export import CompressionType, ExportType
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from anomalib_scrd.export.files import completed_files
 from anomalib_scrd.export.metadata import description, write_onnx_metadata, write_openvino_metadata
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
-from anomalib_scrd.export.quantisation import (
-    check_quantisation,
-    compress_weights,
-    quantise,
-    quantise_with_accuracy_control,
-)
+from anomalib_scrd.export.quantisation import compress_weights, quantise, quantise_with_accuracy_control
+from anomalib_scrd.export.quantisation_images import calibration_images, labelled_images
 from anomalib_scrd.export.resizing import network_size, transformed, unsupported
 from anomalib_scrd.export.training_facts import TRAINING_FACTS, facts_of_images
 
@@ -122,7 +120,7 @@ class ModelExport(_Module):
         kwargs.setdefault("external_data", sum(tensor.nbytes for tensor in self.state_dict().values()) > _ONE_FILE)
         path = _path(export_root, ExportType.ONNX, f"{model_file_name}.onnx")
         document = description(self, size)
-        with completed_files(path) as folder:
+        with completed_files(path) as folder, self._labels_as_predicted():
             written = super().to_onnx(folder / "export", model_file_name, size, **kwargs)
             write_onnx_metadata(written, document, any_size=size is None)
             for file in written.parent.iterdir():
@@ -168,8 +166,7 @@ class ModelExport(_Module):
         import openvino
 
         onnx_kwargs = dict(onnx_kwargs or {})
-        if compression_type in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
-            data = check_quantisation(compression_type.name, datamodule, max_drop)
+        loaders = self._quantisation_images(compression_type, datamodule, max_drop)  # refused before the long work
         size = self._fixed_size(input_size, onnx_kwargs)
         path = _path(export_root, ExportType.OPENVINO, f"{model_file_name}.xml")
         with completed_files(path) as folder:
@@ -178,9 +175,9 @@ class ModelExport(_Module):
             if compression_type == CompressionType.INT8:
                 model = compress_weights(model)
             elif compression_type == CompressionType.INT8_PTQ:
-                model = quantise(model, data)
+                model = quantise(model, *loaders)
             elif compression_type == CompressionType.INT8_ACQ:
-                model = quantise_with_accuracy_control(model, data, metric, max_drop)
+                model = quantise_with_accuracy_control(model, *loaders, metric=metric, max_drop=max_drop)
             document = description(self, size)
             keep_names_of_outputs(model, document["outputs"])
             write_openvino_metadata(model, document, any_size=size is None)
@@ -200,14 +197,44 @@ class ModelExport(_Module):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the facts of the training, for exports."""
         super().on_save_checkpoint(checkpoint)
-        trainer = getattr(self, "_trainer", None)
-        steps = {"steps": trainer.global_step} if trainer is not None and trainer.training else {}
-        checkpoint[TRAINING_FACTS] = {**self.training_facts, **steps}
+        facts = dict(self.training_facts)
+        if facts:  # another trainer, of a test, has made no step
+            facts["steps"] = max(facts.get("steps", 0), checkpoint.get("global_step", 0))
+        checkpoint[TRAINING_FACTS] = facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the facts of the training."""
         super().on_load_checkpoint(checkpoint)
         self.training_facts = checkpoint.get(TRAINING_FACTS, {})
+
+    def _quantisation_images(
+        self, compression: CompressionType | None, datamodule: AnomalibDataModule | None, max_drop: float
+    ) -> list[DataLoader]:
+        """Loaders of the images that a quantisation needs: none, normal ones, or these and labelled ones."""
+        if compression not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
+            return []
+        if datamodule is None:
+            msg = f"{compression.name} needs a datamodule with normal images (--data on the command line), got None"
+            raise ValueError(msg)
+        if not 0 <= max_drop <= 1:
+            msg = f"max_drop must lie in [0, 1], got {max_drop}"
+            raise ValueError(msg)
+        images = calibration_images(datamodule, getattr(self, "held_out", None))
+        return [images] if compression == CompressionType.INT8_PTQ else [images, labelled_images(datamodule)]
+
+    @contextmanager
+    def _labels_as_predicted(self) -> Iterator[None]:
+        """Leave labels and masks out of the graph where predictions have none, for lack of a threshold."""
+        post: Any = self.post_processor
+        if getattr(post, "has_thresholds", True) or not post.enable_thresholding:
+            yield
+            return
+        logger.warning("the model has no threshold: the exported file gives raw scores and maps, and no labels")
+        post.enable_thresholding = False
+        try:
+            yield
+        finally:
+            post.enable_thresholding = True
 
     def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small, if the model's class does so."""

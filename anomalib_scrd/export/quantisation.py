@@ -6,7 +6,6 @@ range is calibrated on mostly normal images, and what stands out is clipped.
 """
 
 __all__ = [
-    "check_quantisation",
     "comparison_nodes",
     "compress_weights",
     "preparation_nodes",
@@ -18,13 +17,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import ImageBatch
 from anomalib.metrics import F1Score
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 from torchvision.transforms.v2.functional import resize
-
-from anomalib_scrd.export.quantisation_images import calibration_images, labelled_images
 
 _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
@@ -86,54 +84,29 @@ def compress_weights(model: Any) -> Any:
     return nncf.compress_weights(model, ignored_scope=_ignored(model))
 
 
-def check_quantisation(kind: str, datamodule: AnomalibDataModule | None, max_drop: float) -> AnomalibDataModule:
-    """Refuse arguments that a quantisation cannot work with, before the long work.
-
-    Args:
-        kind: ``INT8_PTQ`` or ``INT8_ACQ``.
-        datamodule: See :func:`quantise`.
-        max_drop: See :func:`quantise_with_accuracy_control`.
-
-    Returns:
-        ``datamodule``, set up.
-
-    Raises:
-        ValueError: If there is no data module, it lacks images, or max_drop is out of range.
-    """
-    if datamodule is None:
-        msg = f"{kind} needs a datamodule with normal images (--data on the command line), got None"
-        raise ValueError(msg)
-    if not 0 <= max_drop <= 1:
-        msg = f"max_drop must lie in [0, 1], got {max_drop}"
-        raise ValueError(msg)
-    calibration_images(datamodule)
-    if kind == "INT8_ACQ":
-        labelled_images(datamodule)
-    return datamodule
-
-
-def quantise(model: Any, datamodule: AnomalibDataModule) -> Any:
+def quantise(model: Any, images: DataLoader) -> Any:
     """Post-training quantisation (``INT8_PTQ``).
 
     Args:
-        model: ``openvino.Model``.
-        datamodule: Where the images come from that calibrate the ranges, see
-            :func:`~anomalib_scrd.export.quantisation_images.calibration_images`.
+        model: ``openvino.Model``, for one image or for any number.
+        images: Normal images that calibrate the ranges of activations, one a batch.
 
     Returns:
         The quantised model.
 
     Raises:
-        ValueError: If there are no such images, or the comparison is not found, see :func:`comparison_nodes`.
+        ValueError: If the comparison is not found, see :func:`comparison_nodes`.
     """
     import nncf
 
-    return nncf.quantize(model, _calibration(datamodule, model), ignored_scope=_ignored(model))
+    return nncf.quantize(model, _dataset(images, model), ignored_scope=_ignored(model))
 
 
 def quantise_with_accuracy_control(
     model: Any,
-    datamodule: AnomalibDataModule,
+    images: DataLoader,
+    labelled: DataLoader,
+    *,
     metric: Metric | None,
     max_drop: float,
 ) -> Any:
@@ -143,9 +116,9 @@ def quantise_with_accuracy_control(
     all its trials so far.
 
     Args:
-        model: ``openvino.Model``.
-        datamodule: Where the images come from that calibrate the ranges, as for :func:`quantise`, and the validation
-            images that are scored.
+        model: ``openvino.Model``, for one image or for any number.
+        images: As for :func:`quantise`.
+        labelled: Validation images that are scored, one a batch.
         metric: An anomalib metric, higher is better; None takes the F1 score of images.
         max_drop: Largest drop of the metric, in [0, 1].
 
@@ -153,12 +126,10 @@ def quantise_with_accuracy_control(
         The quantised model.
 
     Raises:
-        ValueError: If there are no such images, or the comparison is not found.
+        ValueError: If the comparison is not found, see :func:`comparison_nodes`.
     """
     import nncf
 
-    calibration = _calibration(datamodule, model)
-    labelled = labelled_images(datamodule, _batch_size(model))
     metric = F1Score(fields=["pred_label", "gt_label"]) if metric is None else metric
 
     def measure(compiled: Any, batches: Iterable[ImageBatch]) -> tuple[float, None]:
@@ -180,7 +151,7 @@ def quantise_with_accuracy_control(
 
     return nncf.quantize_with_accuracy_control(
         model,
-        calibration,
+        _dataset(images, model),
         nncf.Dataset(labelled),
         measure,
         max_drop=max_drop,
@@ -188,11 +159,10 @@ def quantise_with_accuracy_control(
     )
 
 
-def _calibration(datamodule: AnomalibDataModule, model: Any) -> Any:
+def _dataset(images: DataLoader, model: Any) -> Any:
     import nncf
 
-    loader = calibration_images(datamodule, _batch_size(model))
-    return nncf.Dataset(loader, lambda batch: _fitting(batch.image, model).numpy())
+    return nncf.Dataset(images, lambda batch: _fitting(batch.image, model).numpy())
 
 
 def _ignored(model: Any) -> Any:
@@ -200,11 +170,6 @@ def _ignored(model: Any) -> Any:
 
     # The names lie in OpenVINO's graph; NNCF's leaves out nodes that only compute shapes.
     return nncf.IgnoredScope(names=[*comparison_nodes(model), *preparation_nodes(model)], validate=False)
-
-
-def _batch_size(model: Any) -> int:
-    batch = model.input(0).partial_shape[0]
-    return batch.get_length() if batch.is_static else 1
 
 
 def _fitting(images: Any, model: Any) -> torch.Tensor:

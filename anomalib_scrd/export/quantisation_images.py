@@ -9,67 +9,69 @@ from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.data.utils import LabelName
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from anomalib_scrd.training.held_out import HeldOut
+
 logger = logging.getLogger(__name__)
 
 _ENOUGH = 300  # as many as NNCF uses
 
 
-def calibration_images(datamodule: AnomalibDataModule, batch_size: int = 1) -> DataLoader:
+def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None = None) -> DataLoader:
     """Up to 300 normal images by which a quantisation finds the ranges of activations.
 
-    Validation images come first, which the student has not seen, then training images, evenly spaced. An image that is
-    in the test set as well is left out: anomalib's ``Folder`` validates on the test set unless told otherwise.
+    Those of validation come first, then those that the training holds out from the student, then the rest of the
+    training images, evenly spaced. An image that is in the test set as well is left out: anomalib's ``Folder``
+    validates on the test set unless told otherwise.
 
     Args:
         datamodule: anomalib's; it is set up here.
-        batch_size: Images of a batch; an incomplete last one is left out.
+        held_out: What the training holds out.
 
     Returns:
-        Loader of batches without augmentations, images (B, 3, H, W) in [0, 1] at the size of their files.
+        Loader of batches of one image without augmentations, (1, 3, H, W) in [0, 1] at the size of its file.
 
     Raises:
         ValueError: If there are no such images.
     """
     datamodule.setup("fit")
+    validation: Any = getattr(datamodule, "val_data", None)
+    train: Any = getattr(datamodule, "train_data", None)
+    held_back = _held_out_files(datamodule, held_out)
+    trained = _normal_rows(datamodule, train)
+    unseen = [row for row in trained if train.samples["image_path"].iloc[row] in held_back]
+    seen = sorted(set(trained) - set(unseen))
     chosen: list[Dataset] = []
-    counts: dict[str, int] = {}
-    for part in ("val", "train"):
-        dataset, rows = _outside_the_test(datamodule, part)
-        normal = [row for row in rows if dataset.samples["label_index"].iloc[row] == LabelName.NORMAL]
-        room = _ENOUGH - sum(counts.values())
-        taken = normal[:: max(1, len(normal) // max(1, room))][:room]
-        counts[part] = len(taken)
+    counts: list[int] = []
+    for dataset, rows in ((validation, _normal_rows(datamodule, validation)), (train, unseen), (train, seen)):
+        room = _ENOUGH - sum(counts)
+        taken = rows[:: max(1, len(rows) // max(1, room))][:room]
+        counts.append(len(taken))
         if taken:
             chosen.append(Subset(dataset, taken))
-    found = sum(counts.values())
-    if found < batch_size:
+    if not chosen:
         msg = (
-            f"INT8 needs {batch_size} or more normal images that are not in the test set to calibrate, and "
-            f"{type(datamodule).__name__} has {found} in validation and training"
+            "INT8 needs normal images that are not in the test set to find the ranges of activations, and "
+            f"{type(datamodule).__name__} has none in validation and training"
         )
         raise ValueError(msg)
-    logger.info(
-        "INT8 is calibrated on %d normal images of validation and %d of training, none of the test",
-        counts["val"],
-        counts["train"],
-    )
-    return _loader(ConcatDataset(chosen), batch_size)
+    logger.info("INT8 sees %d normal images of validation, %d held out and %d trained on, none of the test", *counts)
+    return _loader(ConcatDataset(chosen))
 
 
-def labelled_images(datamodule: AnomalibDataModule, batch_size: int = 1) -> DataLoader:
+def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
     """Validation images, normal and anomalous, by which a quantisation measures what it loses.
 
     Args:
         datamodule: anomalib's, set up.
-        batch_size: Images of a batch; an incomplete last one is left out.
 
     Returns:
-        Loader of batches without augmentations.
+        Loader of batches of one image without augmentations.
 
     Raises:
         ValueError: If the validation images are those of the test, or lack normal or anomalous ones.
     """
-    dataset, rows = _outside_the_test(datamodule, "val")
+    dataset: Any = getattr(datamodule, "val_data", None)
+    rows = _rows(datamodule, dataset)
     labels = {int(dataset.samples["label_index"].iloc[row]) for row in rows}
     if not labels.issuperset({LabelName.NORMAL, LabelName.ABNORMAL}):
         msg = (
@@ -78,20 +80,32 @@ def labelled_images(datamodule: AnomalibDataModule, batch_size: int = 1) -> Data
             "give val_split_mode from_test, or take INT8_PTQ, which needs normal images only"
         )
         raise ValueError(msg)
-    return _loader(Subset(dataset, rows), batch_size)
+    return _loader(Subset(dataset, rows))
 
 
-def _outside_the_test(datamodule: AnomalibDataModule, part: str) -> tuple[Any, list[int]]:
-    """Dataset of a part, None if there is none, and its rows whose files are not in the test set."""
-    dataset = getattr(datamodule, f"{part}_data", None)
+def _rows(datamodule: AnomalibDataModule, dataset: Any) -> list[int]:
+    """Rows of a dataset, which may be None, whose files are not in the test set; its augmentations are taken off."""
     if dataset is None:
-        return None, []
-    # A trainer's next setup brings the augmentations back.
-    dataset.augmentations = None
+        return []
+    dataset.augmentations = None  # the data module's next setup brings them back
     test = getattr(datamodule, "test_data", None)
     files = set() if test is None else set(test.samples["image_path"])
-    return dataset, [row for row, path in enumerate(dataset.samples["image_path"]) if path not in files]
+    return [row for row, path in enumerate(dataset.samples["image_path"]) if path not in files]
 
 
-def _loader(images: Dataset, batch_size: int) -> DataLoader:
-    return DataLoader(images, batch_size=batch_size, drop_last=True, collate_fn=ImageBatch.collate)
+def _normal_rows(datamodule: AnomalibDataModule, dataset: Any) -> list[int]:
+    return [row for row in _rows(datamodule, dataset) if dataset.samples["label_index"].iloc[row] == LabelName.NORMAL]
+
+
+def _held_out_files(datamodule: AnomalibDataModule, held_out: HeldOut | None) -> set[str]:
+    """Files that a training on this data module holds out."""
+    if held_out is None:
+        return set()
+    again = HeldOut(held_out.share, held_out.seed)
+    again.take(datamodule, validate=False)
+    again.give_back()
+    return set() if again.dataset is None else set(again.dataset.samples["image_path"])
+
+
+def _loader(images: Dataset) -> DataLoader:
+    return DataLoader(images, batch_size=1, collate_fn=ImageBatch.collate)

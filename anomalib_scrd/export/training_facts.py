@@ -49,5 +49,5 @@ def file_list_hash(paths: Iterable[str]) -> str:
     if not files:
         return hashlib.sha256().hexdigest()
     root = os.path.commonpath([file.parent for file in files])
-    lines = (f"{file.relative_to(root).as_posix()}\t{file.stat().st_size}\n" for file in files)
+    lines = (f"{file.relative_to(root).as_posix()}\t{file.stat().st_size if file.is_file() else 0}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -64,7 +64,7 @@ class FittedWeights(nn.Module):
 
         Args:
             normal: (N, F) evidence of normal images that the student was not trained on, at least two.
-            anomalous: (M, F) evidence of images with synthetic anomalies. None standardises the evidence and leaves
+            anomalous: (M, F) evidence of images with synthetic anomalies. None standardises the evidence and makes
                 every weight equal.
 
         Raises:
@@ -78,7 +78,10 @@ class FittedWeights(nn.Module):
             raise ValueError(msg)
         self.mean.copy_(normal.mean(dim=0))
         self.spread.copy_(normal.std(dim=0, correction=0).clamp_min(_MIN_SPREAD))
-        if anomalous is not None:
+        if anomalous is None:
+            self.weight.fill_(1 / len(self.weight))
+            self.bias.zero_()
+        else:
             # On the host: not every device has float64.
             without, with_anomaly = (self._standardised(part).cpu().double() for part in (normal, anomalous))
             covariance = torch.atleast_2d(torch.cov(without.mT))

@@ -1,6 +1,6 @@
 """Fits the weights of levels and extents on held-out normal images and their copies with synthetic anomalies."""
 
-__all__ = ["FIT_EXTENTS", "fit_weights"]
+__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "fit_weights"]
 
 import itertools
 from collections.abc import Iterator
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 FIT_EXTENTS = ((0.03, 0.1), (0.12, 0.3), (0.4, 0.9))
 """Small, medium and large anomalies, relative to the image."""
+
+FEWEST_IMAGES = 2
+"""Fewest normal images that have a spread."""
 
 # Images that get anomalies: more add time and change nothing.
 _MOST_IMAGES = 20

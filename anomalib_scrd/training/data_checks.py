@@ -1,6 +1,6 @@
 """Checks of the data before a run starts."""
 
-__all__ = ["check_run"]
+__all__ = ["check_run", "check_size"]
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from anomalib_scrd.data.checks import check_data
 from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
 
 def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
@@ -38,3 +39,22 @@ def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
         )
         raise ValueError(msg)
     check_data(trainer, stage, transform)
+
+
+def check_size(size: tuple[int, int] | None, model: ScaleAwareCRDModel, backbone: str) -> None:
+    """Refuse a pre-processor that makes images too small for a model.
+
+    Args:
+        size: (height, width) to which the pre-processor resizes; None where it does not.
+        model: The model.
+        backbone: Name of its teacher.
+
+    Raises:
+        ValueError: If the size is too small.
+    """
+    if size is not None and min(size) < model.minimum_size:
+        msg = (
+            f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone {backbone!r} with layers "
+            f"{list(model.teacher.layers)} needs at least {model.minimum_size}"
+        )
+        raise ValueError(msg)

@@ -1,6 +1,6 @@
 """Length of a training, optimiser and learning rate."""
 
-__all__ = ["DEFAULT_STEPS", "cosine_with_warmup", "optimiser_and_schedule", "set_default_length"]
+__all__ = ["DEFAULT_STEPS", "asks_for_no_length", "cosine_with_warmup", "optimiser_and_schedule", "set_default_length"]
 
 import logging
 import math
@@ -19,15 +19,23 @@ logger = logging.getLogger(__name__)
 DEFAULT_STEPS = 40_000
 """Published length of a training, in optimiser steps."""
 
-# What Lightning fills in where no length is given (`lightning.pytorch.loops.utilities._parse_loop_limits`).
+# Lightning fills it in for a fit without a length (`lightning.pytorch.loops.utilities._parse_loop_limits`).
 _LIGHTNING_DEFAULT = (1000, -1)
 
 
-def set_default_length(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
-    """Give a training without a length the default one.
+def asks_for_no_length(trainer: Trainer) -> bool:
+    """Whether a trainer was made without a length.
 
-    Lightning fills in 1000 epochs where no length is given, and keeps no record of it: exactly 1000 epochs that a user
-    asked for cannot be told apart, and count as no length. The log names the way out.
+    To be asked when the trainer is attached to the model: later Lightning has filled in 1000 epochs, or the time limit.
+
+    Args:
+        trainer: The trainer.
+    """
+    return trainer.max_epochs is None and trainer.max_steps == -1
+
+
+def set_default_length(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
+    """Give a training without a length the default one, unless it has a time limit.
 
     Args:
         trainer: The trainer, while it sets up a fit.
@@ -36,16 +44,11 @@ def set_default_length(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
     Returns:
         Whether the length was set here.
     """
-    # A length in steps or time, or a debugging run, leaves another pair of values.
     if (trainer.max_epochs, trainer.max_steps) != _LIGHTNING_DEFAULT:
         return False
     trainer.fit_loop.max_epochs = -1
     trainer.fit_loop.epoch_loop.max_steps = steps
-    logger.warning(
-        "No length was given (or 1000 epochs, Lightning's default): the training ends after the published %d steps. "
-        "Give trainer.max_steps or trainer.max_epochs, for 1000 epochs their number of steps.",
-        steps,
-    )
+    logger.info("No length was given: the training ends after the published %d steps.", steps)
     return True
 
 

@@ -22,6 +22,8 @@ _MOVES_PIXELS = (
     v2.Resize,
 )
 
+_BLURRED = 3  # pixels
+
 
 class Frame(NamedTuple):
     """Edges of the map in pixels of the original image, which may lie inside it (crops) or outside (pads)."""
@@ -35,9 +37,9 @@ class Frame(NamedTuple):
 def map_frame(transforms: Sequence[Any], image_size: tuple[int, int], map_size: tuple[int, int] | None = None) -> Frame:
     """Find the part of an image that its anomaly map shows.
 
-    Coordinates are sent through the transforms as if they were colours, and read in the middle of the result, which
-    neither a crop nor a pad reaches. Resize, CenterCrop and Pad of torchvision, and ExportableCenterCrop and SquarePad
-    of anomalib are followed; all else is taken to leave pixels where they are.
+    Coordinates are sent through the transforms as if they were colours, and read from the result. Resize, CenterCrop
+    and Pad of torchvision, and ExportableCenterCrop and SquarePad of anomalib are followed; all else is taken to leave
+    pixels where they are.
 
     Args:
         transforms: What an image went through, in order; each may be nested, or None.
@@ -63,12 +65,21 @@ def map_frame(transforms: Sequence[Any], image_size: tuple[int, int], map_size: 
 
 
 def _edges(line: torch.Tensor) -> tuple[float, float]:
-    """Continue the coordinates in the middle of a line to both ends of it."""
+    """Continue coordinates to both ends of a line, from where they rise evenly around its middle: not in padding."""
     count = len(line)
-    reach = max(1, count // 50)
-    first, last = max(count // 2 - reach, 0), min(count // 2 + reach, count - 1)
+    steps = (line[1:] - line[:-1]).tolist()
+    middle = count // 2
+    around = sorted(steps[max(middle - 3, 0) : middle + 2])
+    usual = around[len(around) // 2] if around else 0.0
+    first = last = middle
+    while first > 0 and abs(steps[first - 1] - usual) < usual / 2:
+        first -= 1
+    while last < count - 1 and abs(steps[last] - usual) < usual / 2:
+        last += 1
+    if last - first > 4 * _BLURRED:  # where an image ends, a resize repeats its last pixels
+        first, last = first + _BLURRED, last - _BLURRED
     if first == last:
-        return float(line[0]) - 0.5, float(line[0]) + 0.5
+        return float(line[middle]) - 0.5, float(line[middle]) + 0.5
     slope = float(line[last] - line[first]) / (last - first)
     start = float(line[first]) - slope * (first + 0.5)
     return start, start + slope * count

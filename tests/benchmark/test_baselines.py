@@ -111,6 +111,9 @@ def test_reverse_distillation_on_another_backbone_is_anomalibs_but_for_two_parts
     teacher, student = model.model.train()(torch.rand(2, 3, 64, 96))
     assert [feature.shape for feature in student] == [feature.shape for feature in teacher]
     assert isinstance(model.loss, ReverseDistillationLoss)
+    own = build_model("ReverseDistillation", {"backbone": "resnet18", "pre_trained": False}, (64, 96))
+    for name in ("mode", "image_size", "sigma"):
+        assert getattr(model.model.anomaly_map_generator, name) == getattr(own.model.anomaly_map_generator, name)
     (group,) = model.configure_optimizers().param_groups
     trained_parameters = {id(parameter) for parameter in group["params"]}
     assert trained_parameters == {id(parameter) for parameter in model.model.decoder.parameters()}

@@ -54,6 +54,7 @@ def test_published_config_has_the_settings_of_the_paper() -> None:
         "weight_decay": 0,
         "schedule": "none",
         "warmup_steps": 0,
+        "fill_last_batch": False,
     }
     assert model.model.teacher.layers == ("layer1", "layer2", "layer3")
     assert model.model.standardise is None
@@ -61,7 +62,7 @@ def test_published_config_has_the_settings_of_the_paper() -> None:
     assert scoring.published
     assert isinstance(model.model.scale_adaptation, PublishedScaleAdaptation)
     assert (scoring.damping, scoring.smooth_maps.sigma, model.held_out.share) == (0, 4, 0)
-    assert model.noise_share == 1
+    assert model.hparams["noise"]["share"] == 1
     anomalies = model.hparams["noise"]
     assert [side * 256 for side in anomalies["size"]] == [10, 31]
     assert (anomalies["period"] * 256, anomalies["octaves"]) == (32, 6)

@@ -13,7 +13,7 @@ import pytest
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.export.files import completed_files
-from tests.models import build_model
+from tests.export.conftest import Exported, Trained
 
 FORMS = {"torch": "model.pt", "onnx": "model.onnx", "openvino": "model.xml"}
 
@@ -88,21 +88,25 @@ def test_an_error_of_the_program_is_none_of_the_disk(tmp_path: Path) -> None:
         fail()
 
 
-@pytest.fixture(scope="module")
-def model() -> ScaleAwareCRD:
-    return build_model().eval()
-
-
 @pytest.mark.parametrize("kind", FORMS)
-def test_a_full_disk_is_named_and_the_earlier_export_survives(kind: str, model: ScaleAwareCRD, tmp_path: Path) -> None:
-    export = getattr(model, f"to_{kind}")
-    path = export(tmp_path)
-    assert path.name == FORMS[kind]
+def test_a_full_disk_is_named_and_the_earlier_export_survives(
+    kind: str, edge: Trained, edge_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written by torch, Python and OpenVINO, each with an error of its own."""
+    path = tmp_path / "weights" / kind / FORMS[kind]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"old")
+    if kind == "openvino":
+        path.with_suffix(".bin").write_bytes(b"older")
+        monkeypatch.setattr(ScaleAwareCRD, "to_onnx", lambda *_args, **_kwargs: edge_export.onnx)
     before = contents(tmp_path)
-    with room(500_000), pytest.raises(OSError, match=r"could not write .*: File too large \(\d+ MiB free\)") as caught:
-        export(tmp_path)
+    with (
+        room(500_000),
+        pytest.raises(OSError, match=r"the export .* could not be written: no space is left; the") as caught,
+    ):
+        getattr(edge.model, f"to_{kind}")(tmp_path)
     assert str(path) in str(caught.value)
-    assert "an earlier file of that name is unchanged" in str(caught.value)
+    assert "the earlier file of this name is unchanged" in str(caught.value)
     assert caught.value.errno == errno.EFBIG
     assert contents(tmp_path) == before
     assert not [file for file in path.parent.iterdir() if file.name.startswith(".")]

@@ -11,9 +11,10 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from openvino import opset13 as opset
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.export.metadata import DOCUMENT, description
+from anomalib_scrd.export.metadata import DOCUMENT, description, write_openvino_metadata
 from anomalib_scrd.export.training_facts import file_list_hash
 from tests.export.conftest import EDGE_SIZE, Exported, Trained
 from tests.export.test_agreement import FLOAT32
@@ -22,6 +23,14 @@ from tests.models import build_model
 
 def openvino_document(path: Path) -> dict[str, Any]:
     return json.loads(openvino.Core().read_model(path).get_rt_info(DOCUMENT).astype(str))
+
+
+def create(path: Path) -> Any:
+    """Model API's wrapper of a file, by nothing but the file's metadata."""
+    adapters = pytest.importorskip("model_api.adapters", reason="openvino-model-api is not installed (extra test)")
+    models = pytest.importorskip("model_api.models")
+    adapter = adapters.OpenvinoAdapter(openvino.Core(), str(path), device="CPU", plugin_config=FLOAT32)
+    return models.Model.create_model(adapter, preload=True)
 
 
 def onnx_entries(path: Path) -> dict[str, str]:
@@ -59,8 +68,11 @@ def test_the_document_says_what_a_user_must_know(document: dict[str, Any], edge:
     assert document["arguments"]["backbone"] == "tf_efficientnet_lite0"
     data = edge.data()
     data.setup()
+    edge.model.held_out.take(data)
     files = data.train_data.samples["image_path"]
-    assert document["training"] == {"images": 32, "steps": 60, "files_sha256": file_list_hash(files)}
+    edge.model.held_out.give_back()
+    assert 16 < len(files) < 32  # some are held out
+    assert document["training"] == {"images": len(files), "steps": 60, "files_sha256": file_list_hash(files)}
 
 
 def test_facts_come_back_from_a_checkpoint(edge: Trained) -> None:
@@ -76,7 +88,7 @@ def test_nothing_tells_where_the_file_was_made(edge: Trained, edge_export: Expor
         content = path.read_bytes()
         assert folder not in content
         assert b"site-packages" not in content
-    model = build_model(feature_cache=1.0, feature_cache_dir=str(tmp_path / "features"))
+    model = build_model()
     model.hparams["pre_trained"] = str(tmp_path / "weights.pth")
     assert str(tmp_path) not in json.dumps(description(model, None))
     assert description(model, None)["arguments"]["pre_trained"] == "weights.pth"
@@ -84,19 +96,17 @@ def test_nothing_tells_where_the_file_was_made(edge: Trained, edge_export: Expor
 
 @pytest.mark.parametrize("post_processor", [True, False])
 def test_settings_of_the_model_are_in_the_document(post_processor: bool) -> None:
-    class Window:
-        def to_dict(self) -> dict[str, Any]:
-            return {"mode": "values", "limits": (0.0, 4095.0)}
-
     model = build_model(post_processor=post_processor)
-    model.window = Window()
+    model.window = {"mode": "values", "limits": (0.0, 4095.0)}
     if post_processor:
+        assert description(model, None)["outputs"] == ["pred_score", "anomaly_map"]  # no threshold, no labels
+        model.post_processor.normal_evidence = torch.rand(30, 3)
+        model.post_processor.false_alarm_rate = 0.1
         model.post_processor.image_sensitivity = 0.25
-        model.post_processor.false_alarm_rate = 0.05
     found = json.loads(json.dumps(description(model, None), allow_nan=False))
     assert found["window"] == {"mode": "values", "limits": [0.0, 4095.0]}
     if post_processor:
-        assert found["thresholds"] == {"image": 0.75, "pixel": 0.5, "false_alarm_rate": 0.05}
+        assert found["thresholds"] == {"image": 0.75, "pixel": 0.5, "false_alarm_rate": 0.1}
     else:
         assert set(found["thresholds"].values()) == {None}
         assert found["outputs"] == ["pred_score", "anomaly_map"]
@@ -127,12 +137,8 @@ def test_model_api_gives_the_scores_of_training(
     kind: str, size: tuple[int, int] | None, edge: Trained, edge_export: Exported, tmp_path: Path
 ) -> None:
     """From pixels of 0 to 255, without a word about the model. Fed as they were, a normal image became anomalous."""
-    models = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed (extra test)")
-    core = openvino.Core()
-    core.set_property("CPU", FLOAT32)
-    path = str(edge_export.openvino if kind == "openvino" else edge_export.onnx)
-    model = models.Model.create_model(path, core=core, device="CPU")
-    assert type(model) is models.AnomalyDetection
+    model = create(edge_export.openvino if kind == "openvino" else edge_export.onnx)
+    assert type(model).__name__ == "AnomalyDetection"
     labels = set()
     images = edge.images
     if size is not None:
@@ -156,27 +162,30 @@ def test_model_api_gives_the_scores_of_training(
 
 @pytest.mark.parametrize("case", ["one size", "no labels"])
 def test_model_api_refuses_what_it_would_score_otherwise(case: str, tmp_path: Path) -> None:
-    """It would resize to the file's only size without anti-aliasing, or make up labels: the file gives it no type."""
-    arguments = {"pre_processor": False} if case == "one size" else {"post_processor": False}
-    path = build_model(**arguments).to_onnx(tmp_path, input_size=(64, 64))
-    entries = onnx_entries(path)
-    assert json.loads(entries[DOCUMENT])["input"]["height"] == 64
-    assert not [name for name in entries if "model_info" in name]
-    models = pytest.importorskip("model_api.models", reason="openvino-model-api is not installed (extra test)")
-    with pytest.raises(Exception, match=r"(?i)model"):
-        models.Model.create_model(str(path), core=openvino.Core(), device="CPU")
+    """It would resize to the file's only size without anti-aliasing, or make up labels."""
+    outputs = ["pred_score", "pred_label", "anomaly_map", "pred_mask"] if case == "one size" else ["anomaly_map"]
+    image = opset.parameter([1, 3, 8, 8], np.float32, name="image")
+    image.output(0).set_names({"input"})
+    nodes = [opset.relu(image) for _ in outputs]
+    for node, name in zip(nodes, outputs, strict=True):
+        node.output(0).set_names({name})
+    network = openvino.Model([opset.result(node) for node in nodes], [image])
+    document = {"outputs": outputs, "thresholds": {"image": 0.5, "pixel": 0.5}}
+    write_openvino_metadata(network, document, any_size=case == "no labels")
+    openvino.save_model(network, tmp_path / "model.xml")
+    reason = "takes images of one size" if case == "one size" else "has no threshold"
+    with pytest.raises(Exception, match=rf"no model with name none: the file {reason}"):
+        create(tmp_path / "model.xml")
 
 
-def test_onnx_is_one_file_unless_asked(tmp_path: Path) -> None:
-    model = build_model()
-    path = model.to_onnx(tmp_path / "one", input_size=(64, 64))
-    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
-    onnx.checker.check_model(path)
-    apart = model.to_onnx(tmp_path / "two", input_size=(64, 64), external_data=True)
+def test_onnx_is_one_file_unless_asked(edge_export: Exported, tmp_path: Path) -> None:
+    assert [file.name for file in edge_export.onnx.parent.iterdir()] == ["model.onnx"]
+    onnx.checker.check_model(edge_export.onnx)
+    apart = build_model().to_onnx(tmp_path, external_data=True)
     assert sorted(file.name for file in apart.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
-    image = np.random.default_rng(0).random((1, 3, 50, 70), np.float32)
-    scores = [
-        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(["pred_score"], {"input": image})[0]
-        for file in (path, apart)
-    ]
-    np.testing.assert_array_equal(*scores)
+    session = onnxruntime.InferenceSession(apart, providers=["CPUExecutionProvider"])
+    # neither has the prediction of this model, which has no threshold, a label
+    assert [output.name for output in session.get_outputs()] == ["pred_score", "anomaly_map"]
+    (score,) = session.run(["pred_score"], {"input": np.zeros((1, 3, 50, 70), np.float32)})
+    assert np.isfinite(score).all()
+    assert DOCUMENT in onnx_entries(apart)

@@ -138,6 +138,7 @@ def test_maps_are_scored_place_by_place() -> None:
 
 def test_uniform_weights_are_equal() -> None:
     weights = FittedWeights(4)
+    weights.fit(normal(30, 4), normal(30, 4, seed=1) + 1)
     weights.fit(normal(30, 4) * 3 + 1, None)
     assert torch.equal(weights.weight, torch.full((4,), 0.25))
     assert weights(normal(30, 4) * 3 + 1).mean() == pytest.approx(0, abs=1e-5)

@@ -250,7 +250,7 @@ def test_the_bound_is_respected_and_the_rest_is_told(
             sizes.append(sum(row.untyped_storage().nbytes() for row in kept))
 
     with caplog.at_level(logging.INFO, logger="anomalib_scrd.training.feature_cache"):
-        train(tiny_folder, tmp_path, {"feature_cache": memory}, callbacks=[Look()], max_epochs=1)
+        train(tiny_folder, tmp_path, ALL_TRAINED | {"feature_cache": memory}, callbacks=[Look()], max_epochs=1)
     assert sizes == [rows * BYTES]
     assert rows * BYTES <= memory * GIB
     (told,) = [record for record in caplog.records if record.name == "anomalib_scrd.training.feature_cache"]

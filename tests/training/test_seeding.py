@@ -31,9 +31,9 @@ def equal(first: State, second: State) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def build(seed: int | None, state: int) -> ScaleAwareCRD:
+def build(seed: int | None, state: int, schedule: str = "none") -> ScaleAwareCRD:
     """A model with a seed of its own, from some global random state."""
-    model = build_model(seed=seed, loss={"contrast": 0.1}, optimiser={"schedule": "none", "learning_rate": 1e-3})
+    model = build_model(seed=seed, loss={"contrast": 0.1}, optimiser={"schedule": schedule, "learning_rate": 1e-3})
     torch.manual_seed(state)  # build_model seeds as well
     return model
 
@@ -66,14 +66,15 @@ def assert_same(first: State, second: State) -> None:
         torch.testing.assert_close(value, second[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
-def test_a_training_is_its_seed_s(tiny_data: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", ["none", "cosine"])
+def test_a_training_is_its_seed_s(schedule: str, tiny_data: Callable, tmp_path: Path) -> None:
     """Shuffled, with synthetic anomalies, from two states of the global generator."""
-    first, weights, _ = fit(build(7, 0), tiny_data(), tmp_path / "a", 2)
-    again, others, _ = fit(build(7, 1), tiny_data(), tmp_path / "b", 2)
+    first, weights, _ = fit(build(7, 0, schedule), tiny_data(), tmp_path / "a", 2)
+    again, others, _ = fit(build(7, 1, schedule), tiny_data(), tmp_path / "b", 2)
     assert first == again
     assert_same(weights, others)
     assert first[:3] != first[3:]  # each epoch has an order of its own
-    different, _, _ = fit(build(8, 0), tiny_data(), tmp_path / "c", 2)
+    different, _, _ = fit(build(8, 0, schedule), tiny_data(), tmp_path / "c", 2)
     assert different != first
     unseeded, _, _ = fit(build(None, 5), tiny_data(), tmp_path / "d", 2)
     assert unseeded != fit(build(None, 6), tiny_data(), tmp_path / "e", 2)[0]
@@ -133,14 +134,17 @@ def test_the_last_batch_is_filled_up_where_that_is_asked_for(
 ) -> None:
     """12 images in batches of 5. The published training does not fill up."""
     seen: list[int] = []
-    model = build_model(layers=["layer1", "layer2"], **arguments)
+    arguments = {"scoring": {"held_out": 0.0}, "layers": ["layer1", "layer2"], **arguments}
+    if "preset" not in arguments:
+        arguments["loss"] = {"restore": 0.0, "contrast": 0.0}
+    model = build_model(**arguments)
     model.model.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0][0])))
     build_engine(tmp_path, max_epochs=1, limit_val_batches=0, logger=False).fit(
         model, datamodule=tiny_data(train_batch_size=5)
     )
     assert seen == sizes
     seen.clear()
-    switched = build_model(layers=["layer1", "layer2"], optimiser={"fill_last_batch": sizes[2] != 5}, **arguments)
+    switched = build_model(optimiser={"fill_last_batch": sizes[2] != 5}, **arguments)
     switched.model.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0][0])))
     build_engine(tmp_path, max_epochs=1, limit_val_batches=0, logger=False).fit(
         switched, datamodule=tiny_data(train_batch_size=5)

@@ -1,6 +1,6 @@
 """What a benchmark runs: its description, checked before anything is trained, and its expansion into single runs."""
 
-__all__ = ["BenchmarkConfig", "DataSpec", "Export", "ModelSpec", "RunSpec"]
+__all__ = ["BenchmarkConfig", "Export", "ModelSpec", "RunSpec"]
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from anomalib_scrd.benchmark.descriptions import described, require
+from anomalib_scrd.benchmark.descriptions import Entry, described, require
 
 Export = Literal["openvino-f32", "openvino-int8-weights", "openvino-int8"]
 _SCHEMA = 2
@@ -18,12 +18,12 @@ _COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 
 
 @dataclass
-class ModelSpec:
-    """One model of the benchmark.
+class ModelSpec(Entry):
+    """One model of the benchmark, a subclass of anomalib's ``AnomalibModule``.
+
+    Pre-processor and post-processor are not among its arguments: the benchmark sets them alike for all models.
 
     Args:
-        class_path: Import path of a subclass of anomalib's ``AnomalibModule``, or the bare name of one of anomalib's.
-        init_args: Its arguments. The benchmark sets pre-processor and post-processor alike for all models.
         max_steps: Length of its training in optimiser steps.
         max_epochs: Length of its training in epochs.
         own_length: Leave the length to the model. Without a length, without this, and with a model that fixes none
@@ -32,8 +32,6 @@ class ModelSpec:
         exports: Exported forms of the trained model that predict the test images too.
     """
 
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
     max_steps: int | None = None
     max_epochs: int | None = None
     own_length: bool = False
@@ -59,27 +57,13 @@ class ModelSpec:
 
 
 @dataclass
-class DataSpec:
-    """One data set of the benchmark.
-
-    Args:
-        class_path: Import path of a subclass of anomalib's ``AnomalibDataModule``, or the bare name of one of
-            anomalib's (``Folder``, ``BMAD``, ...).
-        init_args: Its arguments. ``${oc.env:NAME}`` stands for an environment variable, and is not part of a run's
-            identity: a data set that moved is still the same. Its validation split is always switched off.
-    """
-
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
 class BenchmarkConfig:
     """A benchmark: every model on every data set with every seed.
 
     Args:
         models: The models by the names they have in tables, each with the arguments of :class:`ModelSpec`.
-        data: The data sets by the names they have in tables, each with the arguments of :class:`DataSpec`.
+        data: The data sets by the names they have in tables: class and arguments of a data module. Its validation split
+            is always switched off. Environment variables are not part of a run's identity: a set may move.
         output: Folder of everything written: one file per run, tables, figures.
         seeds: One run of each model on each data set per seed. The seed is set before the model is built.
         reference: Name of the model to which all others are compared in pairs. By default the first one.
@@ -125,16 +109,10 @@ class BenchmarkConfig:
     report_only: bool = False
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is trained.
-
-        Raises:
-            ValueError: If an argument is out of range or names something that is not there.
-        """
+        """Raise ValueError, before anything is trained, for what is out of range or not there."""
         self.output = Path(self.output)
-        require(bool(self.models), "models", self.models, "at least one entry by name")
-        require(bool(self.data), "data", self.data, "at least one entry by name")
-        self.model_specs = {name: described(ModelSpec, given, f"models.{name}") for name, given in self.models.items()}
-        self.data_specs = {name: described(DataSpec, given, f"data.{name}") for name, given in self.data.items()}
+        self.model_specs = described(ModelSpec, self.models, "models")
+        self.data_specs = described(Entry, self.data, "data")
         for name in (*self.models, *self.data):
             allowed = "of letters, digits and . _ + - (it names files)"
             require(_NAME.fullmatch(name) is not None, "the name of a model or data set", name, allowed)

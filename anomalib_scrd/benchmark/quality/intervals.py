@@ -108,8 +108,8 @@ def leave_one_set_out(scores: pd.DataFrame) -> pd.DataFrame:
         scores: Scores by data set and seed (index) and variant (columns). Variants that lack a set are left out.
 
     Returns:
-        By the data set that was left out: the variant ``chosen``, its mean score on the ``others``, its mean score on
-        the set ``left_out``, and the ``best`` that any variant has there. Empty for fewer than two sets.
+        By set: the variant ``chosen``, its mean on the ``others`` and on the set ``left_out``, and the ``best`` of any
+        variant there. Empty for fewer than two sets.
     """
     means = scores.groupby(level="data", sort=False).mean().dropna(axis=1) if len(scores.columns) else pd.DataFrame()
     rows = {}

@@ -3,6 +3,7 @@
 __all__ = ["write_report"]
 
 import math
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -86,9 +87,11 @@ def _protocol(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
 
 
 def _warnings(config: BenchmarkConfig, results: list[dict[str, Any]]) -> list[str]:
-    names = {(result["model"], result["data"]) for result in results}
     found = [f"{r['data']}, {r['model']}, seed {r['seed']}: {note}" for r in results for note in r.get("notes", [])]
     good = [result for result in results if result["status"] == "ok"]
+    runs = Counter((result["data"], result["model"]) for result in good)
+    few = {name: count for name, count in runs.items() if count < len(config.seeds)}
+    found += [f"{data}, {model}: {count} of {len(config.seeds)} seeds" for (data, model), count in few.items()]
     for model, spec in config.model_specs.items():
         now = code_digest(spec.class_path)
         old = sorted({result["code"] for result in good if result["model"] == model} - {now})
@@ -97,10 +100,6 @@ def _warnings(config: BenchmarkConfig, results: list[dict[str, Any]]) -> list[st
                 f"{model}: results made with other code ({', '.join(old)}) than there is now ({now}); remove their "
                 "files under runs/ to make them again"
             )
-        for data in config.data:
-            count = sum((result["model"], result["data"]) == (model, data) for result in good)
-            if (model, data) in names and count < len(config.seeds):
-                found.append(f"{data}, {model}: {count} of {len(config.seeds)} seeds")
     for data in config.data:
         digests = sorted({result["data_digest"] for result in good if result["data"] == data})
         if len(digests) > 1:
@@ -110,43 +109,17 @@ def _warnings(config: BenchmarkConfig, results: list[dict[str, Any]]) -> list[st
     return found
 
 
-def _summary(config: BenchmarkConfig, scores: Scores) -> list[str]:
-    columns = {
-        METRICS[metric]: {model: _text(_mean_over_sets(found[model])) for model in found}
-        for metric, found in scores.items()
-    }
-    table = pd.DataFrame(columns).rename(index=_marked(config)).rename_axis(_MEAN)
-    return ["Over the sets that have the metric; a model needs it on all of these.", "", *markdown_table(table)]
-
-
-def _by_set(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:
-    """Models by data sets and their mean, and the best rival of each set."""
-    scores = _with_best_rival(config, scores)
-    cells = {
-        model: {data: _text(estimate(own[model].dropna())) for data, own in scores.groupby(level="data", sort=False)}
-        for model in scores
-    }
-    table = pd.DataFrame(cells).T.assign(**{_MEAN: {model: _text(_mean_over_sets(scores[model])) for model in scores}})
-    return table.rename(index=_marked(config)).rename_axis("model")
-
-
-def _marked(config: BenchmarkConfig) -> dict[str | None, str]:
-    return {config.reference: f"**{config.reference}**"}
-
-
-def _mean_over_sets(scores: pd.Series) -> Estimate:
-    """Mean over the data sets for each seed that has them all, and its interval over the seeds."""
-    by_seed = scores.groupby(level="seed")
-    return estimate(by_seed.mean()[by_seed.count() == scores.index.unique("data").size])
-
-
-def _with_best_rival(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores with those of the rival that has the highest mean on a set, as one more model."""
-    rivals = [name for name in config.rivals if name in scores]
-    if len(rivals) < 2:  # noqa: PLR2004
-        return scores
-    best = scores[rivals].groupby(level="data").mean().dropna(how="all").idxmax(axis=1)
-    return scores.assign(**{_BEST_RIVAL: _picked(scores, best)})
+def _rows(config: BenchmarkConfig, scores: pd.DataFrame) -> dict[str, pd.Series]:
+    """Rows of the tables, each a model for every data set: always the same, or one that was chosen for it."""
+    rows = {model: pd.Series(model, scores.index.unique("data")) for model in scores}
+    rivals = scores[[name for name in config.rivals if name in scores]]
+    if len(rivals.columns) > 1:
+        rows[_BEST_RIVAL] = rivals.groupby(level="data", sort=False).mean().dropna(how="all").idxmax(axis=1)
+    for group, names in config.leave_one_set_out.items():
+        choice = leave_one_set_out(scores[[name for name in names if name in scores]])
+        if len(choice):
+            rows[f"{group}: chosen on the other sets"] = choice["chosen"]
+    return rows
 
 
 def _picked(scores: pd.DataFrame, models: pd.Series) -> pd.Series:
@@ -154,21 +127,48 @@ def _picked(scores: pd.DataFrame, models: pd.Series) -> pd.Series:
     return pd.concat([scores.loc[[data], model] for data, model in models.items()])
 
 
+def _mean_over_sets(scores: pd.DataFrame, models: pd.Series) -> str:
+    """Mean over the data sets for each seed that has them all, and its interval over the seeds."""
+    by_seed = _picked(scores, models).groupby(level="seed")
+    return _text(estimate(by_seed.mean()[by_seed.count() == scores.index.unique("data").size]))
+
+
+def _summary(config: BenchmarkConfig, scores: Scores) -> list[str]:
+    columns = {
+        METRICS[metric]: {name: _mean_over_sets(found, models) for name, models in _rows(config, found).items()}
+        for metric, found in scores.items()
+    }
+    text = "Over the sets that have the metric; a model needs it on all of these."
+    return [text, "", *markdown_table(pd.DataFrame(columns).rename_axis(_MEAN))]
+
+
+def _by_set(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:
+    """Means over the seeds by data set, and over all of them."""
+    cells = {}
+    for name, models in _rows(config, scores).items():
+        by_set = _picked(scores, models).groupby(level="data", sort=False)
+        cells[name] = {data: _text(estimate(values.dropna())) for data, values in by_set}
+        cells[name][_MEAN] = _mean_over_sets(scores, models)
+    return pd.DataFrame(cells).T.rename_axis("model")
+
+
 def _differences(config: BenchmarkConfig, scores: Scores) -> list[str]:
-    """Every model less the reference, by set and over all pairs of set and seed."""
+    """Every row less the reference, by set and over all pairs of set and seed."""
     lines: list[str] = []
     reference = str(config.reference)
     for metric, found in scores.items():
-        together = _with_best_rival(config, found)
-        rows: dict[str, dict[str, str]] = {}
-        for model in together.columns.drop(reference, errors="ignore") if reference in together else []:
-            by_set = together.groupby(level="data", sort=False)
-            rows[model] = {data: _signed(paired_difference(own[model], own[reference])) for data, own in by_set}
-            rows[model]["sets x seeds"] = _signed(paired_difference(together[model], together[reference]))
-            images = image_scores(config, model, reference) if metric == "image_auroc" else {}
+        cells: dict[str, dict[str, str]] = {}
+        for name, models in _rows(config, found).items() if reference in found else ():
+            if name == reference:
+                continue
+            values = _picked(found, models)
+            by_set = values.groupby(level="data", sort=False)
+            cells[name] = {data: _signed(paired_difference(own, found[reference])) for data, own in by_set}
+            cells[name]["sets x seeds"] = _signed(paired_difference(values, found[reference]))
+            images = image_scores(config, models.to_dict(), reference) if metric == "image_auroc" else {}
             if images:
-                rows[model]["sets, seeds and test images"] = _ends(*bootstrap_difference(images))
-        lines += markdown_table(pd.DataFrame(rows).T.rename_axis(f"{METRICS[metric]}, less {reference}'s"))
+                cells[name]["sets, seeds and test images"] = _ends(*bootstrap_difference(images))
+        lines += markdown_table(pd.DataFrame(cells).T.rename_axis(f"{METRICS[metric]}, less {reference}'s"))
     text = (
         "Mean and 95 % interval in square brackets: over the seeds of a set; over all pairs of set and seed; and for "
         "image AUROC that of a bootstrap over sets, seeds and test images. The best rival is chosen on the test set, "
@@ -183,14 +183,10 @@ def _left_out(config: BenchmarkConfig, scores: Scores) -> list[str]:
         for metric in _CHOICE_METRICS:
             found = scores.get(metric, pd.DataFrame())
             choice = leave_one_set_out(found[[name for name in names if name in found]])
-            if choice.empty:
-                continue
-            table = choice.set_axis(_CHOICE, axis=1).rename_axis(f"{group}, {METRICS[metric]}: set left out")
-            table.loc[_MEAN] = ["", *choice[["others", "left_out", "best"]].mean()]
-            lines += markdown_table(table.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.4f}"))
-            if config.reference in found:
-                difference = paired_difference(_picked(found, choice["chosen"]), found[config.reference])
-                lines += [f"Less {config.reference}'s, over sets x seeds: {_signed(difference)}.", ""]
+            if len(choice):
+                table = choice.set_axis(_CHOICE, axis=1).rename_axis(f"{group}, {METRICS[metric]}: set left out")
+                table.loc[_MEAN] = ["", *choice[["others", "left_out", "best"]].mean()]
+                lines += markdown_table(table.map(lambda cell: cell if isinstance(cell, str) else f"{cell:.4f}"))
     return lines
 
 

@@ -3,6 +3,7 @@
 __all__ = ["RunStore", "image_scores", "results_frame", "score_frame"]
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,7 @@ class RunStore:
 def results_frame(results: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per run, and one per exported form of its model, which is named ``model (export)``.
 
-    Args:
-        results: Results of runs.
-
-    Returns:
-        Columns ``data``, ``model``, ``seed``, ``status``, all metrics, costs, counts, machine and code.
+    The columns are ``data``, ``model``, ``seed``, ``status``, all metrics, costs, counts, machine and code.
     """
     rows = []
     for result in results:
@@ -78,30 +75,29 @@ def results_frame(results: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def score_frame(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Scores by data set and seed (index ``data``, ``seed``) and model (columns), each in the order of the runs.
+    """A metric of :func:`results_frame` by data set and seed (index ``data``, ``seed``) and model (columns).
 
-    Args:
-        frame: Of :func:`results_frame`.
-        metric: Name of the metric.
-
-    Returns:
-        The scores; data sets, seeds and models that have none are left out.
+    All are in the order of the runs; data sets, seeds and models without a value are left out.
     """
     known = frame[(frame["status"] == "ok") & frame[metric].notna()]
     scores = known.pivot_table(index=["data", "seed"], columns="model", values=metric, sort=False)
     return scores[[model for model in dict.fromkeys(frame["model"]) if model in scores]]
 
 
-def image_scores(config: BenchmarkConfig, candidate: str, reference: str) -> dict[str, list[PairedScores]]:
-    """Image scores of two models for the same test images, one entry per seed that both have, by data set."""
+def image_scores(
+    config: BenchmarkConfig, candidates: Mapping[str, str], reference: str
+) -> dict[str, list[PairedScores]]:
+    """Image scores of a candidate by data set, and of the reference for the same test images.
+
+    There is one entry per seed that both have.
+    """
     store = RunStore(config.output)
-    runs = {(run.data, run.model, run.seed): run for run in config.runs()}
+    runs = {(run.data, run.model, run.seed): run for run in config.runs() if store.is_finished(run)}
     pairs: dict[str, list[PairedScores]] = {}
     for (data, model, seed), run in runs.items():
-        other = runs[data, reference, seed]
-        if model != candidate or not (store.is_finished(run) and store.is_finished(other)):
-            continue
-        with np.load(store.path(run, ".npz")) as mine, np.load(store.path(other, ".npz")) as theirs:
-            if np.array_equal(mine["names"], theirs["names"]):
-                pairs.setdefault(data, []).append(PairedScores(mine["scores"], theirs["scores"], mine["labels"]))
+        other = runs.get((data, reference, seed))
+        if other is not None and candidates.get(data) == model:
+            with np.load(store.path(run, ".npz")) as mine, np.load(store.path(other, ".npz")) as theirs:
+                if np.array_equal(mine["names"], theirs["names"]):
+                    pairs.setdefault(data, []).append(PairedScores(mine["scores"], theirs["scores"], mine["labels"]))
     return pairs

@@ -30,17 +30,10 @@ from anomalib_scrd.benchmark.quality.splits import Splits, make_splits
 
 
 def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make one run in this process.
-
-    Args:
-        run: What to run.
-        config: The benchmark that it belongs to.
+    """Make one run of a benchmark in this process, whatever it raises.
 
     Returns:
         The result (metrics, times, memory, sizes, machine) and the arrays behind it (raw scores, pictured cases).
-
-    Raises:
-        Exception: Whatever the model, the data module or a check raises.
     """
     spec, data = config.model_specs[run.model], config.data_specs[run.data]
     height, width = spec.image_size or config.image_size
@@ -121,8 +114,7 @@ def execute_and_store(run: RunSpec, config: BenchmarkConfig) -> dict[str, Any]:
         error_file.unlink(missing_ok=True)
     except Exception as error:  # noqa: BLE001  (whatever it was, the other runs go on)
         write_atomically(error_file, traceback.format_exc())
-        where = error_file.relative_to(store.root).as_posix()
-        result = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": where}
+        result = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": str(error_file)}
     return store.save(run, {**common, **result, "seconds": time.perf_counter() - started})
 
 
@@ -137,9 +129,9 @@ def _engine(
             "would train 1000 epochs"
         )
         raise ValueError(msg)
+    nothing = ModelCheckpoint(dirpath=scratch, save_top_k=0)  # or anomalib would write one at every epoch
     return Engine(
-        # a checkpoint callback that keeps nothing, or anomalib would write one at every epoch
-        callbacks=[collector, ModelCheckpoint(dirpath=scratch, save_top_k=0)],
+        callbacks=[collector, nothing],
         logger=False,
         default_root_dir=scratch,
         accelerator=config.accelerator,

@@ -27,19 +27,16 @@ Results = Iterator[tuple[RunSpec, dict[str, Any]]]
 
 
 def run_benchmark(config: BenchmarkConfig, *, command: str = "", say: Callable[[str], None] = print) -> bool:
-    """Make every run that is not finished yet, then write tables and figures.
+    """Make every run that is not finished yet, then write tables and figures; returns whether all runs succeeded.
 
     Args:
         config: What to run.
         command: Command line that started it, printed in the report.
         say: Takes the lines of progress.
-
-    Returns:
-        Whether all runs of this benchmark succeeded.
     """
     store, runs = RunStore(config.output), config.runs()
-    left = [run for run in runs if not store.is_finished(run, failed_too=not config.retry_failed)]
-    left = [] if config.report_only else left
+    again = [run for run in runs if not store.is_finished(run, failed_too=not config.retry_failed)]
+    left = [] if config.report_only else again
     say(f"{len(runs)} runs, {len(left)} to be made; output {config.output}")
     started = time.monotonic()
     try:
@@ -93,15 +90,9 @@ def _in_processes(runs: list[RunSpec], config: BenchmarkConfig, store: RunStore)
                 if process.exitcode != 0 or result is None:  # it left no result
                     code = process.exitcode or 0
                     cause = f"signal {-code}" if code < 0 else f"exit status {code}"
-                    result = store.save(
-                        run,
-                        {
-                            "status": "failed",
-                            "error": f"the process ended by {cause} (out of memory?); its output is in the log",
-                            "traceback": store.path(run, ".log").relative_to(store.root).as_posix(),
-                            "seconds": time.monotonic() - started,
-                        },
-                    )
+                    error = f"the process ended by {cause} (out of memory?); its output is in the log"
+                    found = {"status": "failed", "error": error, "seconds": time.monotonic() - started}
+                    result = store.save(run, found | {"traceback": str(store.path(run, ".log"))})
                 yield run, result
     finally:
         for process, *_ in workers.values():

@@ -74,8 +74,7 @@ def make_splits(module: AnomalibDataModule, holdout: float, seed: int) -> Splits
         The parts.
 
     Raises:
-        ValueError: If the training set is too small for a held-out part, or the test set lacks normal or anomalous
-            images.
+        ValueError: If there are too few images for a held-out part, or test images of one kind only.
     """
     module.val_split_mode = ValSplitMode.NONE
     if module.seed is None:  # a module that takes its normal test images from the training set would draw afresh

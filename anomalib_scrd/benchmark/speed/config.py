@@ -6,32 +6,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from anomalib_scrd.benchmark.descriptions import described, require
+from anomalib_scrd.benchmark.descriptions import Entry, described, require
 
 PredictionEngine = Literal[
     "torch", "compile", "onnx", "openvino-f32", "openvino-bf16", "openvino-int8-weights", "openvino-int8"
 ]
 SECTIONS = ("step", "prediction")
-_PRECISIONS = ("32", "bf16", "16")
+_PRECISIONS = ("32", "bf16")
 
 
 @dataclass
-class Contender:
-    """A model and the way it is run.
+class Contender(Entry):
+    """A model, a subclass of anomalib's ``AnomalibModule``, and the way it is run.
 
     Args:
-        class_path: Import path of a subclass of anomalib's ``AnomalibModule``, or the bare name of one of anomalib's.
-        init_args: Its arguments.
-        precision: Of the steps, and of torch's predictions: 32, or autocast to bf16 or 16.
+        precision: Of the steps, and of torch's predictions: 32, or bf16 by autocast.
         compile: Compile the model of the training steps with torch.compile.
-        channels_last: Lay images and weights out with the channels last.
     """
 
-    class_path: str
-    init_args: dict[str, Any] = field(default_factory=dict)
     precision: str = "32"
     compile: bool = False
-    channels_last: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown precision."""
@@ -76,14 +70,9 @@ class SpeedConfig:
     output: Path = Path("results/speed")
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is measured.
-
-        Raises:
-            ValueError: If an argument is out of range or names something that is not there.
-        """
+        """Raise ValueError, before anything is measured, for what is out of range or not there."""
         self.output = Path(self.output)
-        require(bool(self.models), "models", self.models, "at least one entry by name")
-        self.contenders = {name: described(Contender, given, f"models.{name}") for name, given in self.models.items()}
+        self.contenders = described(Contender, self.models, "models")
         self.reference = self.reference or next(iter(self.models))
         chosen = {name: getattr(self, name) for name in SECTIONS}
         require(any(chosen.values()), " or ".join(SECTIONS), [], "a list of at least one model")

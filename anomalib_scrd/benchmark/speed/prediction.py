@@ -39,12 +39,8 @@ class _Opened(NamedTuple):
 def measure(config: SpeedConfig) -> Section:
     """Export every model for every engine and predict with all in turn.
 
-    Args:
-        config: What to measure.
-
-    Returns:
-        Times; ratios to the reference under the same engine and to OpenVINO in float32; times per pixel relative to the
-        first size; sizes of the files.
+    Ratios are to the reference under the same engine and to the model itself under OpenVINO in float32; times per pixel
+    are relative to the first size.
     """
     section = Section()
     with tempfile.TemporaryDirectory(prefix="anomalib-scrd-") as scratch:
@@ -55,10 +51,8 @@ def measure(config: SpeedConfig) -> Section:
             for engine in config.engines if module is not None else []:
                 file = file_of(engine)
                 if file not in sources:
-                    folder = Path(scratch) / name / str(side) / file
-                    sources[file] = section.attempt(
-                        f"{name}, {side}, {file}", partial(_export, module, file, folder, side)
-                    )
+                    work = partial(_export, module, file, Path(scratch) / name / str(side) / file, side)
+                    sources[file] = section.attempt(f"{name}, {side}, {file}", work)
                 opened += [] if sources[file] is None else [_Opened(name, side, engine, sources[file])]
         for batch in config.prediction_batches:
             _predict(config, opened, batch, section)
@@ -100,15 +94,13 @@ def _predict(config: SpeedConfig, opened: list[_Opened], batch: int, section: Se
     section.samples[f"prediction, batch {batch}"] = seconds
     rows, first = {}, config.image_sizes[0]
     for entry in (entry for entry in opened if entry.label() in seconds):
-        label = entry.label()
+        label, pixels = entry.label(), (entry.side / first) ** 2
         rows[label] = {
             "ms (quartiles)": milliseconds(seconds[label]),
             "images/s": f"{batch / seconds[label].median():.3g}",
             f"time / {config.reference}": relative(seconds, label, entry.label(name=config.reference)),
             f"speed-up over {_F32}": relative(seconds, entry.label(engine=_F32), label),
-            f"time per pixel / at {first}": relative(
-                seconds, label, entry.label(side=first), (first / entry.side) ** 2
-            ),
+            f"time per pixel / at {first}": relative(seconds, label, entry.label(side=first), 1 / pixels),
             "file, MiB": f"{file_size(entry.source) / _MEBI:.3g}" if isinstance(entry.source, Path) else "-",
         }
     table = pd.DataFrame(rows).T.rename_axis("model, height and width, engine")

@@ -17,11 +17,7 @@ from anomalib_scrd.benchmark.speed.timing import reason
 
 
 def run_speed(config: SpeedConfig, command: str = "") -> bool:
-    """Measure.
-
-    Args:
-        config: What to measure.
-        command: Command line that started it.
+    """Measure, and print the command line that started it on top of the report.
 
     Returns:
         Whether every section was measured. A contender that is missing fails nothing: the report says why it is.

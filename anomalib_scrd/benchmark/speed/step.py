@@ -17,12 +17,8 @@ from anomalib_scrd.benchmark.speed.training_step import TrainingStep
 def measure(config: SpeedConfig) -> Section:
     """Time the steps of all contenders at all sizes in turn.
 
-    Args:
-        config: What to measure.
-
-    Returns:
-        Times, images per second, ratios to the reference at the same size, times per pixel relative to the first size,
-        FLOPs (matrix products and convolutions), and on a GPU what a step allocates.
+    Ratios are to the reference at the same size, times per pixel relative to the first size. FLOPs are those of matrix
+    products and convolutions, forward and backward.
     """
     steps: dict[str, TrainingStep] = {}
 

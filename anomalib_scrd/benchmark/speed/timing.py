@@ -12,8 +12,7 @@ import pandas as pd
 from scipy import stats
 from torch.utils.benchmark import timer
 
-Factories = Mapping[str, Callable[[], Callable[[], Any]]]
-"""What builds each contender, by name: a function without arguments that is timed."""
+Factories = Mapping[str, Callable[[], Callable[[], Any]]]  # builds each contender: a function that is timed
 
 
 def interleave(
@@ -21,9 +20,8 @@ def interleave(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Time contenders in turn, each round in another order.
 
-    A disturbance that lasts longer than a round strikes all contenders, so ratios within a round are steadier than the
-    times themselves. The order varies since a contender leaves caches and waiting threads to the next. A contender that
-    fails is recorded and the others go on.
+    A disturbance that lasts longer than a round strikes all contenders: ratios within a round are steadier than times.
+    The order varies since a contender leaves caches and waiting threads to the next. One that fails is left out.
 
     Args:
         factories: What builds the contenders.

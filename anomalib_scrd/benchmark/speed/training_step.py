@@ -14,7 +14,6 @@ from anomalib_scrd.benchmark.speed.config import SpeedConfig
 
 # A step like nearly all of a training: the standardisation of the teacher's channels learns in the first few only.
 _STATE = {"anomalib_scrd": {"batches_seen": 1000, "noise_seed": 0}}
-_DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 def random_images(config: SpeedConfig, batch: int, side: int) -> torch.Tensor:
@@ -25,7 +24,7 @@ def random_images(config: SpeedConfig, batch: int, side: int) -> torch.Tensor:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Autocast as Lightning's mixed precision has it; none for float32."""
-    return torch.autocast(device.type, dtype=_DTYPES.get(precision, torch.bfloat16), enabled=precision in _DTYPES)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def build_contender(config: SpeedConfig, name: str, side: int) -> Any:
@@ -47,10 +46,8 @@ class TrainingStep:
     def __init__(self, config: SpeedConfig, name: str, side: int) -> None:
         contender = config.contenders[name]
         self.precision = contender.precision
-        layout = torch.channels_last if contender.channels_last else torch.preserve_format
-        self.images = random_images(config, config.batch, side).to(memory_format=layout)
-        module = build_contender(config, name, side)
-        self.module: Any = module.to(self.images.device, memory_format=layout).train()
+        self.images = random_images(config, config.batch, side)
+        self.module: Any = build_contender(config, name, side).to(self.images.device).train()
         # what a step asks its trainer for; the module keeps a weak reference only
         self.trainer: Any = SimpleNamespace(
             global_rank=0,
@@ -73,7 +70,6 @@ class TrainingStep:
         found = self.module.configure_optimizers()
         self.optimizer = found["optimizer"] if isinstance(found, dict) else found
         self.scheduler = found["lr_scheduler"]["scheduler"] if isinstance(found, dict) else None
-        self.scaler = torch.amp.GradScaler(self.images.device.type, enabled=self.precision == "16")
 
     def __call__(self) -> None:
         """Make a step, in Lightning's order."""
@@ -81,9 +77,8 @@ class TrainingStep:
         with autocast(self.images.device, self.precision):
             loss = self.module.training_step(batch, 0)
         self.optimizer.zero_grad()
-        self.scaler.scale(loss["loss"] if isinstance(loss, dict) else loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        (loss["loss"] if isinstance(loss, dict) else loss).backward()
+        self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         self.trainer.global_step += 1

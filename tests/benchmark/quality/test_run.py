@@ -78,7 +78,7 @@ def test_runs_of_all_models_and_seeds_end_in_tables_and_figures(benchmark_of: Ma
     table = (config.output / "report.md").read_text()
     for part in (
         "the command",
-        "**Stub**",
+        "| Stub | ",
         "AUPRO",
         "±",
         "## Failed runs",

@@ -13,9 +13,11 @@ import numpy as np
 from anomalib_scrd.imaging.errors import UnreadableImageError, missing_package
 from anomalib_scrd.imaging.orientation import Orientation, from_directions
 from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
+from anomalib_scrd.imaging.recent import RecentArrays
 
 _PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of the patient that a slice is perpendicular to
 _FILLED = 0.01
+_VOXELS = RecentArrays(2**29)  # of a process
 
 
 @dataclass(frozen=True)
@@ -184,15 +186,13 @@ def _slice(path: Path, axis: int, index: int, series: int) -> np.ndarray:
     where: list[Any] = [slice(None)] * 3
     where[axis] = index
     where += list(np.unravel_index(series, image.shape[3:])) if len(image.shape) > 3 else []  # noqa: PLR2004
-    # A slice of a compressed file costs as much as the whole: the last ones are kept.
-    source = _voxels(path, _stamp(path)) if path.suffix == ".gz" else image.dataobj
+    # A slice of a compressed file costs as much as the whole, which is kept for a while.
+    source = _voxels(path) if path.suffix == ".gz" else image.dataobj
     return _plain(path, _read(path, source, tuple(where)))
 
 
-@lru_cache(maxsize=2)
-def _voxels(path: Path, stamp: tuple[int, int]) -> np.ndarray:
-    del stamp
-    return _read(path, _image(path).dataobj, ())
+def _voxels(path: Path) -> np.ndarray:
+    return _VOXELS.get((path, _stamp(path)), lambda: _read(path, _image(path).dataobj, ()))
 
 
 def _read(path: Path, source: Any, where: tuple[Any, ...]) -> np.ndarray:
@@ -218,7 +218,7 @@ def _plain(path: Path, voxels: np.ndarray) -> np.ndarray:
 
 def _filled(path: Path, axis: int) -> list[bool]:
     """Whether each slice shows anything, volume after volume."""
-    voxels = _plain(path, _voxels(path, _stamp(path)))
+    voxels = _plain(path, _voxels(path))
     voxels = voxels.max(axis=-1) if _image(path).get_data_dtype().fields else voxels
     voxels = voxels.reshape(*voxels.shape[:3], -1)
     with np.errstate(invalid="ignore"):

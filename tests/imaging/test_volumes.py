@@ -9,8 +9,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 nibabel = pytest.importorskip("nibabel")
 
-from anomalib_scrd.imaging import UnreadableImageError, VolumeOptions, list_pictures, read_picture  # noqa: E402
+from anomalib_scrd.imaging import (  # noqa: E402
+    UnreadableImageError,
+    VolumeOptions,
+    list_pictures,
+    read_picture,
+    volumes,
+)
 from anomalib_scrd.imaging.masks import read_mask  # noqa: E402
+from anomalib_scrd.imaging.recent import RecentArrays  # noqa: E402
 
 ALL = VolumeOptions(skip_empty=False)
 SHAPE = (5, 7, 9)
@@ -174,3 +181,30 @@ def test_masks_take_the_slice_of_their_image(tmp_path: Path) -> None:
 def test_wrong_options(arguments: dict) -> None:
     with pytest.raises(ValueError, match=r"(plane|slices) must be"):
         VolumeOptions(**arguments)
+
+
+def test_recent_arrays_are_kept_up_to_their_bytes() -> None:
+    made: list[str] = []
+
+    def make(name: str, size: int = 40) -> np.ndarray:
+        made.append(name)
+        return np.zeros(size, np.uint8)
+
+    recent = RecentArrays(100)
+    for name in ("a", "b", "a", "c", "a", "b"):  # c takes the place of b, which was used before a
+        recent.get(name, lambda name=name: make(name))
+    assert made == ["a", "b", "c", "b"]
+    assert recent.get("huge", lambda: make("huge", 101)).size == 101
+    recent.get("huge", lambda: make("huge", 101))
+    assert made[-2:] == ["huge", "huge"]
+
+
+def test_a_compressed_volume_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.nii.gz", voxels())
+    infos = list_pictures(path, ALL)
+    read = []
+    original = volumes._read
+    monkeypatch.setattr(volumes, "_read", lambda *arguments: read.append(len(arguments[2])) or original(*arguments))
+    for info in infos:
+        read_picture(info)
+    assert read.count(0) == 1

@@ -39,9 +39,11 @@ from anomalib_scrd.scoring.image_score import ScoreKind
 from anomalib_scrd.scoring.map_standardisation import CalibrationMode
 from anomalib_scrd.torch_model import BlockChoice, ScaleAwareCRDModel
 from anomalib_scrd.training.checkpoint_files import write_atomically
+from anomalib_scrd.training.console import tidy
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches
 from anomalib_scrd.training.held_out import HeldOut
+from anomalib_scrd.training.run_report import RunReport
 from anomalib_scrd.training.schedule import SCHEDULES, cosine_with_warmup, end_by_itself
 from anomalib_scrd.training.validation_times import ValidationTimes
 from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
@@ -174,6 +176,7 @@ class ScaleAwareCRD(AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        tidy()
         with plain_errors():
             # Checkpoints load weights-only: what `super().__init__` saves must be plain lists, numbers and strings,
             # also where OmegaConf or jsonargparse hand over their own kinds.
@@ -313,7 +316,7 @@ class ScaleAwareCRD(AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add to those of anomalib one that names images which cannot be read, and the cache of features."""
         callbacks = super().configure_callbacks()
-        own: list[Callback] = [self.held_out, ValidationTimes(), NamesBrokenImages()]
+        own: list[Callback] = [self.held_out, ValidationTimes(), RunReport(), NamesBrokenImages()]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]

@@ -50,12 +50,14 @@ from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.checkpoint_files import write_atomically
 from anomalib_scrd.training.compilation import CompiledModules
+from anomalib_scrd.training.console import tidy
 from anomalib_scrd.training.data_checks import check_run, check_size
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.logged_terms import named_terms
 from anomalib_scrd.training.pre_processing import normalisation
+from anomalib_scrd.training.run_report import RunReport
 from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
@@ -131,6 +133,7 @@ class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
         visualizer: Visualizer | bool = True,
         **renamed: Unpack[RenamedArguments],
     ) -> None:
+        tidy()
         with short_errors():
             read_any_format(ScaleAwareCRD)
             refuse_renamed(renamed)
@@ -208,7 +211,7 @@ class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [self.held_out, ValidationTimes(), ExplainedDataErrors(), PatientScores(), self.compiled]
+        own = [self.held_out, ValidationTimes(), RunReport(), ExplainedDataErrors(), PatientScores(), self.compiled]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]

@@ -2,7 +2,6 @@
 
 __all__ = ["AUROC", "DecisionEvaluator", "F1Score"]
 
-import logging
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from anomalib_scrd.decision.thresholds import share_interval
-
-logger = logging.getLogger(__name__)
+from anomalib_scrd.training.console import say
 
 
 class AUROC(metrics.AUROC):
@@ -103,7 +101,7 @@ class DecisionEvaluator(Evaluator):
         self._counts.reset()
         if trainer.is_global_zero:
             for line in describe_counts(counts.tolist()):
-                logger.info("%s", line)
+                say(line)
 
 
 def describe_counts(counts: list[list[int]]) -> list[str]:
@@ -122,7 +120,7 @@ def describe_counts(counts: list[list[int]]) -> list[str]:
         if total:
             low, high = share_interval(called, total)
             parts.append(f"{called} of {total} {text} ({called / total:.1%}, 95 % interval {low:.1%} to {high:.1%})")
-    lines = [f"Labels: {'; '.join(parts)}"] if parts else []
+    lines = [f"labels: {'; '.join(parts)}"] if parts else []
     if not sum(counts[1]):
         lines.append("AUROC and F1 are undefined (nan): the test images are all normal.")
     elif not sum(counts[0]):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_scrd.atomic_files import replacing
+from anomalib_scrd.training.console import say
 from anomalib_scrd.visualisation.frame import Frame, map_frame
 from anomalib_scrd.visualisation.picture import Prediction, draw
 from anomalib_scrd.visualisation.table import Row, format_table, write_table
@@ -152,7 +153,7 @@ class DecisionVisualizer(ImageVisualizer):
         if shown:
             print(format_table(rows))  # noqa: T201 - what the user asked for
         drawn = sum(bool(row.picture) for row in rows)
-        logger.info("Pictures: %d in %s%s", drawn, self._folder, f", table {table}" if written else "")
+        say(f"pictures: {drawn} in {self._folder}" + (f", with a table in {table.name}" if written else ""))
 
     def _picture(self, item: Any, transforms: Sequence[Any], threshold: float | None) -> Image.Image | None:
         anomaly_map = _plane(getattr(item, "anomaly_map", None))

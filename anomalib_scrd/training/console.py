@@ -1,0 +1,69 @@
+"""What a run says on the console."""
+
+__all__ = ["say", "tidy"]
+
+import logging
+import sys
+import warnings
+
+from rich.logging import RichHandler
+
+logger = logging.getLogger("anomalib_scrd")
+
+# Lightning's and torchmetrics' warnings about what is meant so and what no user of this model can change.
+_KNOWN_WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode at the start of training",  # the teacher
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"The ``compute`` method of metric \w+ was called before the ``update`` method",  # pixels without masks
+    r"No (positive|negative) samples in targets",
+)
+# Lines of Lightning that advertise, or tell of callbacks that replace themselves.
+_KNOWN_LINES = ("litlogger", "litmodels", "configure_callbacks` will override")
+_LIGHTNING = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+
+_on_command_line = False
+
+
+class _LeavesOut(logging.Filter):
+    """Leaves known lines out."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not any(known in message for known in _KNOWN_LINES)
+
+
+_LEAVES_OUT = _LeavesOut()
+
+
+def tidy() -> None:
+    """Leave out what a user cannot act on, and, on anomalib's command line, the second copy of every line.
+
+    anomalib's command line logs by two handlers at once. The one of ``rich`` stays on a terminal, the plain one, which
+    does not break paths, elsewhere. A second call changes nothing.
+    """
+    global _on_command_line  # noqa: PLW0603 - how the process was started
+    for message in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name in _LIGHTNING:
+        logging.getLogger(name).addFilter(_LEAVES_OUT)
+    if "anomalib.cli.cli" not in sys.modules:
+        return
+    root = logging.getLogger()
+    rich = [handler for handler in root.handlers if isinstance(handler, RichHandler)]
+    plain = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    if rich and plain:
+        _on_command_line = True
+        for handler in plain if sys.stdout.isatty() else rich:
+            root.removeHandler(handler)
+
+
+def say(line: str) -> None:
+    """Tell the user of a result: on anomalib's command line as a plain line, which no handler breaks; else by logging.
+
+    Args:
+        line: What to say.
+    """
+    if _on_command_line:
+        print(line, flush=True)  # noqa: T201
+    else:
+        logger.info("%s", line)

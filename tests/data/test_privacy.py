@@ -66,12 +66,12 @@ def test_nothing_that_a_run_writes_identifies_a_patient(
         runner.predict(model, dataset=MedicalPredictDataset(images, model, on_error="skip"))
         model.to_onnx(results, input_size=(32, 32))
         model.to_openvino(results, input_size=(32, 32))
-        print(data.left_out, model.window, data.train_data.samples.to_string(), data.train_data[0])
+        print(data.left_out, model.window, data.train_data.samples.to_string(), data.train_data[0])  # noqa: T201
         for broken in ("broken", "empty"):
             try:
                 runner.predict(model, data_path=images / f"normal/{broken}.dcm")
-            except OSError as error:
-                print(repr(error), error)
+            except OSError as error:  # noqa: PERF203 - each file has an error of its own
+                print(repr(error), error)  # noqa: T201
     written = [path for path in results.rglob("*") if path.is_file()]
     assert {".csv", ".ckpt", ".onnx", ".xml", ".png"} <= {path.suffix for path in written}
     leaks = {str(path): found_in(path.read_bytes() + str(path).encode()) for path in written}

@@ -121,7 +121,7 @@ def test_the_formats_mix_in_one_folder(mixed: Path) -> None:
     data = module(mixed)
     data.setup()
     batch = next(iter(data.train_dataloader()))
-    assert batch.image.shape[1:] == (3, 56, 40)  # without a model nothing is resized: the largest of the batch
+    assert batch.image.shape[1] == 3  # without a model nothing is resized: the largest of the batch, which is random
     assert batch.image.dtype == torch.float32
     assert {len(name) for name in batch.patient} <= {0, 16}
     assert len(data.train_data) + len(data.val_data) + len(data.test_data) == 18

@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "anomalib_scrd.edge.run",
     "report": "anomalib_scrd.edge.report.command",
     "gallery": "anomalib_scrd.edge.gallery.command",
+    "names": "anomalib_scrd.edge.names_command",
 }
 _DEFAULT = "run"
 _CANNOT_START, _CANNOT_WRITE = 2, 4

@@ -61,7 +61,7 @@ class ModelFacts:
         try:
             document = json.loads(text)
             version = document["format"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             msg = f"the metadata {KEY!r} of {str(path)!r} is damaged: it is no JSON document with a format"
             raise ValueError(msg) from None
         if version != _FORMAT:
@@ -73,11 +73,11 @@ class ModelFacts:
             thresholds = document.get("thresholds") or {}
             return cls(
                 version=str(document.get("version", "")),
-                size=None if height is None or width is None else (int(height), int(width)),
+                size=None if height is None or width is None else (_above_zero(height), _above_zero(width)),
                 resized_before=entry.get("resized_before"),
                 window=document.get("window"),
                 image_threshold=_number(thresholds.get("image")),
-                pixel_threshold=_number(thresholds.get("pixel")),
+                pixel_threshold=_number(thresholds.get("pixel")) or None,
                 false_alarm_rate=_number(thresholds.get("false_alarm_rate")),
                 arguments=dict(document.get("arguments") or {}),
                 training=dict(document.get("training") or {}),
@@ -85,6 +85,12 @@ class ModelFacts:
         except (AttributeError, TypeError, ValueError):
             msg = f"the metadata {KEY!r} of {str(path)!r} is damaged: {text[:200]}"
             raise ValueError(msg) from None
+
+
+def _above_zero(value: Any) -> int:
+    if int(value) < 1:
+        raise ValueError
+    return int(value)
 
 
 def _number(value: Any) -> float | None:

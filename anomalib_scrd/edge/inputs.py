@@ -111,11 +111,15 @@ def preparation_of(facts: ModelFacts) -> Preparation:
         That; for a model that says nothing, 8-bit pictures as they are, and deeper ones are refused.
 
     Raises:
-        ValueError: If a newer version wrote it.
+        ValueError: If a newer version wrote it, or it is damaged.
     """
     if facts.window is None:
         return Preparation(Window("values", eight_bit=(0.0, 255.0)))
-    return Preparation.from_dict(facts.window)
+    try:
+        return Preparation.from_dict(facts.window)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        msg = f"the window in the model's metadata is damaged ({type(error).__name__}): {facts.window!r}"
+        raise ValueError(msg) from None
 
 
 @contextmanager

@@ -157,3 +157,21 @@ def test_a_record_survives_both_ways() -> None:
     assert record.to_json().endswith("}\n")
     assert record.to_json().count("\n") == 1
     assert len(COLUMNS) == 9
+
+
+def test_nothing_leaves_the_machine(xml_file: Path, images: Path, tmp_path: Path) -> None:
+    """No connection, no other process: OpenVINO's telemetry reports every import of it unless it is kept from that."""
+    words = [str(xml_file), str(images), "--output", str(tmp_path / "results"), "--overlays"]
+    code = f"""
+import sys
+events = []
+sys.addaudithook(lambda name, _: events.append(name))
+from anomalib_scrd.edge.__main__ import main
+assert main({words!r}) == 0
+import time
+time.sleep(0.3)
+outside = ("socket.", "os.fork", "os.posix_spawn", "subprocess.", "urllib.")
+print([name for name in events if name.startswith(outside)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

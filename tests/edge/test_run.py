@@ -232,6 +232,8 @@ class TestExitStatus:
             ),
             (["{newer}", "{images}"], "has metadata of format 2; this version reads 1"),
             (["{damaged}", "{images}"], "is damaged"),
+            (["{window}", "{images}"], "the window in the model's metadata is damaged"),
+            (["{size}", "{images}"], "is damaged"),
         ],
     )
     def test_of_what_cannot_start(
@@ -248,6 +250,8 @@ class TestExitStatus:
         places = {"xml": xml_file, "images": images, "text": tmp_path / "text.xml"}
         places["newer"] = build_onnx(tmp_path / "newer.onnx", FACTS | {"format": 2})
         places["damaged"] = build_onnx(tmp_path / "damaged.onnx", FACTS | {"input": 3})
+        places["window"] = build_onnx(tmp_path / "window.onnx", FACTS | {"window": {"mode": "values", "limits": [1]}})
+        places["size"] = build_onnx(tmp_path / "size.onnx", FACTS | {"input": {"height": -1, "width": 16}})
         places["other"] = _other(tmp_path / "other.onnx")
         assert main([word.format(**places) for word in words] + ["--output", str(output)]) == 2
         err = capsys.readouterr().err
@@ -314,6 +318,17 @@ class TestSalt:
         before = (output / "scores.jsonl").read_bytes()
         assert run(*words) == 3
         assert (output / "scores.jsonl").read_bytes() == before
+
+    def test_names_are_found_again_with_it(
+        self, run: Run, images: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--salt", tmp_path / "salt") == 0
+        capsys.readouterr()
+        assert main(["names", str(images), "--salt", str(tmp_path / "salt")]) == 0
+        known = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+        found = {known[record.path]: record.score for record in read_records(output)}
+        assert found["good/1.png"] == pytest.approx(40 / 255)
+        assert main(["names", str(images), "--salt", str(tmp_path / "none")]) == 2
 
     def test_of_another_run(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("--salt", tmp_path / "salt") == 0

@@ -61,6 +61,7 @@ WRONG = {
     "optimiser.weight_decay": ([-1, NAN, INF, "0"], r"a finite number in \[0, 100\]"),
     "optimiser.schedule": (["linear"], "one of"),
     "optimiser.warmup_steps": ([-1, 2.5, NAN, INF, "1"], r"a whole number in \[0, 100000\]"),
+    "optimiser.fill_last_batch": (["yes", 1], "true or false"),
     "feature_cache": ([-1, NAN, INF, "1", True], r"a finite number in \[0, 10000\]"),
 }
 GROUPS = tuple(options.GROUPS.values())

@@ -136,7 +136,7 @@ class TestHeat:
     def test_the_threshold_is_the_middle(self) -> None:
         strength = heat(np.array([[0.0, 0.3, 0.6, 9.0]]), threshold=0.3)
         np.testing.assert_allclose(strength, [[0, 0.5, 1, 1]])
-        np.testing.assert_allclose(opacities(strength), [[0, 0.25, 0.75, 0.75]])
+        np.testing.assert_allclose(opacities(strength), [[0, 0.15, 0.75, 0.75]], rtol=1e-6)
 
     def test_a_low_map_leaves_the_picture_as_it_is(self) -> None:
         image = np.random.default_rng(0).random((5, 6), np.float32)

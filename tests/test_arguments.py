@@ -62,7 +62,6 @@ WRONG = {
     "optimiser.schedule": (["linear"], "one of"),
     "optimiser.fill_last_batch": (["yes", 1, 0.0], "true or false"),
     "optimiser.warmup_steps": ([-1, 2.5, NAN, INF, "1"], r"a whole number in \[0, 100000\]"),
-    "optimiser.fill_last_batch": (["yes", 1], "true or false"),
     "feature_cache": ([-1, NAN, INF, "1", True], r"a finite number in \[0, 10000\]"),
 }
 GROUPS = tuple(options.GROUPS.values())

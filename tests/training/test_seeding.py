@@ -13,6 +13,8 @@ from tests.models import build_engine, build_model
 
 State = dict[str, torch.Tensor]
 
+PLAIN = {"restore": 0.0, "contrast": 0.0}
+
 
 class Order(Callback):
     """The images of every batch, in order."""
@@ -131,25 +133,7 @@ def test_the_last_batch_is_filled_up_where_that_is_asked_for(
 ) -> None:
     """12 images in batches of 5. The published training does not fill up."""
     seen: list[int] = []
-<<<<<<< HEAD
-    arguments = {"scoring": {"held_out": 0.0}, "layers": ["layer1", "layer2"], **arguments}
-    if "preset" not in arguments:
-        arguments["loss"] = {"restore": 0.0, "contrast": 0.0}
-    model = build_model(**arguments)
-    model.model.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0][0])))
-    build_engine(tmp_path, max_epochs=1, limit_val_batches=0, logger=False).fit(
-        model, datamodule=tiny_data(train_batch_size=5)
-    )
-    assert seen == sizes
-    seen.clear()
-    switched = build_model(optimiser={"fill_last_batch": sizes[2] != 5}, **arguments)
-    switched.model.bottleneck.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0][0])))
-    build_engine(tmp_path, max_epochs=1, limit_val_batches=0, logger=False).fit(
-        switched, datamodule=tiny_data(train_batch_size=5)
-    )
-    assert seen == ([5, 5, 2] if sizes[2] == 5 else [5] * 3)
-=======
-    common = {"preset": preset, "layers": ["layer1", "layer2"], "loss": {"restore": 0.0}, "scoring": {"held_out": 0.0}}
+    common = {"preset": preset, "layers": ["layer1", "layer2"], "loss": PLAIN, "scoring": {"held_out": 0.0}}
     filled = sizes == [5, 5, 5]
     for given, expected in (({}, sizes), ({"fill_last_batch": not filled}, [5, 5, 2] if filled else [5, 5, 5])):
         seen.clear()
@@ -159,4 +143,3 @@ def test_the_last_batch_is_filled_up_where_that_is_asked_for(
             model, datamodule=tiny_data(train_batch_size=5)
         )
         assert seen[:3] == expected
->>>>>>> args

@@ -106,9 +106,9 @@ class ModelExport(_Module):
             input_size: (height, width) of the images, each at least the stride of the embedding. Needed where the
                 pre-processor does not bring all images to one size: the file then takes this size only. Not needed
                 otherwise: the file takes images of any size.
-            **kwargs: ``dynamic_axes={}`` gives a file for one image of ``input_size`` or, without it, of the training's
-                size, as devices that know no other need it. The weights are in the same file unless
-                ``external_data=True`` or they are too large for one.
+            **kwargs: Arguments of ``torch.onnx.export``. ``dynamic_axes={}`` fixes the shape of the input: one image of
+                ``input_size``, or of the training's size without it. The weights are in the same file unless
+                ``external_data=True`` is given or they exceed 2 GiB.
 
         Raises:
             ValueError: If ``input_size`` is needed and not given, the pre-processor makes images too small, or it

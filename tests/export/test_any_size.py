@@ -1,5 +1,6 @@
 """Images of any size: every export scores and maps them as ``engine.predict`` does."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data.utils import read_image
+from PIL import Image
 from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import resize, to_pil_image
@@ -92,6 +94,26 @@ def test_inferencers_read_the_files_themselves(
         for name, wanted in expected.items():
             prediction = predict(folder / name)
             assert_near({field: rows(prediction, field) for field in FIELDS}, wanted, 1e-3, name)
+
+
+def test_real_images_agree(real_data: Path, edge: Trained, edge_export: Exported, tmp_path: Path) -> None:
+    """Five grey and five colour ones, of ten sizes."""
+    files: dict[tuple[int, int], Path] = {}
+    for part, mode in (("magnetic_tile/test/good", "L"), ("brain_mri/test/good", "RGB")):
+        found = {Image.open(path).size: path for path in sorted((real_data / part).iterdir())}
+        files |= dict(list(found.items())[:5])
+        assert all(Image.open(path).mode == mode for path in found.values())
+    assert len(files) == 10
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, path in enumerate(files.values()):
+        shutil.copy(path, folder / f"{number}{path.suffix}")
+    predictors = openvino_predict(edge_export.openvino), onnx_predict(edge_export.onnx)
+    for batch in engine(tmp_path).predict(edge.model, data_path=folder):
+        wanted = {field: rows(batch, field) for field in FIELDS}
+        image = read_image(batch.image_path[0], as_tensor=True)[None]
+        for predict in predictors:
+            assert_near(collect(predict, image, 1), wanted, 1e-3, batch.image_path[0])
 
 
 def test_the_sizes_tell_anti_aliasing_apart(edge: Trained, folder: Path, expected: dict[str, Results]) -> None:

@@ -23,7 +23,7 @@ def model() -> ScaleAwareCRD:
 
 
 def small_model(**arguments: object) -> ScaleAwareCRD:
-    defaults: dict = {"backbone": "resnet18", "pre_trained": False, "student_depth": 1, "visualizer": False}
+    defaults: dict = {"backbone": "resnet18", "pre_trained": False, "student": {"depth": 1}, "visualizer": False}
     size = ScaleAwareCRD.configure_pre_processor((32, 32))
     return ScaleAwareCRD(**(defaults | {"pre_processor": size} | arguments))
 

@@ -33,7 +33,9 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
     if stage == "fit":
         datamodule = getattr(trainer, "datamodule", None)
         training, validation, test = (getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test"))
-        check_sets(training, validation, test)
+        # Images that are held out from the student are training images.
+        held_out = getattr(trainer.lightning_module, "held_out", None)
+        check_sets(getattr(held_out, "whole", None) or training, validation, test)
 
 
 def datasets_of(trainer: Trainer) -> list[Any]:

@@ -23,7 +23,7 @@ def short_errors() -> Iterator[None]:
         parser = _building_parser()
         if parser is None or not parser.exit_on_error:
             raise
-        msg = f"{parser.prog.partition(' ')[0]}: error: {error}"
+        msg = f"{parser.prog.partition(' ')[0] or 'anomalib'}: error: {error}"
         raise SystemExit(msg) from error
 
 

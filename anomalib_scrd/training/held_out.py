@@ -75,6 +75,11 @@ class HeldOut(Callback):
         """Number of images that are held out."""
         return 0 if self.dataset is None else len(self.dataset)
 
+    @property
+    def whole(self) -> AnomalibDataset | None:
+        """Training images before any were held out; None outside of a fit."""
+        return None if self._taken_from is None else self._taken_from[1]
+
     def loader(self) -> DataLoader:
         """A loader of the held-out images in a fixed order, in batches of the data module's ``eval_batch_size``.
 

@@ -22,7 +22,9 @@ def parse(*arguments: str) -> tuple[ArgumentParser, Namespace]:
 def test_the_configs_are_there() -> None:
     names = {path.stem for path in CONFIGS}
     sets = {"rsna", "vincxr", "braintumor", "lag", "isic2018", "camelyon16", "brats2021"}
-    assert names == {"phantom", "folder", "medical", "normal_images", "bmad", "mvtecad"} | {f"medianomaly_{name}" for name in sets}
+    assert names == {"phantom", "folder", "medical", "normal_images", "bmad", "mvtecad"} | {
+        f"medianomaly_{name}" for name in sets
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -58,6 +58,7 @@ def test_the_document_says_what_a_user_must_know(document: dict[str, Any], edge:
     assert document["input"] == {
         "range": [0, 1],
         "layout": "NCHW",
+        "resized_before": True,
         "height": EDGE_SIZE[0],
         "width": EDGE_SIZE[1],
         "resize": "in graph, anti-aliased",

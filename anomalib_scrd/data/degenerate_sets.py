@@ -27,13 +27,15 @@ _FLAT = 1e-5  # a resized image of one colour has rounding errors; less than a l
 _HASHED = 2**16  # bytes at either end of a file
 
 
-def check_sets(training: Any, validation: Any, test: Any) -> None:
+def check_sets(training: Any, validation: Any, test: Any, *, held_out: bool = False) -> None:
     """Look at the sets of a training.
 
     Args:
         training: Data set of normal images; data sets that are none of anomalib's are left alone.
         validation: Data set for thresholds, or None.
         test: Data set for the scores, or None.
+        held_out: Whether thresholds come from normal images that are held out of the training set, and need no normal
+            ones of the validation set.
 
     Raises:
         ValueError: If the training images are all equal or of a single colour, or every anomalous image is a normal one
@@ -41,7 +43,8 @@ def check_sets(training: Any, validation: Any, test: Any) -> None:
     """
     if isinstance(training, AnomalibDataset) and len(training):
         _check_training(training)
-    _check_validation(validation)
+    if not held_out:
+        _check_validation(validation)
     _check_contents(training, validation, test)
 
 

@@ -65,13 +65,14 @@ def module(root: Path, **arguments: object) -> MedicalFolder:
     return MedicalFolder("mine", "normal", **({"abnormal_dir": "bad"} | defaults | arguments))
 
 
-def small_model(size: tuple[int, int] = (32, 32), *, visualizer: bool = False) -> ScaleAwareCRD:
+def small_model(size: tuple[int, int] = (32, 32), *, visualizer: bool = False, **arguments: object) -> ScaleAwareCRD:
     torch.manual_seed(0)
     return ScaleAwareCRD(
         backbone="resnet18",
         pre_trained=False,
         visualizer=visualizer,
         pre_processor=ScaleAwareCRD.configure_pre_processor(size),
+        **arguments,
     )
 
 

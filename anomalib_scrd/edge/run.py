@@ -13,6 +13,7 @@ from signal import Signals
 from anomalib_scrd.edge.arguments import add_output_arguments, add_run_arguments, load_named_engine
 from anomalib_scrd.edge.engine import Engine
 from anomalib_scrd.edge.identity import identity_of
+from anomalib_scrd.edge.inputs import preparation_of
 from anomalib_scrd.edge.journal import Journal
 from anomalib_scrd.edge.names import Names
 from anomalib_scrd.edge.pipeline import grouped, in_order
@@ -129,6 +130,7 @@ def run(
     if outputs.overlays and not engine.labels and engine.facts.pixel_threshold is None:
         msg = "--overlays: the model writes raw maps, which have no threshold; export it with its post-processor"
         raise ValueError(msg)
+    preparation_of(engine.facts)  # damaged metadata are refused before anything is written
     summary = Summary()
     stopped = False
     if not (images.is_dir() if watched else images.exists()):

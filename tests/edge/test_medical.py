@@ -90,9 +90,8 @@ def test_slices_of_nifti(model: Path, output: Path, tmp_path: Path) -> None:
 
 def test_what_the_training_has_not_seen_is_refused(model: Path, output: Path, images: Path) -> None:
     assert main([str(model), str(images), "--output", str(output), "--on-error", "skip"]) == 3
-    assert {record.error for record in read_records(output)} == {
-        "it has 8 bits, and all training pictures had more than 8 bits: there is no window for it"
-    }
+    expected = "it has 8 bits, and all training pictures had more than 8 bits"
+    assert all(record.error.startswith(expected) for record in read_records(output))
 
 
 def test_report_of_volumes(model: Path, output: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class _Writer(Callback):
         self._pictures = iter(pictures)
         self._group: list[Record] = []
         self._total = {path: sum(info.path == path for info in pictures) for path in {info.path for info in pictures}}
+        self._noted: Any = None
         self.levels: list[np.ndarray] = []
 
     def keep_levels(self, module: Any, arguments: Any, output: Any) -> None:
@@ -42,15 +43,32 @@ class _Writer(Callback):
         self.levels += list(output.detach().cpu().numpy())
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
-        """Write the scores of a batch, and the maps of its scales."""
+        """Note a batch; the post-processor, a callback behind this one, has still to change it."""
+        del trainer, pl_module
+        self._noted = outputs
+
+    def on_predict_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """Write the batch before this one."""
         del trainer
+        self._write(pl_module)
+
+    def on_predict_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the last batch."""
+        del trainer
+        self._write(pl_module)
+
+    def _write(self, model: ScaleAwareCRD) -> None:
+        """Write the scores of a batch, and the maps of its scales."""
+        outputs, self._noted = self._noted, None
+        if outputs is None:
+            return
         scores = outputs.pred_score.flatten().tolist()
         labels = [None] * len(scores) if outputs.pred_label is None else outputs.pred_label.flatten().tolist()
         for score, label in zip(scores, labels, strict=True):
             info = next(self._pictures)
             name = info.path.name if self._root.is_file() else info.path.relative_to(self._root).as_posix()
             if self.levels:
-                self._write_scales(f"{name}.{info.index:04d}.npz", self.levels.pop(0), pl_module)
+                self._write_scales(f"{name}.{info.index:04d}.npz", self.levels.pop(0), model)
             stat = info.path.stat()
             self._group.append(
                 Record(

@@ -18,6 +18,7 @@ from anomalib_scrd.edge.__main__ import main
 from anomalib_scrd.edge.files import read_map
 from anomalib_scrd.edge.journal import read_records
 from anomalib_scrd.export.metadata import _may_be_resized_before
+from anomalib_scrd.export.training_scores import write_training_scores
 from tests.models import build_engine, build_model
 
 INPUT = (64, 64)
@@ -27,6 +28,7 @@ INPUT = (64, 64)
 class Exported:
     """A trained model, what it predicts for its test images, and its exported files."""
 
+    checkpoint: Path
     images: Path
     scores: dict[str, float]
     labels: dict[str, bool]
@@ -77,7 +79,15 @@ def exported(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
 
         patch.setattr(ScaleAwareCRD, "to_onnx", keep)
         openvino = model.to_openvino(root / "export", input_size=INPUT)
-    return Exported(images / "test", scores, labels, maps, openvino, next((root / "onnx").glob("*.onnx")))
+    return Exported(
+        Path(engine.best_model_path),
+        images / "test",
+        scores,
+        labels,
+        maps,
+        openvino,
+        next((root / "onnx").glob("*.onnx")),
+    )
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnx", "onnx in openvino"])
@@ -112,3 +122,23 @@ def test_scores_and_maps_are_trainings(kind: str, exported: Exported, tmp_path: 
 def test_an_export_says_whether_images_may_be_resized_before(transform: object, expected: bool) -> None:
     """Where they may not, the runner leaves it to the graph."""
     assert _may_be_resized_before(transform, (48, 64)) is expected
+
+
+def test_scores_of_the_training_for_the_report(exported: Exported, tmp_path: Path) -> None:
+    """The command that a report's comparison begins with gives what the engine predicts, and maps of the scales."""
+    write_training_scores(exported.checkpoint, exported.images, tmp_path / "training")
+    records = read_records(tmp_path / "training")
+    assert {record.path for record in records} == exported.scores.keys()
+    for record in records:
+        assert record.score == pytest.approx(exported.scores[record.path], abs=1e-5)
+        assert record.anomalous == exported.labels[record.path]
+        with np.load(tmp_path / "training" / "scales" / f"{record.path}.0000.npz") as scales:
+            assert scales["maps"].shape[0] == len(scales["weights"]) == len(scales["layers"])
+            assert np.isfinite(scales["maps"]).all()
+    with pytest.raises(ValueError, match="holds results already"):
+        write_training_scores(exported.checkpoint, exported.images, tmp_path / "training")
+    words = ["report", str(exported.openvino), str(exported.images), "--output", str(tmp_path / "results")]
+    assert main([*words, "--training", str(tmp_path / "training"), "--seconds", "0"]) == 0
+    text = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
+    assert "The scores are those of the training." in text
+    assert "Mean weights of 12 pictures" in text

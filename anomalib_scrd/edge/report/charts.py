@@ -112,6 +112,11 @@ def scatter(pairs: Sequence[tuple[float, float]], across: str, up: str) -> str:
         f'<text class="tick" x="{_LEFT + end / 2}" y="{side - 8}" text-anchor="middle">{escape(across)}</text>',
         f'<text class="tick" {turned}>{escape(up)}</text>',
         *_ticks(low, high, lambda value: _LEFT + scale(value), side - _BOTTOM),
+        *(
+            f'<text class="tick" x="{_LEFT - 6}" y="{side - _BOTTOM - scale(value) + 4:.1f}" text-anchor="end">'
+            f"{value:.6g}</text>"
+            for value in _round_values(low, high)
+        ),
     ]
     return f"<figure>{_svg([line, *points, *names], f'{up} over {across}', side, side)}</figure>"
 
@@ -128,12 +133,15 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, x: object, y: float) -> list[str]:
-    """Round numbers along an axis."""
+    return [
+        f'<text class="tick" x="{x(value):.1f}" y="{y + 18:.1f}" text-anchor="middle">{value:.6g}</text>'  # type: ignore[operator]
+        for value in _round_values(low, high)
+    ]
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """At most eight round numbers in a range."""
     step = 10 ** math.floor(math.log10((high - low) / 2))
     step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 8)  # noqa: PLR2004
     first = math.ceil(low / step)
-    values = [index * step for index in range(first, math.floor(high / step) + 1)]
-    return [
-        f'<text class="tick" x="{x(value):.1f}" y="{y + 18:.1f}" text-anchor="middle">{value:.6g}</text>'  # type: ignore[operator]
-        for value in values
-    ]
+    return [index * step for index in range(first, math.floor(high / step) + 1)]

@@ -12,10 +12,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
+import anomalib_scrd
 from anomalib_scrd.export.resizing import network_size, resized
 
 DOCUMENT = "anomalib_scrd"
@@ -53,7 +53,7 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
     }
     return {
         "format": _FORMAT,
-        "version": version("anomalib-scrd"),
+        "version": anomalib_scrd.__version__,
         "input": {
             "range": [0, 1],
             "layout": "NCHW",

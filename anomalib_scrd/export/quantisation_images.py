@@ -5,7 +5,7 @@ __all__ = ["calibration_images", "labelled_images"]
 import logging
 from typing import Any
 
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
@@ -55,7 +55,7 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
         )
         raise ValueError(msg)
     logger.info("INT8 sees %d normal images of validation, %d held out and %d trained on, none of the test", *counts)
-    return _loader(ConcatDataset(chosen))
+    return _loader(ConcatDataset(chosen), train)
 
 
 def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
@@ -80,7 +80,7 @@ def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
             "give val_split_mode from_test, or take INT8_PTQ, which needs normal images only"
         )
         raise ValueError(msg)
-    return _loader(Subset(dataset, rows))
+    return _loader(Subset(dataset, rows), dataset)
 
 
 def _rows(datamodule: AnomalibDataModule, dataset: Any) -> list[int]:
@@ -107,5 +107,5 @@ def _held_out_files(datamodule: AnomalibDataModule, held_out: HeldOut | None) ->
     return set() if again.dataset is None else set(again.dataset.samples["image_path"])
 
 
-def _loader(images: Dataset) -> DataLoader:
-    return DataLoader(images, batch_size=1, collate_fn=ImageBatch.collate)
+def _loader(images: Dataset, dataset: Any) -> DataLoader:
+    return DataLoader(images, batch_size=1, collate_fn=dataset.collate_fn)

@@ -167,15 +167,26 @@ def test_names_of_inner_tensors_are_taken_out() -> None:
         keep_names_of_outputs(model, ["pred_score"])
 
 
-@pytest.mark.parametrize("kind", ["INT8", "INT8_PTQ"])
-def test_int8_from_the_command_line(kind: str, edge: Trained, tmp_path: Path) -> None:
+def test_int8_from_the_command_line(
+    edge: Trained, edge_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """``Folder`` validates on the test images unless told otherwise: they are left out, and the result is as good."""
+    monkeypatch.setattr(ScaleAwareCRD, "to_onnx", lambda *_args, **_kwargs: edge_export.onnx)
     data = edge.data()
     data.setup()
     root = Path(data.train_data.samples["image_path"][0]).parents[2]
     words = ["export", "--model", "ScaleAwareCRD", "--model.backbone", "tf_efficientnet_lite0"]
     words += ["--model.pre_trained", "false", "--ckpt_path", str(edge.checkpoint), "--export_type", "openvino"]
-    words += ["--compression_type", kind, "--export_root", str(tmp_path), "--data", "Folder", "--data.name", "slices"]
+    words += [
+        "--compression_type",
+        "INT8_PTQ",
+        "--export_root",
+        str(tmp_path),
+        "--data",
+        "Folder",
+        "--data.name",
+        "slices",
+    ]
     words += ["--data.root", str(root), "--data.normal_dir", "train/good", "--data.normal_test_dir", "test/good"]
     AnomalibCLI([*words, "--data.abnormal_dir", "test/large"])
     path = tmp_path / "weights/openvino/model.xml"
@@ -184,4 +195,4 @@ def test_int8_from_the_command_line(kind: str, edge: Trained, tmp_path: Path) ->
     assert mean < 0.1
     assert largest < 0.4
     assert min(scores, maps) > 0.85
-    assert (len(quantised_nodes(path)) > 20) == (kind == "INT8_PTQ")
+    assert len(quantised_nodes(path)) > 20

@@ -35,7 +35,8 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
         training, validation, test = (getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test"))
         # Images that are held out from the student are training images.
         held_out = getattr(trainer.lightning_module, "held_out", None)
-        check_sets(getattr(held_out, "whole", None) or training, validation, test)
+        whole = getattr(held_out, "whole", None) or training
+        check_sets(whole, validation, test, held_out=bool(held_out))
 
 
 def datasets_of(trainer: Trainer) -> list[Any]:

@@ -21,6 +21,8 @@ class Row(NamedTuple):
         label: ``anomalous``, ``normal``, or an empty string without a threshold.
         truth: The same of the ground truth; an empty string where it is unknown.
         picture: Path of the picture; an empty string without one.
+        patient: Pseudonym of the patient; an empty string without one.
+        volume: Pseudonym of the series or volume; an empty string without one.
     """
 
     file: str
@@ -28,6 +30,8 @@ class Row(NamedTuple):
     label: str
     truth: str = ""
     picture: str = ""
+    patient: str = ""
+    volume: str = ""
 
 
 def format_table(rows: Sequence[Row]) -> str:
@@ -48,7 +52,7 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write all rows as CSV.
+    """Write all rows as CSV, without the columns patient and volume where nothing is in them.
 
     Args:
         rows: The images.
@@ -59,5 +63,8 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     """
     with replacing(path, "table") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(row._replace(score=repr(row.score)) for row in rows)  # type: ignore[arg-type]
+        empty = {name for name in ("patient", "volume") if not any(getattr(row, name) for row in rows)}
+        names = [name for name in Row._fields if name not in empty]
+        writer.writerow(names)
+        exact = (row._replace(score=repr(row.score)) for row in rows)  # type: ignore[arg-type]
+        writer.writerows([getattr(row, name) for name in names] for row in exact)

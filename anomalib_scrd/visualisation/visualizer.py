@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_scrd.atomic_files import replacing
+from anomalib_scrd.data.items import MedicalItem
+from anomalib_scrd.imaging import Preparation, UnreadableImageError, display_image
 from anomalib_scrd.training.console import say
 from anomalib_scrd.visualisation.frame import Frame, map_frame
 from anomalib_scrd.visualisation.picture import Prediction, draw
@@ -108,7 +110,8 @@ class DecisionVisualizer(ImageVisualizer):
         names = getattr(trainer, "datamodule", None)
         for number, item in enumerate(batch):
             source = str(item.image_path or f"image_{len(self._rows) + number:06d}")
-            picture = self._picture(item, transforms, threshold) if self._writes else None
+            original = _original(item, getattr(pl_module, "window", None)) if self._writes else None
+            picture = self._picture(item, original, transforms, threshold) if self._writes else None
             target = None
             if picture is not None:
                 target = self._target(source, getattr(names, "name", None), getattr(names, "category", None))
@@ -120,6 +123,8 @@ class DecisionVisualizer(ImageVisualizer):
                     label=_word(item.pred_label),
                     truth=_word(item.gt_label),
                     picture="" if target is None else str(target),
+                    patient=getattr(item, "patient", ""),
+                    volume=getattr(item, "volume", ""),
                 )
             )
 
@@ -155,12 +160,13 @@ class DecisionVisualizer(ImageVisualizer):
         drawn = sum(bool(row.picture) for row in rows)
         say(f"pictures: {drawn} in {self._folder}" + (f", with a table in {table.name}" if written else ""))
 
-    def _picture(self, item: Any, transforms: Sequence[Any], threshold: float | None) -> Image.Image | None:
+    def _picture(
+        self, item: Any, image: Image.Image | None, transforms: Sequence[Any], threshold: float | None
+    ) -> Image.Image | None:
         anomaly_map = _plane(getattr(item, "anomaly_map", None))
         if anomaly_map is None:
             return None
         mask, truth = _plane(item.pred_mask), _plane(item.gt_mask)
-        image = _opened(item.image_path)
         if image is None:
             image, frame = _as_seen(item.image), None
             if image is None:
@@ -230,6 +236,17 @@ def _plane(values: Any) -> NDArray[Any] | None:
         return None
     array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     return array.reshape(array.shape[-2:])
+
+
+def _original(item: Any, window: Any) -> Image.Image | None:
+    """The image on disk as RGB, a medical one through the model's window; None where it cannot be shown."""
+    if not isinstance(item, MedicalItem):
+        return _opened(item.image_path)
+    try:
+        preparation = None if window is None else Preparation.from_dict(window)
+        return Image.fromarray(display_image(item.image_path or "", preparation))
+    except UnreadableImageError:
+        return None
 
 
 def _opened(path: str | None) -> Image.Image | None:

@@ -63,24 +63,26 @@ def test_nothing_that_a_run_writes_identifies_a_patient(
         runner = engine(tmp_path, logger=CSVLogger(results), enable_progress_bar=True)
         runner.fit(model, datamodule=data)
         runner.test(model, datamodule=data)
-        runner.predict(model, dataset=MedicalPredictDataset(images, model, on_error="skip"))
+        again = MedicalPredictDataset(images, model, on_error="skip", patient_salt=tmp_path / "salt")
+        runner.predict(model, dataset=again)
         model.to_onnx(results, input_size=(32, 32))
         model.to_openvino(results, input_size=(32, 32))
-        print(data.left_out, model.window, data.train_data.samples.to_string(), data.train_data[0])  # noqa: T201
+        shown = [data.left_out, model.window, data.train_data.samples.to_string(), data.train_data[0]]
         for broken in ("broken", "empty"):
-            try:
+            with pytest.raises(OSError, match=rf"{broken}\.dcm") as raised:
                 runner.predict(model, data_path=images / f"normal/{broken}.dcm")
-            except OSError as error:  # noqa: PERF203 - each file has an error of its own
-                print(repr(error), error)  # noqa: T201
+            shown += [raised.value, *raised.value.args]
     written = [path for path in results.rglob("*") if path.is_file()]
     assert {".csv", ".ckpt", ".onnx", ".xml", ".png"} <= {path.suffix for path in written}
     leaks = {str(path): found_in(path.read_bytes() + str(path).encode()) for path in written}
     leaks["output"] = found_in("".join(capfd.readouterr()).encode())
+    leaks["objects"] = found_in(" ".join(map(repr, shown)).encode())
     leaks["log"] = found_in(caplog.text.encode())
     leaks["warnings"] = found_in(" ".join(str(item.message) for item in recwarn).encode())
     assert not {place: secrets for place, secrets in leaks.items() if secrets}
     pseudonyms = set(data.train_data.samples.patient) | set(data.test_data.samples.patient)
     assert all(len(pseudonym) == 16 for pseudonym in pseudonyms)
-    table = next(path for path in written if path.name == "patient_scores.csv").read_text(encoding="utf-8")
-    assert any(pseudonym in table for pseudonym in pseudonyms)
+    for name in ("patient_scores.csv", "predictions.csv"):
+        tables = [path.read_text(encoding="utf-8") for path in written if path.name == name]
+        assert any(pseudonym in table for pseudonym in pseudonyms for table in tables), name
     assert np.isfinite(model.window["limits"]).all()

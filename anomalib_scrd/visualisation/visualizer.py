@@ -110,8 +110,8 @@ class DecisionVisualizer(ImageVisualizer):
         names = getattr(trainer, "datamodule", None)
         for number, item in enumerate(batch):
             source = str(item.image_path or f"image_{len(self._rows) + number:06d}")
-            original = _original(item, getattr(pl_module, "window", None)) if self._writes else None
-            picture = self._picture(item, original, transforms, threshold) if self._writes else None
+            window = getattr(pl_module, "window", None)
+            picture = self._picture(item, transforms, threshold, window) if self._writes else None
             target = None
             if picture is not None:
                 target = self._target(source, getattr(names, "name", None), getattr(names, "category", None))
@@ -161,12 +161,13 @@ class DecisionVisualizer(ImageVisualizer):
         say(f"pictures: {drawn} in {self._folder}" + (f", with a table in {table.name}" if written else ""))
 
     def _picture(
-        self, item: Any, image: Image.Image | None, transforms: Sequence[Any], threshold: float | None
+        self, item: Any, transforms: Sequence[Any], threshold: float | None, window: Any = None
     ) -> Image.Image | None:
         anomaly_map = _plane(getattr(item, "anomaly_map", None))
         if anomaly_map is None:
             return None
         mask, truth = _plane(item.pred_mask), _plane(item.gt_mask)
+        image = _original(item, window)
         if image is None:
             image, frame = _as_seen(item.image), None
             if image is None:

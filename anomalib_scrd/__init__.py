@@ -4,14 +4,22 @@ Importing the package is cheap: it loads neither torch nor anomalib. What it exp
 and registered with anomalib as soon as anomalib's models are imported.
 """
 
-__all__ = ["MedIAnomaly", "PhantomSlices", "ScaleAwareCRD", "ScaleAwareCRDModel", "__version__"]
+__all__ = [
+    "MedIAnomaly",
+    "MedicalFolder",
+    "MedicalPredictDataset",
+    "PhantomSlices",
+    "ScaleAwareCRD",
+    "ScaleAwareCRDModel",
+    "__version__",
+]
 
 from typing import TYPE_CHECKING, Any
 
-from anomalib_scrd.integration.registration import register_now_or_later
+from anomalib_scrd.integration import register_now_or_later
 
 if TYPE_CHECKING:
-    from anomalib_scrd.data import MedIAnomaly, PhantomSlices
+    from anomalib_scrd.data import MedIAnomaly, MedicalFolder, MedicalPredictDataset, PhantomSlices
     from anomalib_scrd.lightning_model import ScaleAwareCRD
     from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
@@ -19,6 +27,8 @@ if TYPE_CHECKING:
 
 _EXPORTS = {
     "MedIAnomaly": "anomalib_scrd.data",
+    "MedicalFolder": "anomalib_scrd.data",
+    "MedicalPredictDataset": "anomalib_scrd.data",
     "PhantomSlices": "anomalib_scrd.data",
     "ScaleAwareCRD": "anomalib_scrd.lightning_model",
     "ScaleAwareCRDModel": "anomalib_scrd.torch_model",

@@ -1,6 +1,6 @@
 """Files that appear under their name only when they are complete."""
 
-__all__ = ["replacing"]
+__all__ = ["NO_SPACE", "replacing", "unwritten"]
 
 import errno
 import os
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of the errors by which a system says that there is no room for a file."""
 
 
 @contextmanager
@@ -40,10 +41,23 @@ def replacing(path: str | Path, what: str = "file") -> Iterator[Path]:
         cause = _os_error(error)
         if cause is None:
             raise
-        reason = "no space is left" if cause.errno in _NO_SPACE else cause.strerror or str(cause)
-        kept = "the earlier file of this name is unchanged" if path.exists() else "there is no file of this name"
-        msg = f"the {what} {str(path)!r} could not be written: {reason}; {kept}"
-        raise OSError(cause.errno, msg) from error
+        raise unwritten(path, what, cause) from error
+
+
+def unwritten(path: Path, what: str, cause: OSError) -> OSError:
+    """The error that says why a file could not be written, and whether an earlier one is still there.
+
+    Args:
+        path: Name of the file.
+        what: What it is.
+        cause: The system's error.
+
+    Returns:
+        The error, to be raised.
+    """
+    reason = "no space is left" if cause.errno in NO_SPACE else cause.strerror or str(cause)
+    kept = "the earlier file of this name is unchanged" if path.exists() else "there is no file of this name"
+    return OSError(cause.errno, f"the {what} {str(path)!r} could not be written: {reason}; {kept}")
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

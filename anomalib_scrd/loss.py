@@ -3,10 +3,12 @@
 __all__ = [
     "LossTerms",
     "ScaleAwareContrastiveLoss",
+    "contrast_at_places",
     "contrastive_ratio",
-    "expected_distance_nll",
+    "places_of",
     "scale_distances",
     "split_batch",
+    "visibility_weights",
 ]
 
 from collections.abc import Sequence
@@ -14,21 +16,27 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
-from anomalib_scrd.components.scale_adaptation import ScaleWeights
-from anomalib_scrd.distance import image_distance
+from anomalib_scrd.distance import cosine_distance, image_distance
 
 _MIN_PUSH = 1e-6
+_MIN_GAP = 1e-4
+
+# Difference of two cosine distances at which the soft contrast begins to saturate.
+_TEMPERATURE = 0.2
 
 
 class LossTerms(NamedTuple):
-    """The loss and what it is made of; every tensor but the first is for logging and carries no gradient.
+    """The loss and its parts; every tensor but the first is for logging and carries no gradient.
 
     Attributes:
-        total: () what is minimised.
+        total: () the minimised value.
         pull: (K,) mean distance of the student to the clean teacher, per scale.
-        push: (K,) mean distance of the student to the noisy teacher, or None where no noisy image was seen.
-        restore: (K,) mean distance of the student fed with the noisy image to the clean teacher, or None.
+        push: (K,) mean distance of the student to the noisy teacher (``ratio``), or at the places of the anomalies
+            (``contrast``); None where neither term is used.
+        restore: (K,) mean distance of the student, fed with the noisy image, to the clean teacher; None without it.
+        contrast: () value of the contrast at places, or None.
         ratio: () weighted pull over weighted push, or None.
         weights: (K,) mean weight of each scale.
     """
@@ -37,28 +45,29 @@ class LossTerms(NamedTuple):
     pull: torch.Tensor
     push: torch.Tensor | None
     restore: torch.Tensor | None
+    contrast: torch.Tensor | None
     ratio: torch.Tensor | None
     weights: torch.Tensor
 
 
 def scale_distances(teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Distance of teacher and student at each scale of each image.
+    """Compute the distance of teacher and student at each scale of each image.
 
     Args:
         teacher: K features (B, C_k, H_k, W_k).
         student: K features of the same shapes.
 
     Returns:
-        (B, K) float32 in [0, 2].
+        (B, K) float32 in [0, 2] up to rounding.
     """
     return torch.stack([image_distance(t, s) for t, s in zip(teacher, student, strict=True)], dim=1)
 
 
 def split_batch(features: Sequence[torch.Tensor], count: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Features of the first images of a batch and of the others, whose gradients are joined in one pass.
+    """Split features into those of the first images of a batch and those of the others.
 
-    The gradient of a slice is zeros around it, laid out channels first: it is added to those of other parts, and batch
-    norm's backward pass, which expects the channels last where the features have them, takes twice as long.
+    ``torch.split`` joins the gradients of both parts in one pass. The gradient of a slice would be a contiguous tensor
+    of zeros around it: batch norm's backward pass takes twice as long where the features are channels last.
 
     Args:
         features: K tensors (B, C_k, H_k, W_k).
@@ -79,11 +88,11 @@ def contrastive_ratio(
     student: Sequence[torch.Tensor],
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The paper's loss: pull the student to the clean teacher, push it from the noisy one.
+    """Compute the published loss: pull the student to the clean teacher, push it from the noisy one.
 
     ``pull = sum_k mean_b w_bk (1 - cos(E_k, D_k))``, push the same with the noisy teacher's features against the SAME
-    student output, loss ``pull / push`` (Li et al., ICLR 2025; see "differences from the released code" in the README
-    for why the weights stand outside the cosine).
+    student output, loss ``pull / push`` (Li et al., ICLR 2025). The weights stand outside the cosine: inside, as in the
+    released code, a cosine cancels them.
 
     Args:
         clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
@@ -102,79 +111,142 @@ def contrastive_ratio(
     return _ratio(pull, push)
 
 
-def expected_distance_nll(distances: torch.Tensor, log_expected: torch.Tensor) -> torch.Tensor:
-    """Negative log likelihood of distances that are exponentially distributed around what was expected.
+def visibility_weights(
+    clean: Sequence[torch.Tensor], noisy: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Weigh the scales of each image by how much of its anomaly the teacher sees there.
 
-    ``sum_k mean_b (d_bk / e_bk + log e_bk)``, least where ``e_bk`` is the mean of ``d_bk`` given the image. The
-    distances are taken as data: no gradient reaches them.
+    ``w_bk = K g_bk / sum_k g_bk`` with ``g_bk`` the mean distance of the clean and the noisy teacher at the places of
+    the anomaly of image b in scale k. The weights depend on the frozen teacher alone: no parameter can lower the loss
+    through them, so they cannot collapse.
 
     Args:
-        distances: (B, K) distances, at least 0.
-        log_expected: (B, K) logarithm of the expected distances e.
+        clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
+        noisy: Teacher's features of the noisy images.
+        masks: Places of the anomalies at each scale, K tensors (B, H_k, W_k) float32, 0 or 1.
 
     Returns:
-        () float32.
+        (B, K) float32 without gradient; each row sums to K, or is 0 where the teacher sees nothing of the anomaly.
     """
-    return (distances.detach() * torch.exp(-log_expected) + log_expected).mean(dim=0).sum()
+    with torch.no_grad():
+        gaps = [
+            (cosine_distance(c, n, dim=(1,)) * m).sum((1, 2)) / m.sum((1, 2)).clamp_min(1)
+            for c, n, m in zip(clean, noisy, masks, strict=True)
+        ]
+        gap = torch.stack(gaps, dim=1).clamp_min(0)
+        return len(gaps) * gap / gap.sum(dim=1, keepdim=True).clamp_min(_MIN_GAP)
+
+
+def contrast_at_places(
+    clean: Sequence[torch.Tensor],
+    noisy: Sequence[torch.Tensor],
+    restored: Sequence[torch.Tensor],
+    masks: Sequence[torch.Tensor],
+    weights: torch.Tensor | None = None,
+    temperature: float = _TEMPERATURE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ask the student to be nearer to the clean teacher than to the noisy one at the places of an anomaly.
+
+    The student has seen the noisy image. With ``near`` and ``far`` its cosine distances to the clean and the noisy
+    teacher at a place, each place of an anomaly costs ``t softplus((near - far) / t)``; the costs are averaged over the
+    places of each image and over the images, weighted by scale and image, and summed over the scales. In the published
+    ratio of whole images, a small anomaly leaves pull and push nearly equal, and the gradient is a small difference.
+
+    Args:
+        clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
+        noisy: Teacher's features of the noisy images.
+        restored: Student's features of the noisy images.
+        masks: Places of the anomalies at each scale, K tensors (B, H_k, W_k) float32, 0 or 1.
+        weights: (B, K) weights of the scales, e.g. :func:`visibility_weights`; every scale counts 1 without them.
+        temperature: t, above 0.
+
+    Returns:
+        () float32, above 0; and (K,) mean distance to the noisy teacher at these places, without gradient.
+    """
+    total: torch.Tensor | float = 0.0
+    pushes = []
+    for k, (c, n, r, mask) in enumerate(zip(clean, noisy, restored, masks, strict=True)):
+        near, far = cosine_distance(r, c, dim=(1,)), cosine_distance(r, n, dim=(1,))
+        share = mask / mask.sum((1, 2), keepdim=True).clamp_min(1)
+        cost = (temperature * F.softplus((near - far) / temperature) * share).sum((1, 2))
+        total = total + (cost if weights is None else cost * weights[:, k]).mean()
+        pushes.append((far.detach() * share).sum((1, 2)).mean())
+    return torch.as_tensor(total), torch.stack(pushes)
+
+
+def places_of(mask: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Mark the positions of each scale that see a pixel of an anomaly.
+
+    Args:
+        mask: (B, 1, H, W) bool.
+        features: K features (B, C_k, H_k, W_k).
+
+    Returns:
+        K tensors (B, H_k, W_k) float32, 0 or 1.
+    """
+    pixels = mask.float()
+    return [F.adaptive_max_pool2d(pixels, feature.shape[-2:])[:, 0] for feature in features]
 
 
 class ScaleAwareContrastiveLoss(nn.Module):
-    """Weighted sum of the terms: pull, restore and the contrastive ratio, and the fit of the scale adaptation.
+    """Weighted sum of the terms: pull, restore, contrast at places, and the published ratio.
 
-    Published: ``contrast_weight=1``, the others 0. The default is reverse distillation (RD4AD): what the ratio and the
-    restoration cost did not pay at equal training time (the README's ablation).
+    Published: ``ratio=1``, the others 0. Default: ``pull=1, restore=1, contrast=0.3, ratio=0``.
 
     Args:
-        pull_weight: Weight of the distance to the clean teacher.
-        restore_weight: Weight of the distance, to the clean teacher, of the student fed with the noisy image.
-        contrast_weight: Weight of the ratio.
+        pull: Weight of the distance between the student and the clean teacher.
+        restore: Weight of the same distance with the student fed by the noisy image.
+        contrast: Weight of :func:`contrast_at_places`, weighted by :func:`visibility_weights`.
+        ratio: Weight of :func:`contrastive_ratio`.
 
     Raises:
         ValueError: If a weight is negative, or all are 0.
     """
 
-    def __init__(self, pull_weight: float = 1.0, restore_weight: float = 0.0, contrast_weight: float = 0.0) -> None:
+    def __init__(self, pull: float, restore: float, contrast: float, ratio: float) -> None:
         super().__init__()
-        weights = {"pull_weight": pull_weight, "restore_weight": restore_weight, "contrast_weight": contrast_weight}
+        weights = {"pull": pull, "restore": restore, "contrast": contrast, "ratio": ratio}
         for name, value in weights.items():
             if not value >= 0:
-                msg = f"{name} must be at least 0, got {value}"
+                msg = f"loss.{name} must be at least 0, got {value}"
                 raise ValueError(msg)
         if not any(weights.values()):
-            msg = "pull_weight, restore_weight and contrast_weight are all 0: there is nothing to train"
+            msg = "loss.pull, loss.restore, loss.contrast and loss.ratio are all 0: there is nothing to train"
             raise ValueError(msg)
-        self.pull_weight = pull_weight
-        self.restore_weight = restore_weight
-        self.contrast_weight = contrast_weight
+        self.pull = pull
+        self.restore = restore
+        self.contrast = contrast
+        self.ratio = ratio
 
     @property
     def needs_noisy(self) -> bool:
         """Whether any term needs the noisy image at all."""
-        return self.restore_weight > 0 or self.contrast_weight > 0
+        return self.needs_restored or self.ratio > 0
 
     @property
     def needs_restored(self) -> bool:
         """Whether the student must see the noisy image."""
-        return self.restore_weight > 0
+        return self.restore > 0 or self.contrast > 0
 
     def forward(
         self,
         clean: Sequence[torch.Tensor],
         student: Sequence[torch.Tensor],
-        scale: ScaleWeights,
         noisy: Sequence[torch.Tensor] | None = None,
         restored: Sequence[torch.Tensor] | None = None,
+        mask: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
     ) -> LossTerms:
         """Compute the terms.
 
         Args:
             clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
             student: Student's features of the clean images.
-            scale: Weights of the scales.
-            noisy: Teacher's features of the first b images with noise, (b, C_k, H_k, W_k); needed for the ratio, which
-                is that of these images.
-            restored: Student's features of the same; needed for the restoration. An image with noise counts as much as
-                one without: b / B of the weight for b of them.
+            noisy: Teacher's features of the first b images with noise, (b, C_k, H_k, W_k).
+            restored: Student's features of the same. An image with noise counts as much as one without: b / B of
+                ``restore`` for b of them.
+            mask: (b, 1, H, W) bool, the places of the anomalies.
+            weights: (B, K) weights of the scales in pull, restore and ratio; every scale counts 1 without them.
 
         Returns:
             The total and its parts.
@@ -182,37 +254,45 @@ class ScaleAwareContrastiveLoss(nn.Module):
         Raises:
             ValueError: If features are missing for a term that counts.
         """
-        push = ratio = back = None
-        if self.contrast_weight > 0:
+        push = ratio = back = contrast = None
+        if self.ratio > 0:
             noisy = _required("noisy", noisy)
             count = len(noisy[0])
             contrasted, others = split_batch(student, count)
             pull = scale_distances([f[:count] for f in clean], contrasted)
             if others:
                 pull = torch.cat([pull, scale_distances([f[count:] for f in clean], others)])
-            push = scale_distances(noisy, contrasted)
-            weights = scale.weights[:count]
-            ratio = _ratio(_weighted(pull[:count], weights), _weighted(push, weights))
+            away = scale_distances(noisy, contrasted)
+            some = None if weights is None else weights[:count]
+            ratio = _ratio(_weighted(pull[:count], some), _weighted(away, some))
+            push = away.detach().mean(dim=0)
         else:
             pull = scale_distances(clean, student)
-        total = self.pull_weight * _weighted(pull, scale.weights)
+        total = self.pull * _weighted(pull, weights)
         if ratio is not None:
-            total = total + self.contrast_weight * ratio
-        if self.restore_weight > 0:
+            total = total + self.ratio * ratio
+        if self.needs_restored:
             restored = _required("restored", restored)
             count = len(restored[0])
-            back = scale_distances([f[:count] for f in clean], restored)
-            share = count / len(pull)
-            total = total + self.restore_weight * share * _weighted(back, scale.weights[:count])
-        if scale.log_expected is not None:
-            total = total + expected_distance_nll(pull, scale.log_expected)
+            few = [f[:count] for f in clean]
+            if self.restore > 0:
+                back = scale_distances(few, restored)
+                some = None if weights is None else weights[:count]
+                total = total + self.restore * count / len(pull) * _weighted(back, some)
+            if self.contrast > 0:
+                noisy, mask = _required("noisy", noisy), _required("mask", mask)
+                places = places_of(mask, clean)
+                seen = visibility_weights(few, noisy, places)
+                contrast, push = contrast_at_places(few, noisy, restored, places, seen)
+                total = total + self.contrast * contrast
         return LossTerms(
             total=total,
-            pull=_mean(pull),
-            push=None if push is None else _mean(push),
-            restore=None if back is None else _mean(back),
+            pull=pull.detach().mean(dim=0),
+            push=push,
+            restore=None if back is None else back.detach().mean(dim=0),
+            contrast=None if contrast is None else contrast.detach(),
             ratio=None if ratio is None else ratio.detach(),
-            weights=_mean(scale.weights),
+            weights=torch.ones_like(pull[0]) if weights is None else weights.detach().mean(dim=0),
         )
 
 
@@ -226,16 +306,12 @@ def _weighted(distances: torch.Tensor, weights: torch.Tensor | None) -> torch.Te
 
 
 def _ratio(pull: torch.Tensor, push: torch.Tensor) -> torch.Tensor:
-    # A student that has met the noisy teacher exactly has met the clean one as well: the bound only avoids 0 / 0.
+    # A student that equals the noisy teacher exactly equals the clean one as well: the bound only avoids 0 / 0.
     return pull / push.clamp_min(_MIN_PUSH)
 
 
-def _mean(values: torch.Tensor) -> torch.Tensor:
-    return values.detach().mean(dim=0)
-
-
-def _required(name: str, features: Sequence[torch.Tensor] | None) -> Sequence[torch.Tensor]:
-    if features is None:
-        msg = f"the features {name!r} are missing: a term of the loss with a weight above 0 needs them"
+def _required(name: str, value: torch.Tensor | Sequence[torch.Tensor] | None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    if value is None:
+        msg = f"{name!r} is missing: a term of the loss with a weight above 0 needs it"
         raise ValueError(msg)
-    return features
+    return value

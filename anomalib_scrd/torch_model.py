@@ -1,25 +1,25 @@
 """Teacher, bottleneck, student, scale weights and map in one torch module: the boundary of every export."""
 
-__all__ = ["BlockChoice", "ScaleAwareCRDModel", "TrainingFeatures"]
+__all__ = ["ScaleAwareCRDModel", "TrainingFeatures"]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_scrd.components.blocks import BLOCK_KINDS, BlockKind
+from anomalib_scrd.components.blocks import BlockKind
 from anomalib_scrd.components.bottleneck import Bottleneck
-from anomalib_scrd.components.feature_standardisation import FEATURE_SCALINGS, ChannelStandardisation, FeatureScaling
-from anomalib_scrd.components.scale_adaptation import ScaleAdaptation, ScaleAdaptationMode, ScaleWeights
+from anomalib_scrd.components.feature_standardisation import ChannelStandardisation
+from anomalib_scrd.components.scale_adaptation import PublishedScaleAdaptation
 from anomalib_scrd.components.student import Student
 from anomalib_scrd.components.teacher import Teacher
 from anomalib_scrd.loss import split_batch
-from anomalib_scrd.scoring.map_and_score import ReadOut
-
-BlockChoice = Literal["auto", "basic", "bottleneck", "separable"]
+from anomalib_scrd.options import GroupValue, ScoringOptions, StudentOptions
+from anomalib_scrd.presets import PresetName, resolved
+from anomalib_scrd.scoring.map_and_score import MapAndScore
 
 # From this many channels on, RD4AD's decoders (and the ResNets they mirror) have bottleneck blocks.
 _BOTTLENECK_CHANNELS = 512
@@ -33,16 +33,16 @@ class TrainingFeatures(NamedTuple):
     Attributes:
         clean: Teacher's features of the images, without gradient.
         student: Student's features of the images.
-        scale: Weights of the scales.
         noisy: Teacher's features of the noisy images, (b, C_k, H_k, W_k) without gradient, or None.
         restored: Student's features of the noisy images, or None.
+        weights: (B, K) weights of the scales in the published form, None in the others.
     """
 
     clean: list[torch.Tensor]
     student: list[torch.Tensor]
-    scale: ScaleWeights
     noisy: list[torch.Tensor] | None = None
     restored: list[torch.Tensor] | None = None
+    weights: torch.Tensor | None = None
 
 
 class ScaleAwareCRDModel(nn.Module):
@@ -52,18 +52,12 @@ class ScaleAwareCRDModel(nn.Module):
     ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W).
 
     Args:
+        preset: Name of the preset whose values count where the other arguments are None.
         backbone: Name of a timm model.
         layers: Names of its feature maps, finest first; None for those of strides 4, 8 and 16.
         pre_trained: See :class:`~anomalib_scrd.components.teacher.Teacher`.
-        student_block: Block of bottleneck and student. ``auto`` takes bottleneck blocks, as RD4AD does, where the
-            coarsest map has 512 channels or more, else basic ones. ``separable`` is the cheapest.
-        student_depth: Blocks per scale, coarsest scale first, or one number for all. None: (3, 4, 6, 6, ...) for
-            bottleneck blocks as in RD4AD, 1 for the others. The first number also counts for the
-            bottleneck.
-        feature_scaling: ``channel`` for standardised features of the teacher, see
-            :class:`~anomalib_scrd.components.feature_standardisation.ChannelStandardisation`, or ``none`` (published).
-        scale_adaptation: See :class:`~anomalib_scrd.components.scale_adaptation.ScaleAdaptation`.
-        **read_out: Arguments of :class:`~anomalib_scrd.scoring.map_and_score.ReadOut`, of the map and the score.
+        student: See :class:`~anomalib_scrd.options.StudentOptions`.
+        scoring: See :class:`~anomalib_scrd.options.ScoringOptions`.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
@@ -71,46 +65,62 @@ class ScaleAwareCRDModel(nn.Module):
 
     def __init__(
         self,
-        backbone: str = "wide_resnet50_2",
+        preset: PresetName = "default",
+        backbone: str | None = None,
         layers: Sequence[str] | None = None,
         pre_trained: bool | str | Path = True,
-        student_block: BlockChoice = "auto",
-        student_depth: int | Sequence[int] | None = None,
-        feature_scaling: FeatureScaling = "channel",
-        scale_adaptation: ScaleAdaptationMode = "adaptive",
-        **read_out: Any,
+        student: StudentOptions | GroupValue = None,
+        scoring: ScoringOptions | GroupValue = None,
     ) -> None:
         super().__init__()
-        if feature_scaling not in FEATURE_SCALINGS:
-            msg = f"feature_scaling must be one of {FEATURE_SCALINGS}, got {feature_scaling!r}"
-            raise ValueError(msg)
-        # Cheap checks come first: loading the teacher can mean a download.
-        ReadOut(1, **read_out)
-        adapt = ScaleAdaptation(1, 1, scale_adaptation).mode
-        _check_block(student_block)
-        _check_depth(student_depth)
+        # Before the teacher, which can mean a download.
+        chosen = resolved(preset, backbone, student=student, scoring=scoring)
+        scoring_values = chosen.scoring.as_dict()
+        scoring_values.pop("held_out")
+        self._build(chosen.backbone, layers, pre_trained, scoring_values, **chosen.student.as_dict())
+
+    def _build(
+        self,
+        backbone: str,
+        layers: Sequence[str] | None,
+        pre_trained: bool | str | Path,
+        scoring: dict[str, Any],
+        *,
+        block: str,
+        depth: str | int | list[int],
+        feature_scaling: str,
+        places: int,
+    ) -> None:
+        """Build the parts; every value is one that the options allow."""
         self.teacher = Teacher(backbone, layers, pre_trained)
         channels, strides = self.teacher.channels, self.teacher.strides
         self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
-        block = _resolve_block(student_block, channels)
-        depth = _resolve_depth(student_depth, block, len(channels))
-        self.bottleneck = Bottleneck(channels, strides, block=block, depth=depth[0])
-        self.scale_adaptation = ScaleAdaptation(self.bottleneck.out_channels, len(channels), adapt)
+        kind = _block_kind(block, channels)
+        depths = _depths(depth, kind, len(channels))
+        self.bottleneck = Bottleneck(channels, strides, block=kind, depth=depths[0], places=places)
+        self.scale_adaptation = None
+        if scoring["scale_adaptation"] == "published":
+            self.scale_adaptation = PublishedScaleAdaptation(self.bottleneck.out_channels, len(channels))
         self.student = Student(
             channels,
             strides,
             in_channels=self.bottleneck.out_channels,
             in_stride=self.bottleneck.stride,
             non_negative=[relu and self.standardise is None for relu in self.teacher.non_negative],
-            block=block,
-            depth=depth,
+            block=kind,
+            depth=depths,
         )
-        self.read_out = ReadOut(len(channels), **read_out)
+        self.map_and_score = MapAndScore(len(channels), **scoring)
 
     @property
     def minimum_size(self) -> int:
         """Smallest height and width of an image, in pixels: the stride of the embedding."""
         return self.bottleneck.stride
+
+    def reset_statistics(self) -> None:
+        """Forget what was measured on training images: the standardisation of the channels."""
+        if self.standardise is not None:
+            self.standardise.reset()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters of everything but the teacher."""
@@ -122,7 +132,7 @@ class ScaleAwareCRDModel(nn.Module):
         noisy_images: torch.Tensor | None = None,
         *,
         restore: bool = False,
-        taught: list[torch.Tensor] | None = None,
+        teacher_features: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures | InferenceBatch:
         """Features for the loss in training mode, predictions in evaluation mode.
 
@@ -130,8 +140,9 @@ class ScaleAwareCRDModel(nn.Module):
             images: (B, 3, H, W), normalised.
             noisy_images: The first b of the images with synthetic anomalies, (b, 3, H, W); training mode only.
             restore: Whether the student sees the noisy images as well; training mode only.
-            taught: The teacher's features of the images and, behind them, the noisy ones, if they are known: it is not
-                asked then. One (B, C_k, H_k, W_k) or (B + b, C_k, H_k, W_k) per scale; training mode only.
+            teacher_features: The teacher's features of the images and, behind them, of the noisy ones, where they are
+                known: it is not asked then. One (B, C_k, H_k, W_k) or (B + b, C_k, H_k, W_k) per scale; training mode
+                only.
 
         Returns:
             :class:`TrainingFeatures` or ``InferenceBatch``.
@@ -142,7 +153,7 @@ class ScaleAwareCRDModel(nn.Module):
         self._check_images(images)
         if not self.training:
             return self.predict(images)
-        return self.features(images, noisy_images, restore=restore, taught=taught)
+        return self.features(images, noisy_images, restore=restore, teacher_features=teacher_features)
 
     def features(
         self,
@@ -150,12 +161,12 @@ class ScaleAwareCRDModel(nn.Module):
         noisy_images: torch.Tensor | None = None,
         *,
         restore: bool = False,
-        taught: list[torch.Tensor] | None = None,
+        teacher_features: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures:
-        """Extract what the loss needs and let the calibration see the clean images; arguments as in ``forward``."""
+        """Extract what the loss needs; arguments as in ``forward``."""
         batch = images.shape[0]
         noisy = restored = None
-        both = taught
+        both = teacher_features
         if both is None:
             # One pass of the teacher over both: the same work in larger pieces.
             both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
@@ -169,32 +180,46 @@ class ScaleAwareCRDModel(nn.Module):
         if restore and noisy is not None:
             embedding, outputs = self._decode(both)
             student, restored = split_batch(outputs, batch)
-            scale = self.scale_adaptation(embedding[:batch])
+            embedding = embedding[:batch]
         else:
             embedding, student = self._decode(clean)
-            scale = self.scale_adaptation(embedding)
-        self.read_out.update(clean, student, images.shape[-2:])
-        return TrainingFeatures(clean, student, scale, noisy, restored)
+        weights = None if self.scale_adaptation is None else self.scale_adaptation(embedding)
+        return TrainingFeatures(clean, student, noisy, restored, weights)
 
-    def compared(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
-        """What a prediction compares; in evaluation mode.
+    def compared(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]:
+        """Features that a prediction compares; in evaluation mode.
 
         Args:
             images: (B, 3, H, W), normalised.
 
         Returns:
-            The teacher's and the student's features, K tensors (B, C_k, H_k, W_k) each, and (B, K) weights of the
-            scales, whose rows sum to K.
+            The teacher's and the student's features, K tensors (B, C_k, H_k, W_k) each, and in the published form (B,
+            K) weights of the scales, whose rows sum to K; None in the others.
         """
-        taught = self.teacher(images)
+        teacher = self.teacher(images)
         if self.standardise is not None:
-            taught = self.standardise(taught)
-        embedding, student = self._decode(taught)
-        return taught, student, self.scale_adaptation(embedding).weights
+            teacher = self.standardise(teacher)
+        embedding, student = self._decode(teacher)
+        return teacher, student, None if self.scale_adaptation is None else self.scale_adaptation(embedding)
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
-        """Anomaly map and score of images, (B, 3, H, W)."""
-        return self.read_out(*self.compared(images), images.shape[-2:])
+        """Compute anomaly map and score of images, (B, 3, H, W)."""
+        teacher, student, weights = self.compared(images)
+        return self.map_and_score(teacher, student, images.shape[-2:], weights)
+
+    def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute what the weights of the scales are fitted on; in evaluation mode.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+
+        Returns:
+            (B, 12 K) features of the score, and (B, K, h, w) smoothed distances of the map.
+        """
+        teacher, student, _ = self.compared(images)
+        plain, damped = self.map_and_score.distances(teacher, student)
+        size = images.shape[-2:]
+        return self.map_and_score.evidence(plain, damped, size), self.map_and_score.smooth_maps(damped, size)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)
@@ -214,32 +239,21 @@ class ScaleAwareCRDModel(nn.Module):
             raise ValueError(msg)
 
 
-def _check_block(block: str) -> None:
-    if block not in {"auto", *BLOCK_KINDS}:
-        msg = f"student_block must be one of {('auto', *BLOCK_KINDS)}, got {block!r}"
-        raise ValueError(msg)
-
-
-def _check_depth(depth: Any) -> None:
-    depths = [depth] if depth is None or isinstance(depth, (int, float, str)) else list(depth)
-    if depth is not None and any(type(d) is not int or d < 1 for d in depths):
-        msg = f"student_depth must be one number, or one for each scale, whole and each at least 1, got {depth!r}"
-        raise ValueError(msg)
-
-
-def _resolve_block(block: BlockChoice, channels: Sequence[int]) -> BlockKind:
+def _block_kind(block: str, channels: Sequence[int]) -> BlockKind:
     if block != "auto":
-        return block
+        return cast("BlockKind", block)
     return "bottleneck" if channels[-1] >= _BOTTLENECK_CHANNELS else "basic"
 
 
-def _resolve_depth(depth: int | Sequence[int] | None, block: BlockKind, num_scales: int) -> list[int]:
-    if depth is None:
-        if block == "bottleneck":
-            return [_BOTTLENECK_DEPTH[min(scale, len(_BOTTLENECK_DEPTH) - 1)] for scale in range(num_scales)]
-        return [_SHALLOW_DEPTH] * num_scales
-    depths = [depth] * num_scales if isinstance(depth, int) else list(depth)
-    if len(depths) != num_scales:
-        msg = f"student_depth must be one number, or {num_scales} of them, each at least 1, got {depth}"
-        raise ValueError(msg)
-    return depths
+def _depths(depth: str | int | list[int], block: BlockKind, num_scales: int) -> list[int]:
+    """Blocks of each scale, coarsest first."""
+    if isinstance(depth, list):
+        if len(depth) != num_scales:
+            msg = f"student.depth must be auto, one number, or one for each of {num_scales} scales, got {depth}"
+            raise ValueError(msg)
+        return depth
+    if isinstance(depth, int):
+        return [depth] * num_scales
+    if block == "bottleneck":
+        return [_BOTTLENECK_DEPTH[min(scale, len(_BOTTLENECK_DEPTH) - 1)] for scale in range(num_scales)]
+    return [_SHALLOW_DEPTH] * num_scales

@@ -8,7 +8,6 @@ import sys
 import torch
 from anomalib.data.utils import get_image_filenames, read_image
 from anomalib.deploy import OpenVINOInferencer
-from torchvision.transforms.v2.functional import resize
 
 from anomalib_scrd import ScaleAwareCRD
 
@@ -19,10 +18,9 @@ inferencer = OpenVINOInferencer(exported, config={"INFERENCE_PRECISION_HINT": "f
 
 differences = []
 for path in get_image_filenames(images):
-    image = resize(read_image(path, as_tensor=True), list(model.input_size), antialias=True)
     with torch.no_grad():
-        expected = model(image[None]).pred_score.item()
-    found = inferencer.predict(image.numpy().transpose(1, 2, 0)).pred_score.item()
+        expected = model(read_image(path, as_tensor=True)[None]).pred_score.item()
+    found = inferencer.predict(path).pred_score.item()
     differences.append(abs(found - expected))
 
 print(f"largest difference of {len(differences)} scores: {max(differences):.1e}")

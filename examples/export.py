@@ -10,4 +10,4 @@ from anomalib_scrd import ScaleAwareCRD
 checkpoint, folder = sys.argv[1:]
 
 model = ScaleAwareCRD.load_from_checkpoint(checkpoint)
-print("OpenVINO:", model.to_openvino(folder, input_size=model.input_size))
+print("OpenVINO:", model.to_openvino(folder))

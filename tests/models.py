@@ -14,11 +14,17 @@ def build_model(**arguments: object) -> ScaleAwareCRD:
     defaults: dict = {
         "backbone": "resnet18",
         "pre_trained": False,
-        "student_depth": 1,
+        "student": {"depth": 1},
         "visualizer": False,
         "pre_processor": ScaleAwareCRD.configure_pre_processor((64, 64)),
     }
-    return ScaleAwareCRD(**(defaults | arguments))
+    return ScaleAwareCRD(**merged(defaults, arguments))
+
+
+def merged(first: dict, second: dict) -> dict:
+    """Arguments in which the second win, field by field in a group."""
+    both = {name: first[name] | second[name] for name in first if isinstance(second.get(name), dict)}
+    return first | second | both
 
 
 def build_engine(root: Path, **arguments: object) -> Engine:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_scrd.components.scale_adaptation import ScaleWeights
 from anomalib_scrd.distance import confidence, cosine_distance, image_distance, position_distances
 from anomalib_scrd.loss import (
     ScaleAwareContrastiveLoss,
+    contrast_at_places,
     contrastive_ratio,
-    expected_distance_nll,
-    scale_distances,
+    places_of,
+    visibility_weights,
 )
 from tests import reference
 
@@ -180,88 +180,152 @@ def test_shapes_must_agree() -> None:
         contrastive_ratio(features(0), features(1), features(2), torch.ones(3, 2))
 
 
-def test_expected_distance_is_least_at_the_mean() -> None:
-    """The exponential likelihood of d around e is best at e = mean(d), with value 1 + log(mean)."""
-    distances = torch.tensor([[0.1, 0.4], [0.3, 0.8]])
-    log_expected = torch.zeros(1, 2, requires_grad=True)
-    optimizer = torch.optim.SGD([log_expected], lr=0.3)
-    for _ in range(400):
-        optimizer.zero_grad()
-        loss = expected_distance_nll(distances, log_expected.expand(2, 2))
-        loss.backward()
-        optimizer.step()
-    torch.testing.assert_close(log_expected.detach().exp(), torch.tensor([[0.2, 0.6]]), atol=1e-3, rtol=1e-3)
-    assert loss.item() == pytest.approx(2 + np.log(0.2) + np.log(0.6), abs=1e-3)
+def masks_of(seed: int, count: int = 3) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.rand(count, *shape[2:], generator=generator) < 0.4).float() for shape in SHAPES]
 
 
+def gaps(first: list[np.ndarray], second: list[np.ndarray], masks: list[np.ndarray]) -> np.ndarray:
+    """Mean distance of two features at the places of each image, (B, K)."""
+    result = np.zeros((len(first[0]), len(first)))
+    for k, mask in enumerate(masks):
+        distance = reference.position_map(first[k], second[k])
+        for b in range(len(mask)):
+            places = [(i, j) for i in range(mask.shape[1]) for j in range(mask.shape[2]) if mask[b, i, j]]
+            result[b, k] = sum(distance[b, i, j] for i, j in places) / max(1, len(places))
+    return result
+
+
+def test_visibility_weights_equal_the_loops() -> None:
+    clean, noisy, masks = features(0), features(1), masks_of(5)
+    gap = gaps(arrays(clean), arrays(noisy), arrays(masks))
+    expected = 3 * gap / gap.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(visibility_weights(clean, noisy, masks).numpy(), expected, rtol=1e-4)
+
+
+def test_an_anomaly_that_the_teacher_does_not_see_has_no_weight() -> None:
+    clean, masks = features(0), masks_of(5)
+    assert visibility_weights(clean, clean, masks).abs().max() < 1e-2
+    assert not visibility_weights(clean, features(1), [torch.zeros_like(mask) for mask in masks]).any()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_contrast_at_places_equals_the_loops(weighted: bool) -> None:
+    clean, noisy, restored, masks = features(0), features(1), features(2), masks_of(5)
+    weights = torch.tensor([[0.2, 1.3, 1.5], [1.0, 1.0, 1.0], [2.5, 0.4, 0.1]]) if weighted else None
+    expected, pushes = 0.0, []
+    for k, mask in enumerate(arrays(masks)):
+        near = reference.position_map(arrays(restored)[k], arrays(clean)[k])
+        far = reference.position_map(arrays(restored)[k], arrays(noisy)[k])
+        push = 0.0
+        for b in range(len(mask)):
+            places = [(i, j) for i in range(mask.shape[1]) for j in range(mask.shape[2]) if mask[b, i, j]]
+            w = 1.0 if weights is None else weights[b, k].item()
+            for i, j in places:
+                cost = 0.2 * np.log1p(np.exp((near[b, i, j] - far[b, i, j]) / 0.2))
+                expected += w * cost / len(places) / len(mask)
+                push += far[b, i, j] / len(places) / len(mask)
+        pushes.append(push)
+    value, push_of = contrast_at_places(clean, noisy, restored, masks, weights)
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(push_of.numpy(), pushes, rtol=1e-4)
+
+
+def test_contrast_pulls_to_the_clean_teacher_and_pushes_from_the_noisy_one() -> None:
+    """A step against the gradient moves the student to the one and from the other, at the places only."""
+    clean, noisy, restored, masks = features(0), features(1), features(2, grad=True), masks_of(5)
+    value, _ = contrast_at_places(clean, noisy, restored, masks)
+    value.backward()
+    for c, n, r, mask in zip(clean, noisy, restored, masks, strict=True):
+        moved = (r - 0.01 * r.grad / r.grad.norm()).detach()
+        inside, before = mask.bool(), r.detach()
+        assert cosine_distance(moved, c, (1,))[inside].mean() < cosine_distance(before, c, (1,))[inside].mean()
+        assert cosine_distance(moved, n, (1,))[inside].mean() > cosine_distance(before, n, (1,))[inside].mean()
+        assert (r.grad.abs().amax(1)[~inside] == 0).all()
+
+
+def test_contrast_limits() -> None:
+    """Restored exactly, the cost is that of the teachers' gap; equal teachers cost t log 2 at each place and scale."""
+    clean, noisy = features(0), features(1)
+    masks = [torch.ones(shape[0], *shape[2:]) for shape in SHAPES]
+    exact, _ = contrast_at_places(clean, noisy, clean, masks)
+    copied, _ = contrast_at_places(clean, noisy, noisy, masks)
+    assert exact < 3 * 0.2 * np.log(2) < copied
+    same, _ = contrast_at_places(clean, clean, noisy, masks)
+    assert same.item() == pytest.approx(3 * 0.2 * np.log(2), rel=1e-5)
+
+
+def test_places_of_a_mask() -> None:
+    """A position counts where any pixel below it does."""
+    mask = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    mask[0, 0, 3, 5] = True
+    fine, coarse = places_of(mask, [torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 2, 2)])
+    assert fine.nonzero().tolist() == [[0, 1, 2]]
+    assert coarse.nonzero().tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("noised", [3, 2, 1])
-def test_loss_terms_against_the_loops(noised: int) -> None:
+def test_loss_terms_against_the_loops(noised: int, weighted: bool) -> None:
     clean, noisy, student, restored = features(0), features(1), features(2), features(3)
-    weights = torch.tensor([[0.5, 1.0, 1.5], [1.0, 1.5, 0.5], [0.2, 0.3, 2.5]])
-    log_expected = torch.full((3, 3), -1.0)
+    weights = torch.tensor([[0.5, 1.0, 1.5], [1.0, 1.5, 0.5], [0.2, 0.3, 2.5]]) if weighted else None
     noisy, restored = ([feature[:noised] for feature in part] for part in (noisy, restored))
-    terms = ScaleAwareContrastiveLoss(0.7, 0.3, 0.2)(
-        clean, student, ScaleWeights(weights, log_expected), noisy=noisy, restored=restored
-    )
-    pull = np.array(
-        [
-            [1 - reference.cosine(c[b], s[b]) for c, s in zip(arrays(clean), arrays(student), strict=True)]
-            for b in range(3)
-        ]
-    )
-    back = np.array(
-        [
-            [1 - reference.cosine(c[b], s[b]) for c, s in zip(arrays(clean), arrays(restored), strict=True)]
-            for b in range(noised)
-        ]
-    )
-    w = weights.numpy()
-    likelihood = (pull * np.e - 1).mean(0).sum()
+    mask = torch.zeros(noised, 1, 12, 10, dtype=torch.bool)
+    mask[:, :, 2:7, 3:8] = True
+    loss = ScaleAwareContrastiveLoss(pull=0.7, restore=0.3, contrast=0.4, ratio=0.2)
+    terms = loss(clean, student, noisy=noisy, restored=restored, mask=mask, weights=weights)
+    w = np.ones((3, 3)) if weights is None else weights.numpy()
+
+    def whole(first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
+        return np.array(
+            [
+                [1 - reference.cosine(a[b], s[b]) for a, s in zip(first, second, strict=True)]
+                for b in range(len(second[0]))
+            ]
+        )
+
+    pull, back = whole(arrays(clean), arrays(student)), whole(arrays(clean), arrays(restored))
+    few = [f[:noised] for f in clean]
+    places = places_of(mask, clean)
+    contrast, push = contrast_at_places(few, noisy, restored, places, visibility_weights(few, noisy, places))
     expected = (
         0.7 * (w * pull).mean(0).sum()
         + 0.3 * (w[:noised] * back).sum() / 3
+        + 0.4 * contrast.item()
         + 0.2 * reference.ratio(*([f[:noised] for f in arrays(part)] for part in (clean, noisy, student)), w[:noised])
-        + likelihood
     )
     assert terms.total.item() == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(terms.pull.numpy(), pull.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(terms.restore.numpy(), back.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(terms.push.numpy(), push.numpy(), rtol=1e-5)
     np.testing.assert_allclose(terms.weights.numpy(), w.mean(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("noised", [3, 1])
 def test_gradients_have_the_layout_of_the_features(noised: int) -> None:
-    """Batch norm's backward pass takes twice as long for a gradient of another layout: that of a slice is one."""
+    """Batch norm's backward pass takes twice as long for a gradient of another layout, such as a slice's."""
     clean, noisy, leaves = ([f.to(memory_format=torch.channels_last) for f in features(seed)] for seed in range(3))
     layouts: list[bool] = []
     student = [leaf.requires_grad_() * 1 for leaf in leaves]
     for feature in student:
         feature.register_hook(lambda g: layouts.append(g.is_contiguous(memory_format=torch.channels_last)))
-    weights = ScaleWeights(torch.ones(3, 3), None)
-    loss = ScaleAwareContrastiveLoss(1.0, 0.0, 0.1)
-    loss(clean, student, weights, noisy=[f[:noised] for f in noisy]).total.backward()
+    loss = ScaleAwareContrastiveLoss(pull=1.0, restore=0.0, contrast=0.0, ratio=0.1)
+    loss(clean, student, noisy=[f[:noised] for f in noisy]).total.backward()
     assert layouts == [True] * 3
 
 
 def test_published_loss_is_the_ratio_alone() -> None:
     clean, noisy, student = features(0), features(1), features(2)
-    weights = ScaleWeights(torch.ones(3, 3), None)
-    terms = ScaleAwareContrastiveLoss(0, 0, 1)(clean, student, weights, noisy=noisy)
+    loss = ScaleAwareContrastiveLoss(pull=0, restore=0, contrast=0, ratio=1)
+    terms = loss(clean, student, noisy=noisy)
     assert torch.equal(terms.total, contrastive_ratio(clean, noisy, student))
     assert terms.restore is None
-
-
-def test_no_gradient_reaches_the_likelihood_through_the_distance() -> None:
-    student = features(2, grad=True)
-    distances = scale_distances(features(0), student)
-    log_expected = torch.zeros(3, 3, requires_grad=True)
-    expected_distance_nll(distances, log_expected).backward()
-    assert all(feature.grad is None for feature in student)
-    assert log_expected.grad is not None
+    assert not loss.needs_restored
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [((-1, 0, 1), "pull_weight must be at least 0, got -1"), ((0, 0, 0), "nothing to train")],
+    [((-1, 0, 1, 0), "loss.pull must be at least 0, got -1"), ((0, 0, 0, 0), "nothing to train")],
 )
 def test_bad_weights_of_terms(weights: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -269,5 +333,7 @@ def test_bad_weights_of_terms(weights: tuple, message: str) -> None:
 
 
 def test_missing_features_are_named() -> None:
-    with pytest.raises(ValueError, match="'noisy' are missing"):
-        ScaleAwareContrastiveLoss(0, 0, 1)(features(0), features(1), ScaleWeights(torch.ones(3, 3), None))
+    with pytest.raises(ValueError, match="'noisy' is missing"):
+        ScaleAwareContrastiveLoss(0, 0, 0, 1)(features(0), features(1))
+    with pytest.raises(ValueError, match="'mask' is missing"):
+        ScaleAwareContrastiveLoss(1, 0, 1, 0)(features(0), features(1), features(2), features(3))

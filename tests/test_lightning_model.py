@@ -17,19 +17,13 @@ from torchvision import transforms as v1
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.lightning_model import normalisation_std
-from anomalib_scrd.training.schedule import DEFAULT_STEPS, cosine_with_warmup, end_by_itself
+from anomalib_scrd.training.pre_processing import normalisation
+from anomalib_scrd.training.schedule import DEFAULT_STEPS, cosine_with_warmup, set_default_length
 from tests.models import build_engine, build_model
 
-PUBLISHED = {
-    "pull_weight": 0,
-    "restore_weight": 0,
-    "contrast_weight": 1,
-    "feature_scaling": "none",
-    "scale_adaptation": "published",
-    "calibration": "none",
-    "score": "mean",
-}
+PUBLISHED = {"preset": "published"}
+PLAIN = {"restore": 0.0, "contrast": 0.0}
+RATIO = {"loss": PLAIN | {"ratio": 0.1}}
 
 
 class Recorder(Callback):
@@ -45,20 +39,22 @@ class Recorder(Callback):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{}, {"contrast_weight": 0.1}, PUBLISHED], ids=["default", "contrast", "published"]
+    "arguments", [{}, {"loss": PLAIN}, RATIO, PUBLISHED], ids=["default", "plain", "ratio", "published"]
 )
 def test_training_lowers_the_loss_and_leaves_the_teacher_alone(
     arguments: dict, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    model = build_model(**arguments, learning_rate=3e-3)
+    model = build_model(**arguments, optimiser={"learning_rate": 3e-3})
     before = {name: value.clone() for name, value in model.model.teacher.state_dict().items()}
     recorder = Recorder()
     build_engine(tmp_path, max_steps=24, callbacks=[recorder], log_every_n_steps=1).fit(model, datamodule=tiny_data())
     assert sum(recorder.losses[-4:]) < sum(recorder.losses[:4])
     assert all(torch.equal(value, before[name]) for name, value in model.model.teacher.state_dict().items())
-    terms = ("pull", "scale_weight", *(("push",) if arguments else ()))
+    plain = arguments == {"loss": PLAIN}
+    terms = ("pull", "scale_weight", *(() if plain else ("push",)))
     assert {"train_loss", *(f"{term}/layer{k}" for term in terms for k in (1, 2, 3))} <= set(recorder.logged)
-    assert recorder.logged.get("ratio", 0) > 0 if arguments else "ratio" not in recorder.logged
+    assert ("contrast" in recorder.logged) == (not arguments)
+    assert ("ratio" in recorder.logged) == (bool(arguments) and not plain)
 
 
 class Rows(Logger):
@@ -102,7 +98,7 @@ class StopAfter(Callback):
 def test_rows_of_a_logger_hold_the_values_of_their_own_step(
     every: int, accumulate: int, stop_after: int | None, logged: list[int], tiny_data: Callable, tmp_path: Path
 ) -> None:
-    model, rows, terms = build_model(contrast_weight=0.1), Rows(), []
+    model, rows, terms = build_model(), Rows(), []
     model.loss.register_forward_hook(lambda _m, _a, output: terms.append(output))
     build_engine(
         tmp_path,
@@ -116,7 +112,7 @@ def test_rows_of_a_logger_hold_the_values_of_their_own_step(
     written = [row for row in rows.rows if "train_loss_step" in row]
     assert [row["train_loss_step"] for row in written] == [terms[batch].total.item() for batch in logged]
     for row, batch in zip(written, logged, strict=True):
-        assert row["ratio"] == terms[batch].ratio.item()
+        assert row["contrast"] == terms[batch].contrast.item()
         for name, values in (("pull", terms[batch].pull), ("scale_weight", terms[batch].weights)):
             assert [row[f"{name}/layer{k}"] for k in (1, 2, 3)] == values.tolist()
 
@@ -128,23 +124,37 @@ def test_a_given_length_wins(length: dict, tiny_data: Callable, tmp_path: Path) 
     assert engine.trainer.global_step == length.get("max_steps", 6)
 
 
+def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the compiler, which takes minutes; gives the names of what is compiled."""
+    compiled: list[str] = []
+    real = torch.compile
+
+    def eager(module: torch.nn.Module) -> object:
+        compiled.append(type(module).__name__)
+        return real(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    return compiled
+
+
+def assert_ordinary(model: ScaleAwareCRD) -> None:
+    for module in (model.model, model.model.teacher):
+        assert model.compiled(module) is module
+        assert module._compiled_call_impl is None
+    assert not any("_orig_mod" in name for name in model.state_dict())
+
+
 @pytest.mark.parametrize("cache", [0.0, 1.0])
 def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
     cache: float, monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    compiled: list[str] = []
-    compile_module = torch.nn.Module.compile
-
-    def without_a_compiler(module: torch.nn.Module) -> None:
-        compiled.append(type(module).__name__)
-        compile_module(module, backend="eager")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    compiled = without_a_compiler(monkeypatch)
     losses = []
     for switch in (False, True):
         recorder = Recorder()
         seed_everything(0)
-        model = build_model(compile_model=switch, feature_cache=cache)
+        # Adam's first steps have the gradient's sign: at the default's rate they enlarge rounding.
+        model = build_model(compile_model=switch, feature_cache=cache, optimiser={"learning_rate": 1e-4})
         build_engine(tmp_path / str(switch), max_steps=4, limit_val_batches=0, callbacks=[recorder]).fit(
             model, datamodule=tiny_data()
         )
@@ -152,8 +162,23 @@ def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
     assert compiled == ["ScaleAwareCRDModel", "Teacher"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert len(losses[0]) == 4
-    assert model.model._compiled_call_impl is None
-    assert model.model.teacher._compiled_call_impl is None
+    assert_ordinary(model)
+
+
+def test_a_training_that_fails_leaves_an_ordinary_model(
+    monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
+) -> None:
+    class Fail(Callback):
+        def on_train_batch_end(self, *_: object) -> None:
+            msg = "stop"
+            raise RuntimeError(msg)
+
+    compiled = without_a_compiler(monkeypatch)
+    model = build_model(compile_model=True)
+    with pytest.raises(RuntimeError, match="stop"):
+        build_engine(tmp_path, max_steps=4, callbacks=[Fail()]).fit(model, datamodule=tiny_data())
+    assert len(compiled) == 2
+    assert_ordinary(model)
 
 
 def test_no_length_means_the_published_one(
@@ -161,24 +186,33 @@ def test_no_length_means_the_published_one(
 ) -> None:
     import anomalib_scrd.lightning_model as module
 
-    monkeypatch.setattr(module, "end_by_itself", lambda trainer: end_by_itself(trainer, 5))
+    monkeypatch.setattr(module, "set_default_length", lambda trainer: set_default_length(trainer, 5))
     engine = build_engine(tmp_path, limit_val_batches=0)
-    engine.fit(build_model(schedule="none"), datamodule=tiny_data())
+    engine.fit(build_model(optimiser={"schedule": "none"}), datamodule=tiny_data())
     assert engine.trainer.global_step == 5
     assert DEFAULT_STEPS == 40_000
 
 
-def test_a_thousand_epochs_that_were_given_are_no_missing_length(tiny_data: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_thousand_epochs_that_were_given_are_no_missing_length(
+    plain: bool, tiny_data: Callable, tmp_path: Path
+) -> None:
     # the number that Lightning fills in where none was given
     class Stop(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
             trainer.should_stop = True
 
     for folder, length in (("given", {"max_epochs": 1000}), ("none", {})):
-        engine = build_engine(tmp_path / folder, limit_val_batches=0, callbacks=[Stop()], **length)
-        engine.fit(build_model(), datamodule=tiny_data())
+        settings = {"limit_val_batches": 0, "callbacks": [Stop()]} | length
+        if plain:
+            trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **settings)
+            trainer.fit(build_model(), datamodule=tiny_data())
+        else:
+            engine = build_engine(tmp_path / folder, **settings)
+            engine.fit(build_model(), datamodule=tiny_data())
+            trainer = engine.trainer
         wanted = (1000, -1) if length else (-1, DEFAULT_STEPS)
-        assert (engine.trainer.max_epochs, engine.trainer.max_steps) == wanted
+        assert (trainer.max_epochs, trainer.max_steps) == wanted
 
 
 @pytest.mark.parametrize(
@@ -187,7 +221,7 @@ def test_a_thousand_epochs_that_were_given_are_no_missing_length(tiny_data: Call
 def test_lengths_that_are_left_alone(arguments: dict) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
     before = trainer.max_epochs, trainer.max_steps
-    assert not end_by_itself(trainer)
+    assert not set_default_length(trainer)
     assert (trainer.max_epochs, trainer.max_steps) == before
 
 
@@ -201,7 +235,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path:
 
     def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
         engine = build_engine(tmp_path / folder, max_epochs=epochs, limit_val_batches=0)
-        model = build_model(noise_seed=7, contrast_weight=0.1, schedule="none", learning_rate=1e-3)
+        model = build_model(seed=7, optimiser={"schedule": "none", "learning_rate": 1e-3})
         engine.fit(model, train_dataloaders=loader, ckpt_path=checkpoint)
         return model, engine.best_model_path
 
@@ -223,11 +257,10 @@ def test_checkpoint_holds_all_and_fetches_nothing(
                 "backbone": "resnet18",
                 "layers": ["layer1", "layer2"],
                 "pre_trained": False,
-                "student_depth": [1, 1],
-                "noise_size": [0.1, 0.2],
-                "noise_count": [1, 3],
-                "betas": [0.9, 0.99],
-                "score": "max",
+                "student": {"depth": [1, 1]},
+                "noise": {"size": [0.1, 0.2], "strength": [0.1, 0.3]},
+                "optimiser": {"betas": [0.9, 0.99]},
+                "scoring": {"sigma": 2.0},
                 "visualizer": False,
             },
         },
@@ -244,8 +277,8 @@ def test_checkpoint_holds_all_and_fetches_nothing(
     loaded = ScaleAwareCRD.load_from_checkpoint(tmp_path / "hub.ckpt")
     assert loaded.hparams["pre_trained"] is True
     assert loaded.hparams["layers"] == ["layer1", "layer2"]
-    assert loaded.hparams["noise_count"] == [1, 3]
-    assert loaded.betas == (0.9, 0.99)
+    assert loaded.hparams["noise"]["strength"] == [0.1, 0.3]
+    assert loaded.hparams["optimiser"]["betas"] == [0.9, 0.99]
     image = torch.rand(2, 3, 64, 64)
     expected, result = model.cpu().eval()(image), loaded.eval()(image)
     assert torch.equal(result.pred_score, expected.pred_score)
@@ -253,18 +286,20 @@ def test_checkpoint_holds_all_and_fetches_nothing(
 
 
 def test_omegaconf_lists_become_plain() -> None:
-    model = build_model(layers=OmegaConf.create(["layer1", "layer3"]), noise_size=OmegaConf.create([0.1, 0.3]))
+    model = build_model(layers=OmegaConf.create(["layer1", "layer3"]), noise=OmegaConf.create({"size": [0.1, 0.3]}))
     assert type(model.hparams["layers"]) is list
-    assert type(model.hparams["noise_size"]) is list
+    assert type(model.hparams["noise"]["size"]) is list
 
 
 def test_normalisation_is_found_wherever_it_is() -> None:
-    assert normalisation_std(None) is None
-    assert normalisation_std(Resize((32, 32))) is None
+    assert normalisation(None) is None
+    assert normalisation(Resize((32, 32))) is None
     nested = Compose(
-        [Resize((32, 32)), Compose([Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), Normalize([0] * 3, [2, 2, 2])]
+        [Resize((32, 32)), Compose([Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), Normalize([0.1, 0.2, 0.3], [2, 2, 2])]
     )
-    torch.testing.assert_close(normalisation_std(nested), torch.tensor([1.0, 0.5, 0.4]))
+    found = normalisation(nested)
+    torch.testing.assert_close(found.std, torch.tensor([1.0, 0.5, 0.4]))
+    torch.testing.assert_close(found.mean, torch.tensor([0.55, 0.55, 0.56]))
 
 
 @pytest.mark.parametrize(
@@ -274,23 +309,23 @@ def test_normalisation_is_found_wherever_it_is() -> None:
         (v1.Compose([v1.Resize((32, 32)), v1.Normalize([0.5] * 3, [0.5, 0.25, 0.2])]), [0.5, 0.25, 0.2]),
         (nn.Sequential(Resize((32, 32)), Normalize([0.5] * 3, [0.5, 0.25, 0.2])), [0.5, 0.25, 0.2]),
         (Compose([nn.Sequential(v1.Normalize([0], [0.5])), Normalize([0] * 3, [0.5, 0.25, 0.2])]), [0.25, 0.125, 0.1]),
-        (Normalize([0], [0.5]), [0.5]),
+        (Normalize([0.3], [0.5]), [0.5]),
         (nn.Sequential(Resize((32, 32))), None),
     ],
 )
 def test_normalisation_of_every_kind(transform: nn.Module, std: list | None) -> None:
-    found = normalisation_std(transform)
-    assert (found if found is None else found.tolist()) == (std if std is None else pytest.approx(std))
-    if std is not None:  # what it is used for
-        image = torch.full((1, 3, 32, 32), 0.5)
-        torch.testing.assert_close(
-            transform(image + 0.1) - transform(image), (0.1 / found).view(1, -1, 1, 1).expand(image.shape)
-        )
+    found = normalisation(transform)
+    assert (found is None) == (std is None)
+    if found is not None:
+        assert found.std.tolist() == pytest.approx(std)
+        image = torch.rand(2, 3, 32, 32)
+        torch.testing.assert_close(found(image), transform(image))
+        torch.testing.assert_close(found.undo(transform(image)), image)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
-    model = build_model()
+    model = build_model(loss=PLAIN)
     model.log = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     model.on_fit_start()
@@ -303,12 +338,20 @@ def test_a_single_smallest_image_is_refused_by_name(compiled: bool) -> None:
         assert torch.isfinite(model.training_step(ImageBatch(image=torch.rand(shape))))
 
 
+FORM = {"loss": PLAIN | {"ratio": 0.1}, "noise": {"kind": "simplex", "share": 0.25}, "seed": 3}
+
+
 @pytest.mark.parametrize("std", [None, [0.5, 0.25, 0.2]])
 def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     """In normalised space the patch is 1 / std times as strong, whatever the pre-processor is."""
     steps = [Resize((64, 64))] + ([] if std is None else [Normalize([0.1, 0.2, 0.3], std)])
     seen = []
-    model = build_model(pre_processor=PreProcessor(Compose(steps)), contrast_weight=0.1, noise_seed=3)
+    model = build_model(
+        pre_processor=PreProcessor(Compose(steps)),
+        loss=PLAIN | {"ratio": 0.1},
+        noise={"kind": "simplex", "share": 0.25},
+        seed=3,
+    )
     model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
     model._trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
@@ -316,7 +359,12 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     model.train()
     model.training_step(ImageBatch(image=torch.rand(4, 3, 64, 64)))
     plain = seen[0] * (torch.ones(3) if std is None else torch.tensor(std)).view(1, 3, 1, 1)
-    reference_model = build_model(pre_processor=PreProcessor(Resize((64, 64))), contrast_weight=0.1, noise_seed=3)
+    reference_model = build_model(
+        pre_processor=PreProcessor(Resize((64, 64))),
+        loss=PLAIN | {"ratio": 0.1},
+        noise={"kind": "simplex", "share": 0.25},
+        seed=3,
+    )
     reference_model.model.register_forward_pre_hook(lambda _m, args: seen.append(args[1] - args[0][:1]))
     reference_model.log = reference_model.log_dict = lambda *_args, **_kwargs: None
     reference_model._trainer = model._trainer
@@ -327,8 +375,8 @@ def test_strength_is_in_units_of_the_image(std: list | None) -> None:
     torch.testing.assert_close(plain, seen[1], atol=1e-5, rtol=1e-4)
 
 
-def test_the_default_needs_no_noisy_pass() -> None:
-    model = build_model()
+def test_plain_distillation_needs_no_noisy_pass() -> None:
+    model = build_model(loss=PLAIN)
     seen = []
     model.model.teacher.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape[0]))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
@@ -352,8 +400,24 @@ def test_cosine_schedule_in_closed_form() -> None:
     assert scheduler.get_last_lr()[0] == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize(("total", "warmup"), [(10, 10), (10, 500), (3, 50), (1, 50), (2, 2), (10, 5)])
+def test_cosine_schedule_falls_to_zero_however_long_the_warm_up_is(total: int, warmup: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = cosine_with_warmup(optimizer, total_steps=total, warmup_steps=warmup)
+    rates = []
+    for _ in range(total):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.0)
+    peak = rates.index(max(rates))
+    assert peak == total // 2
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
 def test_cosine_schedule_steps_with_the_optimiser(tiny_data: Callable, tmp_path: Path) -> None:
-    model = build_model(schedule="cosine", warmup_steps=1)
+    model = build_model(optimiser={"schedule": "cosine", "warmup_steps": 1})
     engine = build_engine(tmp_path, max_steps=4, accumulate_grad_batches=2, limit_val_batches=0)
     engine.fit(model, datamodule=tiny_data(train_batch_size=3))
     assert engine.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
@@ -362,7 +426,7 @@ def test_cosine_schedule_steps_with_the_optimiser(tiny_data: Callable, tmp_path:
 def test_cosine_schedule_of_an_unknown_length_stays_constant(
     tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = build_model(schedule="cosine", warmup_steps=2, learning_rate=3e-3)
+    model = build_model(optimiser={"schedule": "cosine", "warmup_steps": 2, "learning_rate": 3e-3})
     rates = []
 
     class Rates(Callback):
@@ -370,7 +434,7 @@ def test_cosine_schedule_of_an_unknown_length_stays_constant(
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
             trainer.should_stop = len(rates) == 4
 
-    caplog.set_level("WARNING", "anomalib_scrd.lightning_model")
+    caplog.set_level("WARNING", "anomalib_scrd.training.schedule")
     engine = build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0, callbacks=[Rates()])
     engine.fit(model, datamodule=tiny_data())
     assert rates == pytest.approx([2e-3, 3e-3, 3e-3, 3e-3])  # each after its step
@@ -391,16 +455,19 @@ def test_trains_in_half_precision(precision: str, tiny_data: Callable, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
-        ({"betas": [0.9]}, "betas must be two numbers"),
-        ({"betas": [0.9, 1.0]}, "betas must be two numbers"),
-        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
-        ({"schedule": "linear"}, "schedule must be one of"),
-        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
-        ({"noise": "pink"}, "pink"),
-        ({"noise_size": [0.3, 0.1]}, "size"),
-        ({"noise_count": 0}, "count"),
-        ({"contrast_weight": -0.1}, "contrast_weight must be at least 0"),
+        (
+            {"optimiser": {"learning_rate": 0.0}},
+            r"optimiser.learning_rate must be a finite number in \(0, 1\], got 0.0",
+        ),
+        ({"optimiser": {"betas": [0.9]}}, "betas must be two numbers"),
+        ({"optimiser": {"betas": [0.9, 1.0]}}, "betas must be two numbers"),
+        ({"optimiser": {"weight_decay": -1.0}}, r"weight_decay must be a finite number in \[0, "),
+        ({"optimiser": {"schedule": "linear"}}, "schedule must be one of"),
+        ({"optimiser": {"warmup_steps": -1}}, r"warmup_steps must be a whole number in \[0, "),
+        ({"noise": {"kind": "pink"}}, "pink"),
+        ({"noise": {"size": [0.3, 0.1]}}, "size"),
+        ({"noise": {"count": 0}}, "count"),
+        ({"loss": {"contrast": -0.1}}, r"contrast must be a finite number in \[0, "),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:

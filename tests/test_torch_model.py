@@ -8,28 +8,37 @@ import torch
 from anomalib.data import InferenceBatch
 
 from anomalib_scrd.loss import ScaleAwareContrastiveLoss
+from anomalib_scrd.scoring.fitted_weights import FittedWeights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel, TrainingFeatures
 from tests import reference
+from tests.models import merged
 
 
 def build(**arguments: object) -> ScaleAwareCRDModel:
     torch.manual_seed(0)
-    defaults: dict = {"backbone": "resnet18", "pre_trained": False, "student_depth": 1}
-    return ScaleAwareCRDModel(**(defaults | arguments))
+    defaults: dict = {"backbone": "resnet18", "pre_trained": False, "student": {"depth": 1}}
+    return ScaleAwareCRDModel(**merged(defaults, arguments))
 
 
 def images(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("adaptation", ["adaptive", "published", "uniform"])
+@pytest.mark.parametrize("adaptation", ["fitted", "published", "uniform"])
 def test_gradient_reaches_all_but_the_teacher(adaptation: str) -> None:
-    model = build(scale_adaptation=adaptation).train()
+    model = build(scoring={"scale_adaptation": adaptation}).train()
     x = images(4, 3, 64, 64)
     features = model(x, x + 0.3 * images(4, 3, 64, 64, seed=1), restore=True)
     assert isinstance(features, TrainingFeatures)
-    terms = ScaleAwareContrastiveLoss(1.0, 1.0, 1.0)(
-        features.clean, features.student, features.scale, noisy=features.noisy, restored=features.restored
+    mask = torch.zeros(4, 1, 64, 64, dtype=torch.bool)
+    mask[..., 10:40, 20:50] = True
+    terms = ScaleAwareContrastiveLoss(1.0, 1.0, 1.0, 1.0)(
+        features.clean,
+        features.student,
+        noisy=features.noisy,
+        restored=features.restored,
+        mask=mask,
+        weights=features.weights,
     )
     terms.total.backward()
     for name, part in model.named_children():
@@ -43,7 +52,7 @@ def test_gradient_reaches_all_but_the_teacher(adaptation: str) -> None:
 def test_the_noisy_image_goes_through_the_teacher_only() -> None:
     """In the released code it also moves the statistics of the student's batch norms."""
     x, noisy = images(4, 3, 64, 64), images(4, 3, 64, 64, seed=1)
-    first, second = build().train(), build().train()
+    first, second = (build().train() for _ in range(2))
     with_noise, without = first(x, noisy), second(x)
     for a, b in zip(with_noise.student, without.student, strict=True):
         torch.testing.assert_close(a, b)
@@ -78,7 +87,7 @@ def test_any_size(backbone: str, size: tuple[int, int]) -> None:
 
 
 def test_patch_embeddings_that_round_down() -> None:
-    model = build(backbone="convnext_tiny", student_block="separable").train()
+    model = build(backbone="convnext_tiny", student={"block": "separable"}).train()
     features = model(images(2, 3, 63, 70))
     assert [tuple(f.shape[-2:]) for f in features.student] == [(15, 17), (7, 8), (3, 4)]
 
@@ -88,7 +97,7 @@ def test_patch_embeddings_that_round_down() -> None:
     "layers", [["layer2", "layer3"], ["layer1", "layer3"], ["layer1", "layer2", "layer3", "layer4"]]
 )
 def test_any_number_of_scales_and_any_block(block: str, layers: list[str]) -> None:
-    model = build(layers=layers, student_block=block, student_depth=None).eval()
+    model = build(layers=layers, student={"block": block, "depth": "auto"}).eval()
     assert model(images(2, 3, 96, 96)).anomaly_map.shape == (2, 1, 96, 96)
 
 
@@ -96,6 +105,36 @@ def test_wide_resnet_has_the_embedding_of_rd4ad() -> None:
     model = ScaleAwareCRDModel(pre_trained=False)
     assert (model.bottleneck.out_channels, model.bottleneck.stride) == (2048, 32)
     assert [len(stage.blocks) for stage in model.student.stages] == [3, 4, 6]
+
+
+@pytest.mark.parametrize("size", [(256, 256), (512, 128), (300, 260), (128, 128), (64, 96)])
+def test_embedding_keeps_its_number_of_places(size: tuple[int, int]) -> None:
+    """About 4 x 4 for large images, in their proportions; for small ones half of the coarsest scale."""
+    model = build().eval()
+    seen: list[torch.Size] = []
+    model.bottleneck.register_forward_hook(lambda _m, _a, output: seen.append(output.shape[-2:]))
+    model(images(1, 3, *size))
+    height, width = seen[0]
+    if max(size) <= 128:
+        assert (height, width) == (-(-size[0] // 32), -(-size[1] // 32))
+    else:
+        assert 12 <= height * width <= 20
+        assert height / width == pytest.approx(size[0] / size[1], rel=0.35)
+
+
+def test_averaging_to_fewer_places_is_that_of_areas() -> None:
+    """16 x 16 places averaged to 8 x 8 are means of 2 x 2; without a limit nothing is averaged."""
+    limited, free = (build(student={"places": places}).eval() for places in (8, 0))
+    mixed: list[torch.Tensor] = []
+    compressed: list[torch.Tensor] = []
+    limited.bottleneck.mix.register_forward_hook(lambda _m, _a, output: mixed.append(output))
+    limited.bottleneck.compress.register_forward_pre_hook(lambda _m, args: compressed.append(args[0]))
+    free.bottleneck.compress.register_forward_pre_hook(lambda _m, args: compressed.append(args[0]))
+    x = images(2, 3, 256, 256)
+    limited(x)
+    free(x)
+    torch.testing.assert_close(compressed[0], torch.nn.functional.avg_pool2d(mixed[0], 2))
+    assert compressed[1].shape[-2:] == (16, 16)
 
 
 def test_batch_of_one_equals_the_batch() -> None:
@@ -107,67 +146,67 @@ def test_batch_of_one_equals_the_batch() -> None:
         torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[index], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("calibration", ["scale", "position", "none"])
-def test_scale_weights_act_on_map_and_score(calibration: str) -> None:
-    """The released code's map ignores them; a calibration after them would divide the weights of all images out."""
+def test_published_weights_act_on_map_and_score() -> None:
+    """The released code's map ignores them."""
     x = images(4, 3, 64, 64)
     results = []
     for bias in ([0.0, 0.0, 0.0], [3.0, 0.0, -3.0]):
-        model = build(calibration=calibration).train()
+        model = build(preset="published", backbone="resnet18").eval()
         with torch.no_grad():
             model.scale_adaptation.linear.bias.copy_(torch.tensor(bias))
-            for _ in range(3):
-                model(x)
-            results.append(model.eval()(x))
+            results.append(model(x))
     before, after = results
     assert (after.anomaly_map - before.anomaly_map).abs().max() > 0.1 * before.anomaly_map.std()
     assert (after.pred_score - before.pred_score).abs().max() > 1e-2
 
 
+def randomise(weights: FittedWeights) -> None:
+    """Fill the weights with numbers that tell features apart."""
+    generator = torch.Generator().manual_seed(5)
+    for buffer in (weights.mean, weights.weight, weights.bias):
+        buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    weights.spread.copy_(torch.rand(weights.spread.shape, generator=generator) + 0.5)
+
+
 @pytest.mark.parametrize(("sigma", "thinning"), [(1.0, 1), (2.0, 2)])
 def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
-    """Map and score from distances, damping, calibration, weights, peaks: each step by the slow reference."""
-    model = build(sigma=sigma, broad_weight=0.7, top_k=0.05, diffuse_top_k=0.2, damping=3.0).train()
+    """Map and score from distances, damping, smoothing, extents, weights: each step by the slow reference."""
+    model = build(scoring={"sigma": sigma, "damping": 3.0}).train()
     x = images(2, 3, 64, 64, seed=9)
     with torch.no_grad():
-        model.scale_adaptation.linear.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
-        for seed in range(3):
-            model(images(16, 3, 64, 64, seed=seed))
+        model(images(16, 3, 64, 64))
         model.eval()
+        for weights in (model.map_and_score.score_weights, model.map_and_score.map_weights):
+            randomise(weights)
         result = model(x)
-        teacher, student, weights = model.compared(x)
-        weights = weights.double().numpy()
-    pixels, peaks, shown = model.read_out.calibrate_maps, model.read_out.calibrate_peaks, []
-    sums = np.zeros(2)
-    for k, features in enumerate(zip(teacher, student, strict=True)):
-        t, s = (part.double().numpy() for part in features)
-        plain = reference.position_map(t, s)
-        square = (t**2).mean(1)
-        damped = plain * square / (square + 3.0)
-        mean, deviation = pixels.mean.flatten().tolist(), pixels.square.sqrt().tolist()
-        for b in range(2):
-            maps = [reference.smooth(reference.bilinear(part[b], 64, 64), sigma) for part in (damped, plain)]
-            weighted = []
-            if k > 0:  # all but the finest
-                small = int(64 / (2 * sigma))
-                further = math.sqrt(16 - 1) / 2  # four times as wide, on a grid of half the fine one's sigma
-                broad = reference.smooth(reference.bilinear(maps[0], small, small), further)
-                weighted.append(0.7 * (reference.bilinear(broad, 64, 64) - mean[2 + k]) / deviation[2 + k])
-            maps[0] = (maps[0] - mean[k]) / deviation[k]
-            if k < 2:  # all but the coarsest
-                weighted.append(maps[0])
-            for index, values, share, level in ((k, maps[0], 0.05, 1.0), (3 + k, maps[1], 0.2, 0.5)):
-                values = values[::thinning, ::thinning]  # noqa: PLW2901
-                grid = np.sort(values[::2, ::2].ravel())
-                peak = np.sort(values.ravel())[-int(share * values.size) :].mean() - level * grid[len(grid) // 2]
-                spread = math.sqrt(peaks.square[index].item() / (1 - peaks.concentration.item()))
-                z = (math.sqrt(peak) - peaks.mean[index].item()) / spread
-                sums[b] += math.log1p(math.exp(weights[b, k] * z)) ** 2
-            shown += [(b, np.log1p(np.exp(weights[b, k] * one)) ** 2) for one in weighted]
-    np.testing.assert_allclose(result.pred_score.numpy(), np.sqrt(sums), rtol=2e-3)
+        teacher, student, none = model.compared(x)
+    assert none is None
+    scoring = model.map_and_score
+    levels: list[list[np.ndarray]] = [[], []]  # of each image: plain maps, then damped ones
+    for kind in range(2):
+        for features in zip(teacher, student, strict=True):
+            t, s = (part.double().numpy() for part in features)
+            distance = reference.position_map(t, s)
+            square = (t**2).mean(1)
+            maps = distance if kind == 0 else distance * square / (square + 3.0)
+            for b in range(2):
+                levels[b].append(reference.smooth(reference.bilinear(maps[b], 64, 64), sigma))
     for b in range(2):
-        expected = np.sqrt(sum(part for image, part in shown if image == b))
-        np.testing.assert_allclose(result.anomaly_map[b, 0].numpy(), expected, rtol=2e-3, atol=2e-3)
+        evidence = []
+        for one in levels[b]:
+            values = np.sort(one[::thinning, ::thinning].ravel())[::-1]
+            tops = [values[: max(1, round(share * len(values)))].mean() for share in (0.25, 0.1, 0.02)]
+            evidence += [math.log(v + 1e-4) for v in (values.mean(), values[len(values) // 2], *tops, values[0])]
+        expected = linear(scoring.score_weights, np.array(evidence)[:, None])[0]
+        assert result.pred_score[b].item() == pytest.approx(expected, rel=2e-3, abs=2e-3)
+        shown = linear(scoring.map_weights, np.stack(levels[b][3:]).reshape(3, -1)).reshape(64, 64)
+        np.testing.assert_allclose(result.anomaly_map[b, 0].numpy(), shown, rtol=2e-3, atol=2e-3)
+
+
+def linear(weights: FittedWeights, features: np.ndarray) -> np.ndarray:
+    """Clipped and weighted standardised features (F, N), (N,)."""
+    mean, spread, weight = (part.double().numpy()[:, None] for part in (weights.mean, weights.spread, weights.weight))
+    return (weight * np.clip((features - mean) / spread, -8, 8)).sum(0) + weights.bias.item()
 
 
 def test_autocast_keeps_distances_in_float32() -> None:
@@ -175,9 +214,7 @@ def test_autocast_keeps_distances_in_float32() -> None:
     x = images(4, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
         features = model(x, x)
-        terms = ScaleAwareContrastiveLoss(1, 0, 1)(
-            features.clean, features.student, features.scale, noisy=features.noisy
-        )
+        terms = ScaleAwareContrastiveLoss(1, 0, 0, 1)(features.clean, features.student, noisy=features.noisy)
     assert features.student[0].dtype == torch.bfloat16
     assert terms.total.dtype == torch.float32
     assert terms.ratio.item() == pytest.approx(1.0, abs=1e-5)
@@ -202,18 +239,14 @@ def test_too_small_images_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"score": "median"}, "score must be one of"),
-        ({"damping": -1.0}, "damping must be at least 0, got -1"),
-        ({"top_k": 0.0}, r"top_k must lie in \(0, 1\], got 0"),
-        ({"level": 1.5}, r"level must lie in \[0, 1\], got 1.5"),
-        ({"feature_scaling": "whiten"}, "feature_scaling must be one of"),
-        ({"merge": "sum"}, "merge must be one of"),
-        ({"sigma": -1.0}, "sigma must be at least 0"),
-        ({"student_block": "dense"}, "student_block must be one of"),
-        ({"student_depth": [1, 2]}, "student_depth must be one number, or 3"),
-        ({"student_depth": 0}, "each at least 1, got 0"),
-        ({"calibration": "image"}, "calibration must be one of"),
-        ({"scale_adaptation": "learned"}, "scale_adaptation must be one of"),
+        ({"scoring": {"damping": -1.0}}, r"scoring.damping must be a finite number in \[0, .* got -1"),
+        ({"scoring": {"held_out": 1.0}}, r"scoring.held_out must be a finite number in \[0, 1\), got 1"),
+        ({"student": {"feature_scaling": "whiten"}}, "student.feature_scaling must be one of"),
+        ({"scoring": {"sigma": -1.0}}, r"scoring.sigma must be a finite number in \[0, "),
+        ({"student": {"block": "dense"}}, "student.block must be one of"),
+        ({"student": {"depth": [1, 2]}}, "student.depth must be auto, one number, or one for each of 3 scales"),
+        ({"student": {"depth": 0}}, "or one of them for each scale, got 0"),
+        ({"scoring": {"scale_adaptation": "learned"}}, "scoring.scale_adaptation must be one of"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:

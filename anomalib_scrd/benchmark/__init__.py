@@ -1,9 +1,8 @@
-"""The benchmark: models x data sets x seeds under one protocol that never looks at the test set to choose anything.
+"""The benchmark: detection quality and speed of models, under one protocol that no test image takes part in.
 
-``python -m anomalib_scrd.benchmark --config configs/benchmark/NAME.yaml`` runs it. Data flows one way: ``config``
-says what to run, ``data`` makes the splits, ``run`` trains and scores one model, ``store`` keeps what is finished,
-``runner`` goes through all runs, ``statistics`` summarises, ``report`` and ``figures`` write. Importing this package
-loads neither torch nor anomalib: only the process that trains does.
+``python -m anomalib_scrd.benchmark [quality | speed] --config FILE`` runs it. ``baselines`` holds models to compare
+with, ``models`` builds them, ``exported_models`` exports and opens them; the folders hold the two commands. Nothing
+outside this package imports it, and importing it loads neither torch nor anomalib.
 """
 
 __all__: list[str] = []

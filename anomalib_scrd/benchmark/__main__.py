@@ -1,35 +1,53 @@
-"""Command line: ``python -m anomalib_scrd.benchmark [quality | speed] --config FILE``.
+"""Command line: ``python -m anomalib_scrd.benchmark [quality | speed] --config FILE``; without a word it is quality."""
 
-The first word names what is measured; without one it is ``quality``. A command is a module with a function
-``main(arguments) -> exit status``, loaded only when it is asked for.
-"""
+__all__ = ["load_config", "main"]
 
-__all__ = ["COMMANDS", "main"]
-
+import shlex
 import sys
 from importlib import import_module
+from typing import Any
 
-COMMANDS = {"quality": "anomalib_scrd.benchmark.quality", "speed": "anomalib_scrd.benchmark.speed.command"}
-_DEFAULT = "quality"
+from jsonargparse import ArgumentParser
+
+_PACKAGE = "anomalib_scrd.benchmark"
+# class of the description, and function (description, command) -> whether all went well
+_COMMANDS = {"quality": ("BenchmarkConfig", "run_benchmark"), "speed": ("SpeedConfig", "run_speed")}
+
+
+def load_config(name: str, arguments: list[str]) -> Any:
+    """Read the command line of a command, ``quality`` or ``speed``; returns its description, checked.
+
+    Raises:
+        SystemExit: If an argument is unknown or out of range; the message is on standard error.
+    """
+    config_class = getattr(import_module(f"{_PACKAGE}.{name}.config"), _COMMANDS[name][0])
+    parser = ArgumentParser(prog=f"python -m {_PACKAGE} {name}")
+    parser.add_argument("--config", action="config", help="YAML file with the arguments below; may be given repeatedly")
+    parser.add_class_arguments(config_class)
+    values = parser.instantiate_classes(parser.parse_args(arguments))
+    values.pop("config")
+    try:
+        return config_class(**values)
+    except ValueError as error:
+        parser.error(str(error))
+        raise
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        arguments: Command line without the program's name, by default this process's.
+    """Run a command; the arguments are by default this process's.
 
     Returns:
-        Exit status: 0 if all went well.
+        Exit status: 0 if all went well, 1 if a part failed (the report names it), 2 for a wrong command line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = _DEFAULT
-    if words and not words[0].startswith("-"):
-        name = words.pop(0)
-    if name not in COMMANDS:
-        print(f"unknown command {name!r}; there are: {', '.join(sorted(COMMANDS))}", file=sys.stderr)
+    command = shlex.join(["python", "-m", _PACKAGE, *words])
+    name = words.pop(0) if words and not words[0].startswith("-") else "quality"
+    if name not in _COMMANDS:
+        print(f"unknown command {name!r}; there are: {', '.join(sorted(_COMMANDS))}", file=sys.stderr)
         return 2
-    return import_module(COMMANDS[name]).main(words)
+    config = load_config(name, words)
+    run = getattr(import_module(f"{_PACKAGE}.{name}.runner"), _COMMANDS[name][1])
+    return 0 if run(config, command=command) else 1
 
 
 if __name__ == "__main__":

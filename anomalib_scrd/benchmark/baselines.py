@@ -1,41 +1,187 @@
-"""Baselines that anomalib's own classes can't give under every backbone."""
+"""Models to compare with: reverse distillation on any backbone of timm, and plain nearest neighbours by level."""
 
-__all__ = ["TimmReverseDistillation"]
+__all__ = ["FittedLevels", "NearestNeighbour", "NearestNeighbourModel", "TimmReverseDistillation"]
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from anomalib.models import ReverseDistillation
-from anomalib.models.components import AnomalibModule
+from anomalib.data import InferenceBatch
+from anomalib.models import Patchcore, ReverseDistillation
+from anomalib.models.components import AnomalibModule, DynamicBufferMixin
 from anomalib.models.components.feature_extractors import TimmFeatureExtractor
 from anomalib.models.image.reverse_distillation.anomaly_map import AnomalyMapGenerationMode, AnomalyMapGenerator
 from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
 from anomalib.models.image.reverse_distillation.torch_model import ReverseDistillationModel
+from lightning.pytorch import Callback
 from torch import nn
 
 from anomalib_scrd.components.blocks import BlockKind
 from anomalib_scrd.components.bottleneck import Bottleneck
 from anomalib_scrd.components.student import Student
+from anomalib_scrd.components.teacher import Teacher
+from anomalib_scrd.noise import Normalisation
+from anomalib_scrd.scoring.anomaly_map import SmoothMaps
+from anomalib_scrd.scoring.evidence import EXTENTS, evidence
+from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from anomalib_scrd.scoring.fitting import fit_weights
+from anomalib_scrd.training.held_out import HeldOut
+from anomalib_scrd.training.pre_processing import normalisation
+
+_ROWS = 1024
+_DEAD_SHARE = 1e-4
+
+
+class NearestNeighbour(Patchcore):
+    """Distance to the nearest normal patch at each level of a backbone, without any training.
+
+    In the loop of a training it is anomalib's PatchCore; its own are the levels, which are not joined, the even draw of
+    patches in place of a coreset, and map and score, whose weights are fitted as those of ``ScaleAwareCRD`` are.
+
+    Args:
+        backbone: Name of a timm model.
+        layers: Names of its feature maps, finest first; None for those of strides 4, 8 and 16.
+        pre_trained: Whether the backbone has ImageNet weights.
+        patches: Normal patches that are kept of each level, drawn evenly from the training images.
+        scale_adaptation: Weights of levels and extents: fitted, or uniform.
+        held_out: Share of the training images that gives no patches: the weights are fitted on them.
+        kwargs: Components of anomalib's base class.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        layers: Sequence[str] | None = None,
+        pre_trained: bool = True,
+        patches: int = 20_000,
+        scale_adaptation: Literal["fitted", "uniform"] = "fitted",
+        held_out: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super(Patchcore, self).__init__(**kwargs)  # PatchCore's own constructor builds its model
+        self.held_out = HeldOut(held_out)
+        teacher = Teacher(backbone, layers, pre_trained)
+        score = FittedLevels(len(teacher.layers), scale_adaptation)
+        self.model = NearestNeighbourModel(teacher, patches, score)  # type: ignore[assignment]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Hold images out for the time of a fit."""
+        callbacks = super().configure_callbacks()
+        return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self.held_out]
+
+    def fit(self) -> None:
+        """Standardise the patches once they are drawn, and fit the weights."""
+        model: Any = self.model
+        model.standardise()
+        images = list(self.held_out.images(self))
+        if images:
+            found = normalisation(getattr(self.pre_processor, "transform", None))
+            found = found and Normalisation(found.mean.to(self.device), found.std.to(self.device))
+            fit_weights(model, torch.cat(images), found, torch.initial_seed() % 2**63)
+
+
+class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
+    """Draws patches in training mode, and returns an ``InferenceBatch`` in evaluation mode.
+
+    Args:
+        teacher: Its features are compared, standardised by channel over the patches.
+        patches: Patches that are kept of each level.
+        map_and_score: Called with the distances, one (B, H_k, W_k) per level, and the (H, W) of the images.
+    """
+
+    def __init__(self, teacher: Teacher, patches: int, map_and_score: "FittedLevels") -> None:
+        super().__init__()
+        self.teacher, self.patches, self.map_and_score = teacher, patches, map_and_score
+        for level, channels in enumerate(teacher.channels):
+            self.register_buffer(f"bank_{level}", torch.empty(0, channels))
+            self.register_buffer(f"mean_{level}", torch.zeros(channels))
+            self.register_buffer(f"scale_{level}", torch.ones(channels))
+        self._keys = [torch.empty(0) for _ in teacher.channels]
+
+    def forward(self, images: torch.Tensor) -> InferenceBatch | None:
+        """Draw patches from normal images, (B, 3, H, W), or predict them."""
+        if not self.training:
+            return self.map_and_score(self.distances(images), images.shape[-2:])
+        for level, features in enumerate(self.teacher(images)):
+            # every patch gets a random key and those with the smallest keys stay: an even draw of unknown length
+            rows = torch.cat([self.get_buffer(f"bank_{level}"), _rows(features)])
+            keys = torch.cat([self._keys[level], torch.rand(len(rows) - len(self._keys[level]))])
+            self._keys[level], kept = keys.topk(min(self.patches, len(keys)), largest=False, sorted=False)
+            setattr(self, f"bank_{level}", rows[kept.to(rows.device)])
+        return None
+
+    def standardise(self) -> None:
+        """Give every channel of the patches mean 0 and variance 1; a dead one gets the typical scale of the others."""
+        for level in range(len(self._keys)):
+            bank = self.get_buffer(f"bank_{level}")
+            variance, mean = torch.var_mean(bank, dim=0)
+            scale = torch.where(variance < _DEAD_SHARE * variance.mean(), variance.mean(), variance).sqrt()
+            for name, value in (("mean", mean), ("scale", scale), ("bank", (bank - mean) / scale)):
+                setattr(self, f"{name}_{level}", value)
+
+    @torch.no_grad()
+    def distances(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Distance of every place to the nearest normal patch, one (B, H_k, W_k) per level.
+
+        Euclidean over the square root of the number of channels: two independent normal patches are at about 1.4.
+        """
+        found = []
+        for level, features in enumerate(self.teacher(images)):
+            mean, scale, bank = (self.get_buffer(f"{name}_{level}") for name in ("mean", "scale", "bank"))
+            rows = (_rows(features) - mean) / scale
+            nearest = torch.cat([torch.cdist(part, bank).amin(dim=1) for part in rows.split(_ROWS)])
+            found.append(nearest.view(len(features), *features.shape[-2:]) / bank.shape[1] ** 0.5)
+        return found
+
+    def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the weights are fitted on, see :meth:`FittedLevels.evidence`."""
+        return self.map_and_score.evidence(self.distances(images), images.shape[-2:])
+
+
+def _rows(features: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) as (B H W, C) in float32."""
+    return features.float().permute(0, 2, 3, 1).flatten(0, 2)
+
+
+class FittedLevels(nn.Module):
+    """Map and score of one distance per level, as ``ScaleAwareCRD`` makes them of two.
+
+    Args:
+        levels: Number of levels K.
+        scale_adaptation: Whether the weights are fitted, or uniform.
+    """
+
+    published = False
+
+    def __init__(self, levels: int, scale_adaptation: str) -> None:
+        super().__init__()
+        self.uniform = scale_adaptation == "uniform"
+        self.smooth_maps = SmoothMaps(sigma=4.0)
+        self.score_weights = FittedWeights(levels * len(EXTENTS))
+        self.map_weights = FittedWeights(levels)
+
+    def evidence(
+        self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 6 K) features of the score and (B, K, h, w) smoothed distances, from one (B, H_k, W_k) per level."""
+        return evidence(self.smooth_maps.thin(distances, size)), self.smooth_maps(distances, size)
+
+    def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> InferenceBatch:
+        """Map and score of images of a size."""
+        features, levels = self.evidence(distances, size)
+        anomaly_map = self.smooth_maps.enlarged(self.map_weights(levels).unsqueeze(1), size)
+        return InferenceBatch(pred_score=self.score_weights(features), anomaly_map=anomaly_map)
 
 
 class TimmReverseDistillation(ReverseDistillation):
     """anomalib's ReverseDistillation with a bottleneck and a decoder that fit any timm backbone.
 
-    anomalib's ``get_decoder`` knows the ResNet family only ("Decoder with architecture ... not supported") and its
-    bottleneck expects 256 or 64 channels in the first map. Here these two parts are the ones of this project, built
-    from the channels of the backbone. Everything else is anomalib's: loss, optimiser (Adam, 0.005), anomaly map
-    (sum over scales, Gaussian sigma 4) and image score (maximum of the map).
+    anomalib's own two know the ResNet family only. Those here are this project's, built from the backbone's channels.
+    Loss, optimiser (Adam, 0.005), map (sum over scales, Gaussian sigma 4) and score (its maximum) are anomalib's.
 
-    Args:
-        backbone: Name of a timm model.
-        layers: Names of three or more feature maps, finest first.
-        pre_trained: Whether the backbone has ImageNet weights.
-        block: Kind of residual block of bottleneck and decoder.
-        depth: Number of residual blocks of the bottleneck and of each stage of the decoder (coarsest first).
-        non_negative: Whether the backbone's maps end in a ReLU, as those of the ResNet family do. The decoder's
-            then do, too.
-        kwargs: Components of anomalib's base class.
+    The first three arguments are those of anomalib's class. ``block`` is the kind of residual block of both parts,
+    ``depth`` their number in the bottleneck and in each stage of the decoder, coarsest first; ``non_negative`` lets the
+    decoder's maps end in a ReLU, as the backbone's do in the ResNet family.
     """
 
     def __init__(
@@ -48,69 +194,36 @@ class TimmReverseDistillation(ReverseDistillation):
         non_negative: bool = False,
         **kwargs: Any,
     ) -> None:
-        # not ReverseDistillation's own constructor: it builds the parts that don't fit and stops
+        # not ReverseDistillation's own constructor, nor that of its model: they build the parts that don't fit
         AnomalibModule.__init__(self, **kwargs)
-        if self.input_size is None:
-            msg = "the pre-processor must resize to a fixed size, it has no Resize"
-            raise ValueError(msg)
-        layers = list(layers)
-        self.backbone, self.layers, self.pre_trained = backbone, layers, pre_trained
-        self.anomaly_map_mode = AnomalyMapGenerationMode.ADD
-        encoder = TimmFeatureExtractor(backbone=backbone, layers=layers, pre_trained=pre_trained)
-        self.model = _TimmReverseDistillationModel(
-            encoder, self.input_size, block=block, depth=depth, non_negative=non_negative
-        )
+        encoder = TimmFeatureExtractor(backbone=backbone, layers=list(layers), pre_trained=pre_trained)
+        self.model = ReverseDistillationModel.__new__(ReverseDistillationModel)
+        nn.Module.__init__(self.model)
+        self.model.tiler = None
+        self.model.encoder = encoder
+        self.model.bottleneck = nn.Identity()  # type: ignore[assignment]
+        self.model.decoder = _Decoder(encoder, block, depth, non_negative=non_negative)  # type: ignore[assignment]
+        generator = AnomalyMapGenerator(self.input_size, mode=AnomalyMapGenerationMode.ADD)  # type: ignore[arg-type]
+        self.model.anomaly_map_generator = generator
         self.loss = ReverseDistillationLoss()
 
 
-class _TimmReverseDistillationModel(ReverseDistillationModel):
-    """The forward pass is anomalib's; only what it calls is built here."""
+class _Decoder(nn.Module):
+    """Bottleneck and decoder in one: anomalib's interface has no place for the sizes of the feature maps."""
 
-    def __init__(
-        self,
-        encoder: TimmFeatureExtractor,
-        input_size: tuple[int, int],
-        *,
-        block: BlockKind,
-        depth: Sequence[int],
-        non_negative: bool,
-    ) -> None:
-        nn.Module.__init__(self)
-        self.tiler = None
-        self.encoder = encoder
+    def __init__(self, encoder: Any, block: BlockKind, depth: Sequence[int], *, non_negative: bool) -> None:
+        super().__init__()
         channels, strides = list(encoder.out_dims), list(encoder.reductions)
-        bottleneck = Bottleneck(channels, strides, block=block, depth=depth[0])
-        student = Student(
+        self.embed = Bottleneck(channels, strides, block=block, depth=depth[0])
+        self.student = Student(
             channels,
             strides,
-            in_channels=bottleneck.out_channels,
-            in_stride=bottleneck.stride,
+            in_channels=self.embed.out_channels,
+            in_stride=self.embed.stride,
             non_negative=[non_negative] * len(channels),
             block=block,
             depth=depth[1:],
         )
-        self.bottleneck = _SizedBottleneck(bottleneck)  # type: ignore[assignment]
-        self.decoder = _SizedDecoder(student)  # type: ignore[assignment]
-        self.anomaly_map_generator = AnomalyMapGenerator(image_size=input_size, mode=AnomalyMapGenerationMode.ADD)
 
-
-class _SizedBottleneck(nn.Module):
-    """Hands the sizes of the feature maps on, which anomalib's interface has no place for."""
-
-    def __init__(self, embed: Bottleneck) -> None:
-        super().__init__()
-        self.embed = embed
-
-    def forward(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Size]]:
-        return self.embed(features), [feature.shape[-2:] for feature in features]
-
-
-class _SizedDecoder(nn.Module):
-    """Takes what the bottleneck hands on."""
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, embedding: tuple[torch.Tensor, list[torch.Size]]) -> list[torch.Tensor]:
-        return self.student(*embedding)
+    def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        return self.student(self.embed(features), [feature.shape[-2:] for feature in features])

@@ -2,12 +2,14 @@
 
 __all__ = ["Bottleneck"]
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from anomalib_scrd.components.blocks import BlockKind, ResidualStage, conv_norm_act, init_convolutions, match_size
+from anomalib_scrd.components.resampling import AxisMatrices, averaged
 
 
 class Bottleneck(nn.Module):
@@ -24,13 +26,19 @@ class Bottleneck(nn.Module):
         strides: Their strides, increasing, each a power of two times the one before.
         block: Kind of residual block.
         depth: Number of residual blocks.
+        places: Largest number of places along a side of the mixed map, 2 or more, before it is halved: a larger map is
+            averaged down to as many (its geometric mean of height and width). The embedding then keeps its number of
+            places whatever the size of the images; with more, the student copies what it should not know. 0 for no
+            limit (published).
 
     Attributes:
         out_channels: Channels of the embedding (twice those of the coarsest scale).
         stride: Its stride (twice that of the coarsest scale).
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], *, block: BlockKind, depth: int) -> None:
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], *, block: BlockKind, depth: int, places: int = 0
+    ) -> None:
         super().__init__()
         coarsest = channels[-1]
         self.out_channels = 2 * coarsest
@@ -40,6 +48,8 @@ class Bottleneck(nn.Module):
         )
         self.mix = conv_norm_act(len(channels) * coarsest, coarsest, 1)
         self.compress = ResidualStage(block, coarsest, self.out_channels, depth=depth, down=2, expansion=4)
+        self.places = places
+        self._averaged = AxisMatrices(averaged)
         init_convolutions(self)
 
     @staticmethod
@@ -68,10 +78,16 @@ class Bottleneck(nn.Module):
             features: One (B, C_k, H_k, W_k) per scale, finest first.
 
         Returns:
-            (B, out_channels, ceil(H_K / 2), ceil(W_K / 2)), non-negative.
+            (B, out_channels, ceil(H / 2), ceil(W / 2)), non-negative, with (H, W) the size of the coarsest scale or,
+            where it is larger, of ``places`` along a side.
         """
         size = features[-1].shape[-2:]
         reduced = [
             match_size(reduction(scale), size) for reduction, scale in zip(self.reductions, features, strict=True)
         ]
-        return self.compress(self.mix(torch.cat(reduced, dim=1))).relu()
+        mixed = self.mix(torch.cat(reduced, dim=1))
+        excess = math.sqrt(size[0] * size[1]) / self.places if self.places else 1.0
+        if excess > 1:
+            rows, columns = (max(2, round(side / excess)) for side in size)
+            mixed = self._averaged(mixed, (min(rows, size[0]), min(columns, size[1]))).to(mixed.dtype)
+        return self.compress(mixed).relu()

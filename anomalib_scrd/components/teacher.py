@@ -68,7 +68,7 @@ class Teacher(nn.Module):
         if not isinstance(pre_trained, (bool, str, Path)):
             msg = f"pre_trained must be true, false or the path of a checkpoint, got {pre_trained!r}"
             raise ValueError(msg)  # noqa: TRY004 - as for every argument that does not fit
-        complete = _create(backbone)
+        complete = _without_weights(backbone)
         stages: Any = complete.feature_info
         info = {entry["module"]: entry for entry in stages}
         self.layers = _check_layers(backbone, layers, info)
@@ -77,9 +77,8 @@ class Teacher(nn.Module):
         self.strides = tuple(int(info[layer]["reduction"]) for layer in self.layers)
 
         features: dict[str, Any] = {"features_only": True, "feature_cls": "getter", "out_indices": indices}
-        file = pre_trained if isinstance(pre_trained, (str, Path)) else None
-        if pre_trained is True:
-            file = installed_weights(backbone)
+        installed = installed_weights(backbone) if pre_trained is True else None
+        file = pre_trained if isinstance(pre_trained, (str, Path)) else installed
         if pre_trained is True and file is None:
             self.backbone = _download(backbone, features)
         else:
@@ -87,7 +86,11 @@ class Teacher(nn.Module):
             if file is not None:
                 network: nn.Module = self.backbone.get_submodule("model")
                 tensors = fit_state_dict(
-                    read_state_dict(file), complete.state_dict(), network.state_dict(), source=repr(str(file))
+                    read_state_dict(file),
+                    complete.state_dict(),
+                    network.state_dict(),
+                    source=repr(str(file)),
+                    known=file == installed,
                 )
                 network.load_state_dict(tensors)
         self.requires_grad_(requires_grad=False)
@@ -143,14 +146,20 @@ class Teacher(nn.Module):
         return tuple(bool(output.min() >= 0) for output in outputs)
 
 
-def _create(backbone: str) -> nn.Module:
+def _without_weights(backbone: str) -> nn.Module:
+    """The complete network on the meta device: its layers and shapes, without memory, initialisation or a download.
+
+    Raises:
+        ValueError: If timm has no such network, or it has no feature maps.
+    """
     if not isinstance(backbone, str) or not timm.is_model(backbone.partition(".")[0]):
         close = difflib.get_close_matches(str(backbone), timm.list_models(), n=6, cutoff=0.5)
         hint = f"close names are {close}" if close else "e.g. wide_resnet50_2, resnet18, tf_efficientnet_lite0"
         msg = f"backbone {backbone!r} is unknown to timm; {hint}; timm.list_models() lists all"
         raise ValueError(msg)
     try:
-        model = timm.create_model(backbone, pretrained=False)
+        with torch.device("meta"):
+            model = timm.create_model(backbone, pretrained=False)
     except RuntimeError as error:  # an unknown tag
         msg = f"backbone {backbone!r}: {error} timm has {timm.list_pretrained(backbone.partition('.')[0])}"
         raise ValueError(msg) from error

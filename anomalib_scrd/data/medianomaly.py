@@ -8,12 +8,13 @@ from anomalib.data.utils import Split, TestSplitMode, ValSplitMode
 from pandas import DataFrame
 from torchvision.transforms.v2 import Transform
 
+from anomalib_scrd.data.file_checks import check_images
 from anomalib_scrd.data.layouts import find_set, read_set
-from anomalib_scrd.data.reading import NamesUnreadableFiles, check_images
+from anomalib_scrd.data.unreadable_files import FileNamingDataset
 from anomalib_scrd.data.validation import RepeatableDataModule
 
 
-class MedIAnomalyDataset(NamesUnreadableFiles):
+class MedIAnomalyDataset(FileNamingDataset):
     """Images of one split of one set.
 
     Args:
@@ -104,6 +105,6 @@ class MedIAnomaly(RepeatableDataModule):
 
     def _setup(self, _stage: str | None = None) -> None:
         samples = read_set(self.category, self.root)
-        check_images([*samples.image_path, *(path for path in samples.mask_path if path)])
+        check_images(samples.image_path, (path for path in samples.mask_path if path))
         self.train_data = MedIAnomalyDataset(samples, self.category, Split.TRAIN)
         self.test_data = MedIAnomalyDataset(samples, self.category, Split.TEST)

@@ -97,7 +97,7 @@ class PhantomSlices(RepeatableDataModule):
             n_test_lesions=n_test_lesions,
             seed=seed,
         )
-        self._told = False
+        self._announced = False
 
     def prepare_data(self) -> None:
         """Draw the slices unless they are there, and say once that they are drawn.
@@ -105,8 +105,8 @@ class PhantomSlices(RepeatableDataModule):
         Raises:
             ValueError: If ``root`` holds anything that was not drawn by this class.
         """
-        if not self._told:
-            self._told = True
+        if not self._announced:
+            self._announced = True
             logger.warning(
                 "PhantomSlices: the images are drawn, not measured. Scores on them show that the installation works "
                 "and say nothing about real data. Files: %s",

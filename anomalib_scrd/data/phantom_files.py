@@ -1,6 +1,6 @@
-"""A folder of drawn phantom slices: its layout, its seal, and how it comes to be whole or not at all."""
+"""A folder of drawn phantom slices: its layout, its file of parameters, and how it comes to be whole or not at all."""
 
-__all__ = ["SEAL", "PhantomSpec", "is_drawn", "write_phantoms"]
+__all__ = ["PARAMETERS_FILE", "PhantomSpec", "is_drawn", "write_phantoms"]
 
 import json
 import shutil
@@ -15,10 +15,10 @@ from PIL import Image
 
 from anomalib_scrd.data.phantom_drawing import LESION_SIZES, draw_slices, sample_anatomy, sample_lesions
 
-SEAL = "phantom_slices.json"
+PARAMETERS_FILE = "phantom_slices.json"
 """File that holds the parameters of a finished folder."""
 
-_VERSION = 1  # raise it when the same parameters draw other pictures
+_VERSION = 2  # raise it when the same parameters draw other pictures
 _CHUNK = 8  # heads drawn at once: bounds the memory, and part of what a seed means
 
 
@@ -74,8 +74,8 @@ class PhantomSpec:
             for index, kind in enumerate(LESION_SIZES):
                 yield Path(split, kind), masks / kind, kind, lesions, 10 * stream + index + 1
 
-    def seal(self) -> dict[str, int]:
-        """What the seal of a finished folder holds."""
+    def parameters(self) -> dict[str, int]:
+        """What the file of parameters holds."""
         return {"version": _VERSION, **asdict(self)}
 
 
@@ -87,9 +87,9 @@ def is_drawn(root: Path, spec: PhantomSpec) -> bool:
         spec: What it should hold.
 
     Returns:
-        True if the seal and the number of files in each folder fit.
+        True if the parameters and the number of files in each folder fit.
     """
-    if _read_seal(root) != spec.seal():
+    if _read_parameters(root) != spec.parameters():
         return False
     for images, masks, _, count, _ in spec.folders():
         for folder in (images, masks):
@@ -111,9 +111,9 @@ def write_phantoms(root: Path, spec: PhantomSpec) -> None:
         ValueError: If ``root`` holds anything that wasn't drawn here; it's left alone.
     """
     root = root.resolve()  # a link stays a link
-    if root.exists() and _read_seal(root) is None and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and _read_parameters(root) is None and (not root.is_dir() or any(root.iterdir())):
         msg = (
-            f"root {str(root)!r} exists and wasn't drawn by PhantomSlices (it has no {SEAL}); "
+            f"root {str(root)!r} exists and wasn't drawn by PhantomSlices (it has no {PARAMETERS_FILE}); "
             "give a new or an empty folder"
         )
         raise ValueError(msg)
@@ -133,10 +133,10 @@ def write_phantoms(root: Path, spec: PhantomSpec) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_seal(root: Path) -> dict[str, int] | None:
-    """Contents of the seal, None without one."""
+def _read_parameters(root: Path) -> dict[str, int] | None:
+    """Contents of the file of parameters, None without one."""
     try:
-        return dict(json.loads((root / SEAL).read_text(encoding="utf-8")))
+        return dict(json.loads((root / PARAMETERS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -155,7 +155,7 @@ def _draw_into(root: Path, spec: PhantomSpec) -> None:
                 Image.fromarray(image.numpy()).save(root / images / name)
                 if masks is not None:
                     Image.fromarray(mask.numpy()).save(root / masks / name)
-    (root / SEAL).write_text(json.dumps(spec.seal(), indent=2) + "\n", encoding="utf-8")
+    (root / PARAMETERS_FILE).write_text(json.dumps(spec.parameters(), indent=2) + "\n", encoding="utf-8")
 
 
 def _chunk(spec: PhantomSpec, kind: str | None, stream: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:

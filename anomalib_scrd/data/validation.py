@@ -1,6 +1,6 @@
 """Validation images made from normal training images: anomalib's synthetic anomalies, repeatable by a seed."""
 
-__all__ = ["RepeatableDataModule", "SyntheticValidation", "synthetic_split"]
+__all__ = ["RepeatableDataModule", "SyntheticValidation", "seeded", "synthetic_split"]
 
 import os
 import random
@@ -19,7 +19,7 @@ from anomalib.data.utils.split import random_split
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 
-from anomalib_scrd.data.reading import NamesUnreadableFiles, naming_unreadable_files
+from anomalib_scrd.data.unreadable_files import FileNamingDataset, naming_unreadable_files
 
 
 class RepeatableDataModule(AnomalibDataModule, ABC):
@@ -41,7 +41,7 @@ class RepeatableDataModule(AnomalibDataModule, ABC):
             super()._create_val_split()
 
 
-class SyntheticValidation(NamesUnreadableFiles, SyntheticAnomalyDataset):
+class SyntheticValidation(FileNamingDataset, SyntheticAnomalyDataset):
     """Normal images, half of them with anomalies by anomalib's Perlin generator.
 
     anomalib's own class draws from the global random state and deletes its files when any copy of it dies, copies in
@@ -55,7 +55,7 @@ class SyntheticValidation(NamesUnreadableFiles, SyntheticAnomalyDataset):
 
     def __init__(self, normal: AnomalibDataset, seed: int | None) -> None:
         try:
-            with _seeded(seed):
+            with seeded(seed):
                 super().__init__(normal.augmentations, normal.samples, normal.name)
         except (OSError, SyntaxError):
             if hasattr(self, "root"):
@@ -106,7 +106,7 @@ def synthetic_split(
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
     """Seed Python, NumPy and torch inside, and restore their states after."""
     if seed is None:
         yield

@@ -59,5 +59,7 @@ def labels_and_outlines(
         return labels, None
     peaks = maps.amax(dim=(-2, -1), keepdim=True)
     near_peak = peaks - (1 - _OUTLINE_OF_PEAK) * peaks.abs()
-    outlined = torch.where(peaks > map_threshold, maps > map_threshold, maps >= near_peak)
+    high = peaks > map_threshold
+    # Not torch.where, which ONNX Runtime lacks for bool.
+    outlined = (high & (maps > map_threshold)) | (~high & (maps >= near_peak))
     return labels, outlined & labels.reshape(-1, *(1,) * (maps.ndim - 1))

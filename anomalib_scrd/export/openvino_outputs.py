@@ -1,28 +1,34 @@
-"""Names in an OpenVINO file that its users can rely on."""
+"""Names in an OpenVINO model that its users can rely on."""
 
 __all__ = ["keep_names_of_outputs"]
 
-from pathlib import Path
-from xml.etree import ElementTree as ET
+from collections.abc import Collection
+from typing import Any
 
 
-def keep_names_of_outputs(path: Path) -> None:
-    """Take the names of all tensors but inputs and outputs out of an OpenVINO file.
+def keep_names_of_outputs(model: Any, outputs: Collection[str]) -> None:
+    """Take the names of all tensors but inputs and outputs out of an OpenVINO model.
 
     Where the size of the input is fixed, batch included, OpenVINO drops the last operation of the post-processing when
     it compiles the model, and the output carries the names of the tensors before it as well as its own. anomalib's
     ``OpenVINOInferencer`` takes any one of them, another in each process.
 
     Args:
-        path: The .xml file; changed in place.
+        model: ``openvino.Model``; changed in place.
+        outputs: Names of its outputs.
+
+    Raises:
+        ValueError: If the model has an output with none of these names.
     """
-    tree = ET.parse(path)  # noqa: S314
-    layers = tree.findall(".//layer")
-    outputs = {name for layer in layers for name in layer.get("output_names", "").split(",")}
-    for layer in layers:
-        if layer.get("type") == "Parameter":
+    wanted = set(outputs)
+    nameless = [output.names for output in model.outputs if not output.names & wanted]
+    if nameless:
+        msg = f"the model's outputs must be among {sorted(wanted)}, got one that is named {sorted(nameless[0])}"
+        raise ValueError(msg)
+    for node in model.get_ops():
+        if node.get_type_name() in {"Parameter", "Result"}:
             continue
-        for port in layer.findall("./output/port"):
-            if not outputs & set(port.get("names", "").split(",")):
-                port.attrib.pop("names", None)
-    tree.write(path)
+        for output in node.outputs():
+            tensor = output.get_tensor()
+            if tensor.names:
+                tensor.set_names(tensor.names & wanted)

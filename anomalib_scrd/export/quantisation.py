@@ -1,26 +1,34 @@
-"""INT8 export with quantised activations: the networks are quantised, what compares them is not.
+"""INT8 export: the networks are quantised; what prepares their input and what compares them is not.
 
 anomalib quantises the whole graph. The product of two squared norms under the root of the cosine then has 256 steps,
 most positions round to zero, and every image gets the same map and score. The map itself does not fit either: its
 range is calibrated on mostly normal images, and what stands out is clipped.
 """
 
-__all__ = ["comparison_nodes", "quantise", "quantise_with_accuracy_control"]
+__all__ = [
+    "comparison_nodes",
+    "compress_weights",
+    "preparation_nodes",
+    "quantise",
+    "quantise_with_accuracy_control",
+]
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data import ImageBatch
 from anomalib.metrics import F1Score
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 from torchvision.transforms.v2.functional import resize
 
+_CONVOLUTIONS = {"Convolution", "GroupConvolution"}
+
 
 def comparison_nodes(model: Any) -> list[str]:
-    """Names of the nodes that stay in floating point: the cosine and everything computed from it.
+    """Names of the nodes behind the networks that stay in floating point: the cosine and everything computed from it.
 
     They are what flows out of sums over channels, and the products that are summed. A backbone with such sums of its
     own would lose its speed behind them, never its scores.
@@ -30,52 +38,87 @@ def comparison_nodes(model: Any) -> list[str]:
 
     Returns:
         Names, sorted.
+
+    Raises:
+        ValueError: If the model has no such sums: it would be quantised as a whole.
     """
-    waiting = []
-    for node in model.get_ops():
-        if node.get_type_name() == "ReduceSum":
-            waiting += [node, node.input_value(0).get_node()]
-    names: set[str] = set()
-    while waiting:
-        node = waiting.pop()
-        if node.get_friendly_name() not in names and node.get_type_name() != "Result":
-            names.add(node.get_friendly_name())
-            waiting += [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
-    return sorted(names)
+    networks = _behind(_convolutions(model), lambda _: True)
+    sums = [node for node in model.get_ops() if _is_sum(node) and node.get_friendly_name() in networks]
+    if not sums:
+        msg = (
+            "the model has no sums over channels behind its convolutions, by which the comparison of teacher and "
+            "student is found: it would be quantised as a whole, and its scores would be wrong"
+        )
+        raise ValueError(msg)
+    products = [node.input_value(0).get_node() for node in sums]
+    return sorted(_behind([*sums, *products], lambda _: True))
 
 
-def quantise(model: Any, datamodule: AnomalibDataModule | None) -> Any:
-    """Post-training quantisation (``INT8_PTQ``).
+def preparation_nodes(model: Any) -> list[str]:
+    """Names of the nodes before the first convolutions: resize and normalisation of the images.
 
     Args:
         model: ``openvino.Model``.
-        datamodule: Its validation images calibrate the ranges.
+
+    Returns:
+        Names, sorted.
+    """
+    inputs = [parameter.get_node() for parameter in model.inputs]
+    return sorted(_behind(inputs, lambda node: node.get_type_name() not in _CONVOLUTIONS))
+
+
+def compress_weights(model: Any) -> Any:
+    """Weights in INT8, activations in floating point (``INT8``).
+
+    Args:
+        model: ``openvino.Model``.
+
+    Returns:
+        The compressed model.
+
+    Raises:
+        ValueError: If the comparison is not found, see :func:`comparison_nodes`.
+    """
+    import nncf
+
+    return nncf.compress_weights(model, ignored_scope=_ignored(model))
+
+
+def quantise(model: Any, images: DataLoader) -> Any:
+    """Post-training quantisation (``INT8_PTQ``).
+
+    Args:
+        model: ``openvino.Model``, for one image or for any number.
+        images: Normal images that calibrate the ranges of activations, one a batch.
 
     Returns:
         The quantised model.
 
     Raises:
-        ValueError: If there are no validation images.
+        ValueError: If the comparison is not found, see :func:`comparison_nodes`.
     """
     import nncf
 
-    images = nncf.Dataset(_validation(datamodule, model, "INT8_PTQ"), lambda batch: _fitting(batch.image, model))
-    return nncf.quantize(model, images, ignored_scope=_ignored(model))
+    return nncf.quantize(model, _dataset(images, model), ignored_scope=_ignored(model))
 
 
 def quantise_with_accuracy_control(
     model: Any,
-    datamodule: AnomalibDataModule | None,
+    images: DataLoader,
+    labelled: DataLoader,
+    *,
     metric: Metric | None,
     max_drop: float,
 ) -> Any:
     """Quantisation that takes operations back until a metric is near enough to the original's (``INT8_ACQ``).
 
-    anomalib's own version never resets the metric: what it compares is the mean over all its trials so far.
+    anomalib's own version chooses by the test images, and never resets the metric: what it compares is the mean over
+    all its trials so far.
 
     Args:
-        model: ``openvino.Model``.
-        datamodule: Its validation images calibrate the ranges, its test images are scored.
+        model: ``openvino.Model``, for one image or for any number.
+        images: As for :func:`quantise`.
+        labelled: Validation images that are scored, one a batch.
         metric: An anomalib metric, higher is better; None takes the F1 score of images.
         max_drop: Largest drop of the metric, in [0, 1].
 
@@ -83,14 +126,10 @@ def quantise_with_accuracy_control(
         The quantised model.
 
     Raises:
-        ValueError: If there are no validation images, or max_drop is out of range.
+        ValueError: If the comparison is not found, see :func:`comparison_nodes`.
     """
     import nncf
 
-    if not 0 <= max_drop <= 1:
-        msg = f"max_drop must lie in [0, 1], got {max_drop}"
-        raise ValueError(msg)
-    validation = _validation(datamodule, model, "INT8_ACQ")
     metric = F1Score(fields=["pred_label", "gt_label"]) if metric is None else metric
 
     def measure(compiled: Any, batches: Iterable[ImageBatch]) -> tuple[float, None]:
@@ -105,43 +144,58 @@ def quantise_with_accuracy_control(
             }
             mask = batch.gt_mask
             if mask is not None:
-                mask = F.interpolate(mask[:, None].float(), size=image.shape[-2:])[:, 0].bool()
+                size = predictions["anomaly_map"].shape[-2:]
+                mask = F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
             metric.update(ImageBatch(image=image, gt_label=batch.gt_label, gt_mask=mask, **predictions))
         return float(metric.compute()), None
 
     return nncf.quantize_with_accuracy_control(
         model,
-        nncf.Dataset(validation, lambda batch: _fitting(batch.image, model)),
-        nncf.Dataset(datamodule.test_dataloader()),  # type: ignore[union-attr]  # _validation refuses None
+        _dataset(images, model),
+        nncf.Dataset(labelled),
         measure,
         max_drop=max_drop,
         ignored_scope=_ignored(model),
     )
 
 
+def _dataset(images: DataLoader, model: Any) -> Any:
+    import nncf
+
+    return nncf.Dataset(images, lambda batch: _fitting(batch.image, model).numpy())
+
+
 def _ignored(model: Any) -> Any:
     import nncf
 
     # The names lie in OpenVINO's graph; NNCF's leaves out nodes that only compute shapes.
-    return nncf.IgnoredScope(names=comparison_nodes(model), validate=False)
-
-
-def _validation(datamodule: AnomalibDataModule | None, model: Any, kind: str) -> DataLoader:
-    """Loader of the validation images, in the batches that the model takes."""
-    if datamodule is not None:
-        datamodule.setup("fit")
-    if datamodule is None or not hasattr(datamodule, "val_data"):
-        msg = f"{kind} needs a datamodule with validation images, got {datamodule!r}"
-        raise ValueError(msg)
-    batch = model.input(0).partial_shape[0]
-    if batch.is_static:
-        datamodule.eval_batch_size = batch.get_length()
-    return datamodule.val_dataloader()
+    return nncf.IgnoredScope(names=[*comparison_nodes(model), *preparation_nodes(model)], validate=False)
 
 
 def _fitting(images: Any, model: Any) -> torch.Tensor:
-    """Images, (B, 3, H, W), at the size of the model's input where that is fixed, as training resized them."""
+    """Images, (B, 3, H, W), at the size of the model's input where that is fixed."""
     height, width = (model.input(0).partial_shape[axis] for axis in (2, 3))
     if height.is_dynamic or width.is_dynamic:
         return images
     return resize(images, [height.get_length(), width.get_length()], antialias=True)
+
+
+def _convolutions(model: Any) -> list[Any]:
+    return [node for node in model.get_ops() if node.get_type_name() in _CONVOLUTIONS]
+
+
+def _is_sum(node: Any) -> bool:
+    return node.get_type_name() == "ReduceSum"
+
+
+def _behind(nodes: Iterable[Any], enter: Callable[[Any], bool]) -> set[str]:
+    """Names of nodes and of what flows out of them, as far as ``enter`` lets, without the model's results."""
+    waiting = list(nodes)
+    names: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        name = node.get_friendly_name()
+        if name not in names and node.get_type_name() != "Result" and enter(node):
+            names.add(name)
+            waiting += [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
+    return names

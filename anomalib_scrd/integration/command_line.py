@@ -1,41 +1,36 @@
 """What the user of anomalib's command line sees of an error."""
 
-__all__ = ["plain_errors"]
+__all__ = ["short_errors"]
 
-import inspect
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """End with the message of an error, and nothing else, where anomalib's command line builds an object.
+def short_errors() -> Iterator[None]:
+    """End the program with the message of an error alone, where jsonargparse builds an object for a command line.
 
-    jsonargparse would say there that a type does not fit, with a traceback before and all arguments behind it, and the
-    reason somewhere between. Elsewhere nothing changes.
+    jsonargparse would report that a type does not fit, with a traceback before and all arguments behind it. Elsewhere,
+    anomalib's pipelines included, nothing changes.
 
     Raises:
         SystemExit: In place of an error, on the command line.
     """
     try:
         yield
-    except (ValueError, RuntimeError, OSError) as error:
-        if not _built_by_command_line():
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        parser = _building_parser()
+        if parser is None or not parser.exit_on_error:
             raise
-        msg = f"anomalib: error: {error}"
+        msg = f"{parser.prog.partition(' ')[0] or 'anomalib'}: error: {error}"
         raise SystemExit(msg) from error
 
 
-def _built_by_command_line() -> bool:
-    """Whether anomalib's command line is among the callers, and at building objects: its pipelines take errors."""
-    module = sys.modules.get("anomalib.cli.cli")
-    if module is None:
-        return False
-    code = module.AnomalibCLI.instantiate_classes.__code__
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code is code:
-            return True
-        frame = frame.f_back
-    return False
+def _building_parser() -> Any:
+    """The parser that builds an object just now, or None; also None where jsonargparse no longer tells."""
+    try:
+        from jsonargparse._common import class_instantiators, parent_parser
+    except ImportError:
+        return None
+    return None if class_instantiators.get() is None else parent_parser.get()

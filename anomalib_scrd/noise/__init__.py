@@ -1,7 +1,6 @@
-"""Synthetic anomalies: noise fields, patches, and adding them to images."""
+"""Synthetic anomalies: simplex noise and other kinds, and the generator of a training step."""
 
-__all__ = ["NOISE_KINDS", "AnomalyParameters", "SyntheticAnomalies", "noise_field", "step_generator"]
+__all__ = ["MIXED", "NOISE_KINDS", "Normalisation", "SyntheticAnomalies", "step_generator"]
 
-from anomalib_scrd.noise.fields import NOISE_KINDS, noise_field
 from anomalib_scrd.noise.seeding import step_generator
-from anomalib_scrd.noise.synthesis import AnomalyParameters, SyntheticAnomalies
+from anomalib_scrd.noise.synthesis import MIXED, NOISE_KINDS, Normalisation, SyntheticAnomalies

@@ -1,17 +1,13 @@
-"""Noise fields of every kind: octaves over (channel, row, column)."""
+"""Fields of simplex noise: octaves over (channel, row, column)."""
 
-__all__ = ["NOISE_KINDS", "NoiseState", "noise_at", "noise_field", "sample_state"]
+__all__ = ["NoiseState", "noise_at", "noise_field", "sample_state"]
 
 from typing import NamedTuple
 
 import torch
 
 from anomalib_scrd.noise.patches import Points, grid_points
-from anomalib_scrd.noise.perlin import perlin
 from anomalib_scrd.noise.simplex import simplex
-from anomalib_scrd.noise.white import white
-
-NOISE_KINDS = ("simplex", "perlin", "gaussian")
 
 # Fields begin anywhere in this many periods of their first octave: far from each other, near enough for float32.
 _SPAN = 64.0
@@ -43,7 +39,6 @@ def sample_state(count: int, octaves: int, generator: torch.Generator) -> NoiseS
 
 
 def noise_field(
-    kind: str,
     state: NoiseState,
     channels: int,
     height: int,
@@ -55,10 +50,8 @@ def noise_field(
     """Compute noise fields.
 
     ``sum_o persistence**o * noise(2**o * (c, i, j) / period)``, unnormalised, as the paper's generator adds them.
-    ``gaussian`` is white: it has no octaves and no period, only the first seed counts.
 
     Args:
-        kind: ``simplex``, ``perlin`` or ``gaussian``.
         state: What is random, for N fields.
         channels: Number of channels; neighbouring ones are neighbours in the noise.
         height: Rows.
@@ -68,17 +61,13 @@ def noise_field(
 
     Returns:
         (N, channels, height, width) float32 with a standard deviation of about 0.41 at six octaves and persistence 0.6.
-
-    Raises:
-        ValueError: If ``kind`` is unknown.
     """
     points = grid_points(len(state.seeds), height, width, state.seeds.device)
-    field = noise_at(kind, state, points, channels, period=period, persistence=persistence)
+    field = noise_at(state, points, channels, period=period, persistence=persistence)
     return field.view(channels, -1, height, width).transpose(0, 1).contiguous()
 
 
 def noise_at(
-    kind: str,
     state: NoiseState,
     points: Points,
     channels: int,
@@ -89,7 +78,6 @@ def noise_at(
     """Compute noise fields at some of their points.
 
     Args:
-        kind: ``simplex``, ``perlin`` or ``gaussian``.
         state: What is random, for N fields.
         points: P points of these fields.
         channels: Number of channels C, computed at every point.
@@ -98,20 +86,10 @@ def noise_at(
 
     Returns:
         (C, P) float32.
-
-    Raises:
-        ValueError: If ``kind`` is unknown.
     """
-    if kind not in NOISE_KINDS:
-        msg = f"noise must be one of {NOISE_KINDS}, got {kind!r}"
-        raise ValueError(msg)
     device = state.seeds.device
     channel = torch.arange(channels, device=device).view(-1, 1)
     seeds, offsets = state.seeds.t(), state.offsets.permute(2, 1, 0)  # (octaves, N) and (3, octaves, N)
-    if kind == "gaussian":
-        z, y, x = (steps.to(torch.int32) for steps in (channel, points.row, points.column))
-        return white(z, y, x, seeds[0, points.field])
-    function = simplex if kind == "simplex" else perlin
     octave = torch.arange(len(seeds), device=device).view(-1, 1, 1)
     frequency, weight = (1 << octave) / period, persistence**octave
 
@@ -119,7 +97,7 @@ def noise_at(
         starts = offsets.index_select(2, field).unsqueeze(2)
         # all octaves at once: few kernels on a GPU
         z, y, x = (start + frequency * step for start, step in zip(starts, (channel, row, column), strict=True))
-        octaves = function(z, y, x, seeds.index_select(1, field).unsqueeze(1))  # (octaves, C, P)
+        octaves = simplex(z, y, x, seeds.index_select(1, field).unsqueeze(1))  # (octaves, C, P)
         return octaves.mul_(weight).sum(dim=0)
 
     size = _points_at_once(seeds.shape[0] * channels, device)

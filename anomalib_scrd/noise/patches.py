@@ -1,6 +1,6 @@
-"""Where synthetic anomalies lie: rectangles of random size and place."""
+"""Random rectangles, and the points inside them."""
 
-__all__ = ["Points", "covered_points", "grid_points", "sample_rectangles", "where_allowed"]
+__all__ = ["Points", "covered_points", "grid_points", "sample_rectangles"]
 
 from typing import NamedTuple
 
@@ -28,12 +28,12 @@ def grid_points(fields: int, height: int, width: int, device: torch.device) -> P
 
 
 def covered_points(covered: torch.Tensor) -> Points:
-    """The points at which something is to be drawn, where their number is at hand; else all points.
+    """Select the covered points on an eager CPU, and all points elsewhere.
 
-    A GPU would have to tell it to the host, which would wait, and a compiled graph is made for one number of points.
+    Their number is not known to the host on a GPU without waiting, and a compiled graph has a fixed number of points.
 
     Args:
-        covered: (N, H, W) bool, where something is to be drawn.
+        covered: (N, H, W) bool.
 
     Returns:
         At least the covered points of N fields.
@@ -50,54 +50,27 @@ def _number_is_at_hand(device: torch.device) -> bool:
 
 def sample_rectangles(
     batch: int,
-    count: int,
     image_size: tuple[int, int],
     heights: tuple[int, int],
     widths: tuple[int, int],
     generator: torch.Generator,
-    foreground: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Draw rectangles that lie inside the image: height and width uniform, place uniform among those possible.
 
     Args:
-        batch: Number of images B.
-        count: Rectangles per image N.
+        batch: Number of rectangles B.
         image_size: (H, W).
         heights: Smallest and largest height in pixels, both possible.
         widths: Smallest and largest width.
         generator: Source of randomness; the result lies on its device.
-        foreground: (B, 1, H, W), above 0 where the centre of a rectangle may lie; the rectangle is then moved inside
-            the image. Anywhere in an image without foreground.
 
     Returns:
-        (B, N, 4) int64: top, left, height, width.
+        (B, 4) int64: top, left, height, width.
     """
-    device = generator.device
-    draw = torch.rand(4, batch, count, generator=generator, device=device)
+    draw = torch.rand(4, batch, generator=generator, device=generator.device)
     height = heights[0] + (draw[0] * (heights[1] - heights[0] + 1)).long()
     width = widths[0] + (draw[1] * (widths[1] - widths[0] + 1)).long()
     rows, columns = image_size
-    if foreground is None:
-        top = (draw[2] * (rows - height + 1)).long()
-        left = (draw[3] * (columns - width + 1)).long()
-    else:
-        allowed = where_allowed(foreground).flatten(1).float()  # (B, H * W)
-        # The largest of independent uniform numbers is equally likely at every allowed pixel.
-        lottery = torch.rand(batch, count, rows * columns, generator=generator, device=device)
-        centre = (lottery * allowed.unsqueeze(1)).argmax(dim=-1)
-        top = torch.minimum((centre // columns - height // 2).clamp_min(0), rows - height)
-        left = torch.minimum((centre % columns - width // 2).clamp_min(0), columns - width)
+    top = (draw[2] * (rows - height + 1)).long()
+    left = (draw[3] * (columns - width + 1)).long()
     return torch.stack([top, left, height, width], dim=-1)
-
-
-def where_allowed(foreground: torch.Tensor) -> torch.Tensor:
-    """Where anomalies may lie.
-
-    Args:
-        foreground: (B, 1, H, W), above 0 in the foreground.
-
-    Returns:
-        (B, 1, H, W) bool: the foreground, or everywhere in an image without one.
-    """
-    inside = foreground > 0
-    return inside | ~inside.flatten(1).any(dim=1).view(-1, 1, 1, 1)

@@ -1,14 +1,9 @@
-"""Maps brought to another size and smoothed: both are linear along each axis, so one matrix does both."""
+"""Gaussian smoothing along an axis."""
 
-__all__ = ["AxisFunction", "AxisMatrices", "gaussian_kernel", "resized", "smoothed"]
-
-from collections.abc import Callable
-from typing import Any
+__all__ = ["gaussian_kernel", "smoothed"]
 
 import torch
 from torch.nn import functional as F  # noqa: N812
-
-AxisFunction = Callable[[torch.Tensor, int], torch.Tensor]
 
 _TRUNCATE = 4.0
 
@@ -26,13 +21,6 @@ def gaussian_kernel(sigma: float) -> torch.Tensor:
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
     return (kernel / kernel.sum()).float()
-
-
-def resized(signals: torch.Tensor, length: int) -> torch.Tensor:
-    """Signals (N, L) at another length, linearly interpolated as ``F.interpolate`` does for images; (N, length)."""
-    if signals.shape[1] == length:
-        return signals
-    return F.interpolate(signals.unsqueeze(1), size=length, mode="linear", align_corners=False).squeeze(1)
 
 
 def smoothed(signals: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -53,42 +41,3 @@ def smoothed(signals: torch.Tensor, sigma: float) -> torch.Tensor:
     radius = kernel.shape[0] // 2
     mode = "reflect" if radius < signals.shape[1] else "replicate"
     return F.conv1d(F.pad(signals.unsqueeze(1), (radius, radius), mode=mode), kernel.view(1, 1, -1)).squeeze(1)
-
-
-class AxisMatrices:
-    """A linear map of rows and columns, such as resizing and smoothing, as two products of matrices.
-
-    Maps of 8 x 8 that become 64 x 64 need a hundredth of the operations that interpolation and convolution need, and
-    products of matrices run near a processor's limit, where a convolution of few channels does not.
-
-    Args:
-        function: What the map does to signals (N, L) along an axis, given them and the length of the result.
-    """
-
-    def __init__(self, function: AxisFunction) -> None:
-        self._function = function
-        self._built: dict[tuple[int, int, torch.device], torch.Tensor] = {}
-
-    def __call__(self, maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
-        """Apply it to maps (B, M, h, w); (B, M, *size), float32 also under autocast.
-
-        Half precision would round the map, and with it the score, to two or three digits.
-        """
-        with torch.autocast(maps.device.type, enabled=False):
-            rows, columns = (self._matrix(*lengths, maps.device) for lengths in zip(maps.shape[-2:], size, strict=True))
-            return rows.mT @ (maps.float() @ columns)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy, on another device or in another process, builds its own matrices."""
-        return self.__dict__ | {"_built": {}}
-
-    def _matrix(self, inputs: int, outputs: int, device: torch.device) -> torch.Tensor:
-        """(inputs, outputs): what the signal with a single 1 at each place becomes."""
-        if torch.compiler.is_compiling():  # a graph folds it, and must not leave its own tensors here
-            return self._function(torch.eye(inputs, device=device), outputs)
-        key = (inputs, outputs, device)
-        if key not in self._built:
-            # They outlive the inference mode in which Lightning validates, whose own tensors take part in no gradient.
-            with torch.inference_mode(mode=False), torch.no_grad():
-                self._built[key] = self._function(torch.eye(inputs, device=device), outputs)
-        return self._built[key]

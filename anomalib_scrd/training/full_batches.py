@@ -1,8 +1,9 @@
-"""The last batch of an epoch, filled up to the size of the others."""
+"""The last batch of an epoch, filled up to the size of the others; and a batch that is too small."""
 
-__all__ = ["FullBatches"]
+__all__ = ["FullBatches", "explained_batch_norm_error"]
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -37,3 +38,27 @@ class FullBatches:
                 names = None if names is None or other_names is None else names + other_names[:missing]
         self._before = images, names
         return images, names
+
+
+@contextmanager
+def explained_batch_norm_error(images: torch.Tensor) -> Iterator[None]:
+    """Name the size of a batch that is too small for batch norm, which torch does not.
+
+    Args:
+        images: The batch, (B, 3, H, W).
+
+    Raises:
+        ValueError: In place of torch's error.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:  # the latter from a compiled model
+        if "more than 1 value per channel" not in str(error):
+            raise
+        batch_size, _, height, width = images.shape
+        msg = (
+            f"a training batch of {batch_size} image of {height} x {width} pixels leaves one position of the "
+            "embedding, and batch norm needs two: give larger images, or a train_batch_size that leaves no single "
+            "image for the last batch of an epoch"
+        )
+        raise ValueError(msg) from error

@@ -5,6 +5,7 @@ __all__ = ["ENOUGH", "HeldOut", "held_out_indices"]
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -75,6 +76,11 @@ class HeldOut(Callback):
         """Number of images that are held out."""
         return 0 if self.dataset is None else len(self.dataset)
 
+    @property
+    def whole(self) -> AnomalibDataset | None:
+        """Training images before any were held out; None outside of a fit."""
+        return None if self._taken_from is None else self._taken_from[1]
+
     def loader(self) -> DataLoader:
         """A loader of the held-out images in a fixed order, in batches of the data module's ``eval_batch_size``.
 
@@ -135,9 +141,11 @@ class HeldOut(Callback):
         chosen: list[int] = []
         if obstacle is None:
             whole = datamodule.train_data
-            chosen = held_out_indices(whole.samples.image_path, self.share, self.seed, _normal(whole))
+            chosen = held_out_indices(
+                whole.samples.image_path, self.share, self.seed, _normal(whole), _together(whole.samples)
+            )
             if not chosen:
-                obstacle = f"there are only {len(whole)} training images"
+                obstacle = f"the {len(whole)} training images are too few, or of too few patients or volumes"
         if obstacle is not None:
             logger.warning(
                 "No normal training images are held out, because %s. Thresholds come from the normal validation "
@@ -198,7 +206,11 @@ class HeldOut(Callback):
 
 
 def held_out_indices(
-    paths: Sequence[str], share: float, seed: int = 0, normal: Sequence[bool] | None = None
+    paths: Sequence[str],
+    share: float,
+    seed: int = 0,
+    normal: Sequence[bool] | None = None,
+    together: Sequence[str] | None = None,
 ) -> list[int]:
     """Choose the images that are held out.
 
@@ -207,6 +219,8 @@ def held_out_indices(
         share: Share of the normal ones, in [0, 1); 0 for none.
         seed: Seed of the choice.
         normal: n flags; the others are never chosen. None if all are normal.
+        together: n names of groups, patients for example, that are held out whole or not at all; "" for an image of
+            none, and None for none at all, go by the numbers in the files' names.
 
     Returns:
         Indices into ``paths``, in increasing order: close to ``share`` of the normal images, see :class:`HeldOut` for
@@ -218,16 +232,37 @@ def held_out_indices(
     wanted = min(max(round(share * len(candidates)), min(_FEW, len(candidates) // _SMALL_SET_SHARE)), ENOUGH)
     if not share or not wanted:
         return []
+    known = _first_names(together or [""] * len(names), names)
+    keys = [name or _LAST_NUMBER.sub("#", names[index]) for index, name in enumerate(known)]
+    sizes = Counter(keys[index] for index in candidates)
+    # Names that differ in a number may be all there are; patients are never split.
+    keys = [keys[i] if known[i] or sizes[keys[i]] <= wanted else names[i] for i in range(len(names))]
     groups: dict[str, list[int]] = {}
     for index in candidates:
-        groups.setdefault(_LAST_NUMBER.sub("#", names[index]), []).append(index)
-    if max(map(len, groups.values())) > wanted:
-        groups = {names[index]: [index] for index in candidates}
+        groups.setdefault(keys[index], []).append(index)
+    smallest = min(map(len, groups.values()))
+    if smallest <= len(candidates) // _SMALL_SET_SHARE:  # of few large groups one is held out whole
+        wanted = max(wanted, smallest)
     chosen: list[int] = []
     for key in sorted(groups, key=lambda key: blake2b(f"{seed}:{key}".encode()).digest()):
         if len(chosen) + len(groups[key]) <= wanted:
             chosen += groups[key]
     return sorted(chosen)
+
+
+def _first_names(together: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The first file of each group in place of its name, which may be another one in another process; "" for none."""
+    first: dict[str, str] = {"": ""}
+    for group, name in zip(together, names, strict=True):
+        first.setdefault(group, name)
+    return [first[group] for group in together]
+
+
+def _together(samples: Any) -> list[str] | None:
+    """Patients or volumes of a table that has them, "" where an image is of none."""
+    if not {"patient", "volume"} <= set(samples.columns):
+        return None
+    return list(samples.patient.where(samples.patient != "", samples.volume))
 
 
 def _obstacle(datamodule: Any) -> str | None:

@@ -1,12 +1,16 @@
-"""How long a training is and how its learning rate runs."""
+"""Length of a training, optimiser and learning rate."""
 
-__all__ = ["DEFAULT_STEPS", "SCHEDULES", "cosine_with_warmup", "end_by_itself"]
+__all__ = ["DEFAULT_STEPS", "asks_for_no_length", "cosine_with_warmup", "optimiser_and_schedule", "set_default_length"]
 
-import inspect
 import logging
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -15,27 +19,32 @@ logger = logging.getLogger(__name__)
 DEFAULT_STEPS = 40_000
 """Published length of a training, in optimiser steps."""
 
-SCHEDULES = ("none", "cosine")
-
-# What Lightning fills in where no length is given (`lightning.pytorch.loops.utilities._parse_loop_limits`).
-_LIGHTNING_DEFAULT_EPOCHS = 1000
+# Lightning fills it in for a fit without a length (`lightning.pytorch.loops.utilities._parse_loop_limits`).
+_LIGHTNING_DEFAULT = (1000, -1)
 
 
-def end_by_itself(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
-    """Give a training that was started without a length the default one.
+def asks_for_no_length(trainer: Trainer) -> bool:
+    """Whether a trainer was made without a length.
+
+    To be asked when the trainer is attached to the model: later Lightning has filled in 1000 epochs, or the time limit.
 
     Args:
-        trainer: The trainer, while it sets up a fit. Where it is not an anomalib engine's, exactly 1000 epochs count as
-            no length: Lightning fills them in and keeps no record of it.
+        trainer: The trainer.
+    """
+    return trainer.max_epochs is None and trainer.max_steps == -1
+
+
+def set_default_length(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
+    """Give a training without a length the default one, unless it has a time limit.
+
+    Args:
+        trainer: The trainer, while it sets up a fit.
         steps: Optimiser steps after which the training ends.
 
     Returns:
         Whether the length was set here.
     """
-    # A length in epochs, steps or time, or a debugging run, leaves another pair of values here.
-    if (trainer.max_epochs, trainer.max_steps) != (_LIGHTNING_DEFAULT_EPOCHS, -1):
-        return False
-    if _asked_epochs(trainer) is not None:
+    if (trainer.max_epochs, trainer.max_steps) != _LIGHTNING_DEFAULT:
         return False
     trainer.fit_loop.max_epochs = -1
     trainer.fit_loop.epoch_loop.max_steps = steps
@@ -43,21 +52,38 @@ def end_by_itself(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
     return True
 
 
-def _asked_epochs(trainer: Trainer) -> int | None:
-    """Epochs that the user gave to the engine of this trainer, None without an engine or without epochs.
+def optimiser_and_schedule(
+    parameters: Iterable[nn.Parameter], options: Mapping[str, Any], trainer: Trainer
+) -> OptimizerLRScheduler:
+    """Build AdamW and its learning rate.
 
-    Only the engine keeps what it was asked for, and a trainer does not know its engine: it is found among the callers.
+    Args:
+        parameters: What is trained.
+        options: Values of :class:`~anomalib_scrd.options.OptimiserOptions`.
+        trainer: The trainer, which knows the length.
+
+    Returns:
+        What ``configure_optimizers`` gives to Lightning.
     """
-    # Not at the top: where anomalib.engine is what is imported first, its import is what imported this module.
-    from anomalib.engine import Engine
-
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, Engine) and caller._trainer is trainer:  # noqa: SLF001 - the property raises before a fit
-            return caller._cache.args.get("max_epochs")  # noqa: SLF001 - there is no public way
-        frame = frame.f_back
-    return None
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=options["learning_rate"],
+        betas=tuple(options["betas"]),
+        weight_decay=options["weight_decay"],
+        # One kernel in place of many; Lightning refuses to clip gradients under mixed precision beside it.
+        fused=not trainer.gradient_clip_val,
+    )
+    if options["schedule"] == "none":
+        return optimizer
+    steps = trainer.estimated_stepping_batches
+    known = math.isfinite(steps)
+    if not known:
+        logger.warning(
+            "optimiser.schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
+            "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
+        )
+    scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, options["warmup_steps"])
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int | None, warmup_steps: int) -> LambdaLR:
@@ -65,13 +91,13 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int | None, warmup_ste
 
     Args:
         optimizer: Optimiser.
-        total_steps: Steps of the whole training; None where nobody knows them: no cosine follows the rise.
-        warmup_steps: Steps of the rise; at most ``total_steps`` of them count.
+        total_steps: Steps of the whole training; None where it is unknown: no cosine follows the rise.
+        warmup_steps: Steps of the rise. In a training that is shorter than twice as many it takes the first half.
 
     Returns:
         A scheduler to be stepped once per optimiser step.
     """
-    warmup = warmup_steps if total_steps is None else min(warmup_steps, total_steps)
+    warmup = warmup_steps if total_steps is None else min(warmup_steps, total_steps // 2)
 
     def factor(step: int) -> float:
         if step < warmup:

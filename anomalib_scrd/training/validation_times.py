@@ -72,8 +72,8 @@ class ValidationTimes(Callback):
         if self._own_plan:
             # Counted in batches of the whole fit, and checkpoints follow validations and not epochs.
             trainer.check_val_every_n_epoch = None
-            # A resumed fit looks at it before its first batch: its checkpoint was written in a validation; Lightning
-            # goes on behind that if it finds that one was due. Each batch sets it anew.
+            # A resumed fit looks at it before its first batch: its checkpoint was written in a validation, and
+            # Lightning goes on behind that if it finds that one was due. Each batch sets it anew.
             trainer.val_check_batch = 1
 
     def on_train_batch_end(

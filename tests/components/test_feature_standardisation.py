@@ -81,7 +81,7 @@ def test_only_constant_channels_are_dead() -> None:
 
 
 def test_dead_channel_under_fp16_autocast() -> None:
-    model = ScaleAwareCRDModel("resnet18", pre_trained=False).train()
+    model = ScaleAwareCRDModel(backbone="resnet18", pre_trained=False).train()
     with torch.no_grad():
         for block in (model.teacher.backbone.model.layer1, model.teacher.backbone.model.layer2):
             # the channel is a constant: what enters the last ReLU is that, and so is the shortcut's

@@ -1,5 +1,6 @@
 """The teacher: what it publishes against what it produces, frozen, weights from files, errors that help."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from anomalib_scrd.components import teacher as teacher_module
-from anomalib_scrd.components.pretrained_weights import OFFLINE_PACKAGES, fit_state_dict, read_state_dict
+from anomalib_scrd.components.pretrained_weights import (
+    OFFLINE_PACKAGES,
+    fit_state_dict,
+    installed_weights,
+    read_state_dict,
+)
 from anomalib_scrd.components.teacher import Teacher
 
 BACKBONES = {
@@ -90,7 +96,6 @@ def test_stays_frozen_and_in_evaluation_mode() -> None:
 def test_the_probe_draws_no_random_numbers() -> None:
     torch.manual_seed(0)
     timm.create_model("resnet18", pretrained=False)
-    timm.create_model("resnet18", pretrained=False)
     expected = torch.get_rng_state()
     torch.manual_seed(0)
     Teacher("resnet18", pre_trained=False)
@@ -145,6 +150,51 @@ def test_weights_of_another_library_are_matched_by_order() -> None:
     assert all(torch.equal(fitted[name], complete[name] + 1) for name in needed)
 
 
+@pytest.mark.parametrize("order", ["timm's", "statistics first"])
+@pytest.mark.parametrize("names", ["known", "unknown"])
+def test_tensors_of_a_layer_are_matched_by_name(order: str, names: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A layer's scale, shift, mean and variance have one shape: their order tells nothing."""
+    complete = timm.create_model("resnet18", pretrained=False).state_dict()
+    generator = torch.Generator().manual_seed(0)
+    source = {
+        name: torch.rand(value.shape, generator=generator) - 0.5 * (not name.endswith("running_var"))
+        for name, value in complete.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    if order == "statistics first":
+        source = dict(sorted(source.items(), key=lambda item: (_layer(item[0], complete), "running" not in item[0])))
+    renamed = {f"other.{_layer(name, complete)}.{name.rpartition('.')[2]}": value for name, value in source.items()}
+    if names == "unknown":
+        renamed = {name.replace("weight", "gamma").replace("running_", "moving_"): v for name, v in renamed.items()}
+    needed = {name: value for name, value in complete.items() if not name.startswith("fc")}
+    with caplog.at_level("INFO"):
+        if (order, names) == ("statistics first", "unknown"):
+            with pytest.raises(ValueError, match="variances are negative"):
+                fit_state_dict(renamed, complete, needed, "x")
+            return
+        fitted = fit_state_dict(renamed, complete, needed, "x")
+    assert all(torch.equal(fitted[name], source[name]) for name in needed if name in source)
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert f"tensors of a layer by their {'names' if names == 'known' else 'order'}" in told.getMessage()
+
+
+def _layer(name: str, complete: dict) -> int:
+    return list(dict.fromkeys(key.rpartition(".")[0] for key in complete)).index(name.rpartition(".")[0])
+
+
+def test_a_changed_file_of_a_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, file, _ = OFFLINE_PACKAGES["tf_efficientnet_lite0"]
+    path = tmp_path / package / file
+    path.parent.mkdir(parents=True)
+    (tmp_path / package / "__init__.py").write_text("")
+    torch.save({"a": torch.zeros(1)}, path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    with pytest.raises(ValueError, match=rf"package {package} is not the file that was published: its SHA-256 is"):
+        installed_weights("tf_efficientnet_lite0")
+
+
 def test_weights_of_another_backbone_are_named(tmp_path: Path) -> None:
     path = tmp_path / "resnet34.pth"
     torch.save(timm.create_model("resnet34", pretrained=False).state_dict(), path)
@@ -195,7 +245,7 @@ def test_closed_network_names_the_ways_out(backbone: str, also: str, monkeypatch
 
 @pytest.mark.parametrize("backbone", sorted(OFFLINE_PACKAGES))
 def test_offline_package_needs_no_network(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package, _ = OFFLINE_PACKAGES[backbone]
+    package = OFFLINE_PACKAGES[backbone][0]
     pytest.importorskip(package, reason=f"{package.replace('_', '-')} is not installed")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", "/nonexistent")

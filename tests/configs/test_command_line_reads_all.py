@@ -90,10 +90,10 @@ def test_published_trains_as_long_as_the_paper(reader: Reader, monkeypatch: pyte
 
 
 def test_published_builds_the_networks_of_the_paper() -> None:
-    given = yaml.safe_load((ROOT / "configs/model/published.yaml").read_text(encoding="utf-8"))["init_args"]
-    model = ScaleAwareCRD(**(given | {"pre_trained": False}))
+    model = ScaleAwareCRD("published", pre_trained=False)
     assert model.input_size == (256, 256)
-    assert model.synthetic_anomalies._sides(256) == (10, 31)
+    anomalies = model.synthetic_anomalies
+    assert anomalies._patches(anomalies.size)._sides(256) == (10, 31)
     assert (model.model.bottleneck.out_channels, model.model.bottleneck.stride) == (2048, 32)
     assert [len(stage.blocks) for stage in model.model.student.stages] == [3, 4, 6]
     assert model.model.teacher.channels == (256, 512, 1024)

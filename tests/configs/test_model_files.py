@@ -1,6 +1,5 @@
 """Every model config starts with its command and builds the model that it describes."""
 
-import inspect
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ from jsonargparse import ArgumentParser
 
 import anomalib_scrd.lightning_model  # noqa: F401 - short class names are those of imported classes
 from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.components.scale_adaptation import PublishedScaleAdaptation
+from anomalib_scrd.presets import resolved
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
 
 
@@ -32,38 +32,41 @@ def test_config_builds_its_model(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith(f"# anomalib train --model configs/model/{path.name} --data configs/data/")
     model = build(path, "--model.pre_trained", "false")
-    arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"]
-    for name, value in arguments.items():
-        if name != "pre_trained":
-            assert model.hparams[name] == value, name
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["init_args"] == {"preset": path.stem}
+    expected = resolved(path.stem)
+    assert model.hparams["backbone"] == expected.backbone
+    for group in ("student", "loss", "noise", "scoring", "optimiser"):
+        assert model.hparams[group] == getattr(expected, group).as_dict()
 
 
 def test_default_config_is_the_default() -> None:
     written = build(CONFIGS / "model/default.yaml", "--model.pre_trained", "false")
-    parameters = inspect.signature(ScaleAwareCRD.__init__).parameters
-    compared = {name: parameters[name].default for name in written.hparams if name not in COMPONENTS | {"pre_trained"}}
-    assert {"backbone", "layers", "score", "noise_size"} <= compared.keys()
-    for name, value in compared.items():
-        given = written.hparams[name]
-        assert (tuple(given) if isinstance(given, list) else given) == value, name
+    assert dict(ScaleAwareCRD(pre_trained=False).hparams) == dict(written.hparams)
 
 
 def test_published_config_has_the_settings_of_the_paper() -> None:
     """Li et al., ICLR 2025: the ratio alone, Adam 1e-3, patches of 10 to 31 pixels of 256, lambda 0.2, mean score."""
     model = build(CONFIGS / "model/published.yaml", "--model.pre_trained", "false")
-    assert (model.loss.pull_weight, model.loss.restore_weight, model.loss.contrast_weight) == (0, 0, 1)
-    assert (model.learning_rate, model.betas, model.weight_decay, model.schedule) == (1e-3, (0.5, 0.999), 0, "none")
+    assert (model.loss.pull, model.loss.restore, model.loss.contrast, model.loss.ratio) == (0, 0, 0, 1)
+    assert model.hparams["optimiser"] | {"warmup_steps": 0} == {
+        "learning_rate": 1e-3,
+        "betas": [0.5, 0.999],
+        "weight_decay": 0,
+        "schedule": "none",
+        "warmup_steps": 0,
+        "fill_last_batch": False,
+    }
     assert model.model.teacher.layers == ("layer1", "layer2", "layer3")
     assert model.model.standardise is None
-    assert model.model.scale_adaptation.mode == "published"
-    assert (model.model.read_out.calibrate_maps.mode, model.model.read_out.score) == ("none", "mean")
-    merging = model.model.read_out.anomaly_map
-    assert (merging.merge, merging.sigma, merging.broad_weight) == ("mean", 4, 0)
-    assert model.noise_share == 1
-    anomalies = yaml.safe_load((CONFIGS / "model/published.yaml").read_text(encoding="utf-8"))["init_args"]
-    assert [side * 256 for side in anomalies["noise_size"]] == [10, 31]
-    assert (anomalies["noise_period"] * 256, anomalies["noise_octaves"]) == (32, 6)
-    assert (anomalies["noise_persistence"], anomalies["noise_strength"], anomalies["noise_count"]) == (0.6, 0.2, 1)
+    scoring = model.model.map_and_score
+    assert scoring.published
+    assert isinstance(model.model.scale_adaptation, PublishedScaleAdaptation)
+    assert (scoring.damping, scoring.smooth_maps.sigma, model.held_out.share) == (0, 4, 0)
+    assert model.hparams["noise"]["share"] == 1
+    anomalies = model.hparams["noise"]
+    assert [side * 256 for side in anomalies["size"]] == [10, 31]
+    assert (anomalies["period"] * 256, anomalies["octaves"]) == (32, 6)
+    assert (anomalies["kind"], anomalies["persistence"], anomalies["strength"]) == ("simplex", 0.6, 0.2)
 
 
 def test_quick_start_needs_no_download_and_ends_soon() -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from anomalib_scrd.data import MedIAnomaly
 from anomalib_scrd.data.layouts import MEDIANOMALY_SETS, LayoutError
-from anomalib_scrd.data.reading import UnreadableImageError
+from anomalib_scrd.data.unreadable_files import UnreadableImageError
 from tests.data.trees import BUILDERS, COUNTS, build, save_image
 
 

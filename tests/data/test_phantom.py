@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_scrd.data import PhantomSlices, phantom_files
 from anomalib_scrd.data.phantom_drawing import LESION_SIZES, draw_slices, sample_anatomy, sample_lesions
-from anomalib_scrd.data.phantom_files import SEAL, PhantomSpec, is_drawn, write_phantoms
+from anomalib_scrd.data.phantom_files import PARAMETERS_FILE, PhantomSpec, is_drawn, write_phantoms
 
 SMALL = {"image_size": 48, "n_train": 5, "n_val_good": 2, "n_val_lesions": 2, "n_test_good": 3, "n_test_lesions": 2}
 
@@ -145,13 +145,13 @@ def test_more_slices_leave_the_earlier_ones_alone_and_another_seed_none(tmp_path
 def test_drawn_once_and_again_when_something_differs(tmp_path: Path) -> None:
     data = module(tmp_path)
     data.prepare_data()
-    seal = tmp_path / "drawn" / SEAL
-    first = seal.stat().st_mtime_ns
+    parameters = tmp_path / "drawn" / PARAMETERS_FILE
+    first = parameters.stat().st_mtime_ns
     data.prepare_data()
     module(tmp_path).prepare_data()
-    assert seal.stat().st_mtime_ns == first
+    assert parameters.stat().st_mtime_ns == first
     module(tmp_path, n_train=6).prepare_data()
-    assert json.loads(seal.read_text())["n_train"] == 6
+    assert json.loads(parameters.read_text())["n_train"] == 6
     assert len(list((tmp_path / "drawn/train/good").iterdir())) == 6
     (tmp_path / "drawn/test/small/00001.png").unlink()
     module(tmp_path, n_train=6).prepare_data()
@@ -209,7 +209,7 @@ def test_an_empty_folder_and_a_link_are_fine(tmp_path: Path) -> None:
     (tmp_path / "drawn").symlink_to(tmp_path / "target")
     module(tmp_path).prepare_data()
     assert (tmp_path / "drawn").is_symlink()
-    assert (tmp_path / "target" / SEAL).is_file()
+    assert (tmp_path / "target" / PARAMETERS_FILE).is_file()
 
 
 @pytest.mark.parametrize(

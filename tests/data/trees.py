@@ -37,11 +37,11 @@ def build_json_set(folder: Path) -> None:
 def build_isic(folder: Path) -> None:
     """Two folders of JPEG files with their CSV; the training CSV also lists four lesions that are not NV."""
     columns = ["image", "MEL", "NV", "BCC"]
-    for split, normal, other in (("Training", COUNTS[0], 4), ("Test", COUNTS[1], COUNTS[2])):
+    for first, (split, normal, other) in enumerate((("Training", COUNTS[0], 4), ("Test", COUNTS[1], COUNTS[2]))):
         lines = [",".join(columns)]
         for index in range(normal + other):
             name = f"ISIC_{split}{index:03d}"
-            save_image(folder / f"ISIC2018_Task3_{split}_Input" / f"{name}.jpg", index, "RGB")
+            save_image(folder / f"ISIC2018_Task3_{split}_Input" / f"{name}.jpg", 100 * first + index, "RGB")
             lines.append(f"{name},0.0,1.0,0.0" if index < normal else f"{name},1.0,0.0,0.0")
         stem = f"ISIC2018_Task3_{split}_GroundTruth"
         (folder / stem).mkdir()
@@ -50,17 +50,17 @@ def build_isic(folder: Path) -> None:
 
 def build_camelyon(folder: Path) -> None:
     """Folders good and Ungood."""
-    for part, count in zip(("train/good", "test/good", "test/Ungood"), COUNTS, strict=True):
+    for first, (part, count) in enumerate(zip(("train/good", "test/good", "test/Ungood"), COUNTS, strict=True)):
         for index in range(count):
-            save_image(folder / part / f"{index}.png", index, "RGB")
+            save_image(folder / part / f"{index}.png", 100 * first + index, "RGB")
     (folder / "train/good/._0.png").write_bytes(b"left by an archiver")
 
 
 def build_brats(folder: Path) -> None:
     """Images with "flair" in their names, masks with "seg"; the mask of image i marks row i."""
-    for part, count in zip(("train", "test/normal", "test/tumor"), COUNTS, strict=True):
+    for first, (part, count) in enumerate(zip(("train", "test/normal", "test/tumor"), COUNTS, strict=True)):
         for index in range(count):
-            save_image(folder / part / f"BraTS_{index:02d}_flair_60.png", index)
+            save_image(folder / part / f"BraTS_{index:02d}_flair_60.png", 100 * first + index)
     (folder / "test/annotation").mkdir()
     for index in range(COUNTS[2]):
         mask = np.zeros(_SIZE, dtype=np.uint8)

@@ -54,8 +54,7 @@ def trained(
     seed_everything(0)
     model = ScaleAwareCRD(
         backbone="tf_efficientnet_lite0",
-        calibration="position",  # the tiles are aligned
-        warmup_steps=5,
+        optimiser={"warmup_steps": 5},
         pre_processor=ScaleAwareCRD.configure_pre_processor(SIZE),
         post_processor=False,
         evaluator=False,

@@ -56,7 +56,10 @@ def train(root: Path, size: tuple[int, int], steps: int, **arguments: object) ->
 
     seed_everything(0)
     model = ScaleAwareCRD(
-        pre_processor=ScaleAwareCRD.configure_pre_processor(size), visualizer=False, warmup_steps=5, **arguments
+        pre_processor=ScaleAwareCRD.configure_pre_processor(size),
+        visualizer=False,
+        optimiser={"warmup_steps": 5},
+        **arguments,
     )
     trainer = engine(root, max_steps=steps, check_val_every_n_epoch=steps // 4)  # 4 steps are an epoch
     trainer.fit(model, datamodule=data())
@@ -104,9 +107,9 @@ def edge_export(edge: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """An input whose sides no stride divides, and a calibration that has a place for every position."""
+    """An input whose sides no stride divides."""
     root = tmp_path_factory.mktemp("odd")
-    return train(root, ODD_SIZE, 32, backbone="resnet18", pre_trained=False, student_depth=1, calibration="position")
+    return train(root, ODD_SIZE, 32, backbone="resnet18", pre_trained=False, student={"depth": 1})
 
 
 @pytest.fixture(scope="session")

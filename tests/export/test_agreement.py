@@ -14,10 +14,11 @@ import pytest
 import torch
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.pre_processing import PreProcessor
-from torchvision.transforms.v2 import Normalize
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
-from tests.export.conftest import EDGE_SIZE, ODD_SIZE, Exported, Trained, engine, export
+from tests.export.conftest import ODD_SIZE, Exported, Trained, engine, export
 
 # Without it OpenVINO computes in bfloat16 where the processor can.
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -91,7 +92,7 @@ def test_engine_predicts_what_the_model_computes(edge: Trained, batch: int, tmp_
 
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("kind", ["torch", "onnx", "onnx in openvino", "openvino"])
-def test_fixed_size_agrees(
+def test_the_training_size_agrees(
     kind: str, batch: int, edge: Trained, edge_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "torch":
@@ -99,7 +100,7 @@ def test_fixed_size_agrees(
         predict = torch_predict(edge.model.to_torch(tmp_path))
     else:
         path = edge_export.openvino if kind == "openvino" else edge_export.onnx
-        assert static_shape(path) == [None, 3, *EDGE_SIZE]
+        assert static_shape(path) == [None, 3, None, None]
         predict = onnx_predict(path) if kind == "onnx" else openvino_predict(path)
     assert_agree(collect(predict, edge.images, batch), collect(edge.predict, edge.images, 5))
 
@@ -164,13 +165,59 @@ def test_fixed_batch_agrees(odd: Trained, tmp_path: Path) -> None:
     assert_agree(results, expected)
 
 
-@pytest.mark.parametrize("pre_processor", [False, PreProcessor(Normalize([0.5] * 3, [0.5] * 3))])
+SMALL: dict[str, Any] = {"backbone": "resnet18", "pre_trained": False, "student": {"depth": 1}}
+STATISTICS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize("pre_processor", [False, PreProcessor(Normalize(*STATISTICS))])
 @pytest.mark.parametrize("kind", ["to_onnx", "to_openvino"])
 def test_an_export_needs_a_size(kind: str, pre_processor: PreProcessor | bool, tmp_path: Path) -> None:
     """anomalib would write a file for images of 2 x 2 pixels."""
-    model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, student_depth=1, pre_processor=pre_processor)
+    model = ScaleAwareCRD(**SMALL, pre_processor=pre_processor)
     with pytest.raises(ValueError, match=r"has no Resize.*: give input_size, \(height, width\), each at least 32"):
         getattr(model, kind)(tmp_path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="images must be at least 32 x 32 pixels"):
         getattr(model, kind)(tmp_path, input_size=(16, 64))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_resize_that_keeps_the_aspect_ratio(tmp_path: Path) -> None:
+    """anomalib's export makes every image square. Here the file takes images of one size, and gives their scores."""
+    torch.manual_seed(0)
+    pre_processor = PreProcessor(Compose([Resize(48), Normalize(*STATISTICS)]))
+    model = ScaleAwareCRD(**SMALL, pre_processor=pre_processor).eval()
+    with pytest.raises(ValueError, match=r"resizes to one number, which keeps the aspect ratio.*: give input_size"):
+        model.to_openvino(tmp_path)
+    assert not list(tmp_path.iterdir())
+    exported = export(tmp_path, lambda root: model.to_openvino(root, input_size=(90, 70)))
+    images = torch.rand(2, 3, 90, 70)
+    with torch.no_grad():
+        expected = model(images)
+    assert expected.anomaly_map.shape[-2:] == (61, 48)
+    for predict in (onnx_predict(exported.onnx), openvino_predict(exported.openvino)):
+        found = predict(images)
+        for field in ("pred_score", "anomaly_map"):
+            np.testing.assert_allclose(rows(found, field), rows(expected, field), rtol=1e-4, atol=1e-5)
+    assert static_shape(exported.openvino) == static_shape(exported.onnx) == [None, 3, 90, 70]
+    with pytest.raises(RuntimeError):
+        openvino_predict(exported.openvino)(images[..., :64])
+
+
+def test_other_interpolations_are_refused(tmp_path: Path) -> None:
+    pre_processor = PreProcessor(Resize((64, 64), interpolation=InterpolationMode.BICUBIC))
+    model = ScaleAwareCRD(**SMALL, pre_processor=pre_processor)
+    for kind in ("to_onnx", "to_openvino"):
+        with pytest.raises(ValueError, match=r"interpolation 'bicubic'.*train with bilinear"):
+            getattr(model, kind)(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_input_size_is_not_needed(edge_export: Exported, odd: Trained, caplog: pytest.LogCaptureFixture) -> None:
+    """As anomalib's users give it: the file takes any size all the same, and the log says so."""
+    assert static_shape(edge_export.openvino) == [None, 3, None, None]  # exported with one
+    with caplog.at_level("INFO"):
+        assert odd.model._fixed_size((50, 50), {}) is None
+    assert "takes images of any size and resizes them to 75 x 61" in caplog.text
+    assert odd.model._fixed_size((50, 50), {"dynamic_axes": {}}) == (50, 50)
+    assert odd.model._fixed_size(None, {"dynamic_axes": {}}) == ODD_SIZE

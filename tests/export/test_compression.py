@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
+from anomalib.cli import AnomalibCLI
 from anomalib.deploy import CompressionType
 from anomalib.metrics import AUROC
+from openvino import opset13 as opset
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.export.quantisation import comparison_nodes, quantise, quantise_with_accuracy_control
+from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
+from anomalib_scrd.export.quantisation import comparison_nodes, compress_weights, preparation_nodes, quantise
+from anomalib_scrd.export.quantisation_images import calibration_images
 from tests.export.conftest import EDGE_SIZE, Exported, Trained
 from tests.export.test_agreement import collect, openvino_predict
 
@@ -69,7 +73,7 @@ def edge_size(edge: Trained, path: Path) -> float:
 
 
 def test_quantised_activations(compress: Callable, edge: Trained) -> None:
-    """Without the exclusion of the cosine every image gets the same score. The images are resized for calibration."""
+    """Without the exclusion of the cosine every image gets the same score."""
     path = compress("INT8_PTQ", datamodule=edge.data(root=Path("larger").resolve(), image_size=(96, 80)))
     mean, largest, scores, maps = differences(path, edge)
     assert mean < 0.1
@@ -92,25 +96,92 @@ def test_quantised_activations_with_accuracy_control(compress: Callable, edge: T
     assert sum(part.numel() for part in metric.preds) <= len(edge.images)
 
 
-def test_the_comparison_of_teacher_and_student_stays_in_float(edge_export: Exported) -> None:
+def test_only_the_networks_are_quantised(edge_export: Exported) -> None:
     model = openvino.Core().read_model(edge_export.openvino)
     types = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
-    kept = set(comparison_nodes(model))
+    comparison, preparation = set(comparison_nodes(model)), set(preparation_nodes(model))
     convolutions = [name for name, kind in types.items() if "Convolution" in kind]
     assert len(convolutions) > 30
-    assert not kept.intersection(convolutions)
-    # the products are the smoothing of the map, and the weights of the scales, which belong to the networks
-    products = [name for name, kind in types.items() if kind == "MatMul"]
-    assert len(set(products) - kept) == 1
-    assert len(products) > 10
-    for kind in ("ReduceSum", "TopK", "SoftPlus"):
-        assert all(name in kept for name, other in types.items() if other == kind), kind
+    assert not (comparison | preparation).intersection(convolutions)
+    assert not comparison & preparation
+    # the products are the resize, the smoothing of the map, and the weights of the scales, which belong to the networks
+    products = {name for name, kind in types.items() if kind == "MatMul"}
+    assert len(products & preparation) == 2
+    assert len(products - preparation - comparison) == 1
+    assert len(products & comparison) > 10
+    for kind in ("TopK", "SoftPlus"):
+        assert all(name in comparison for name, other in types.items() if other == kind), kind
+    for name, kind in types.items():
+        if kind == "ReduceSum":  # those of the resize's weights come before the networks
+            assert name in comparison | preparation
 
 
-def test_wrong_arguments_are_named(edge: Trained) -> None:
-    with pytest.raises(ValueError, match=r"INT8_PTQ needs a datamodule with validation images, got None"):
-        quantise(None, None)
-    with pytest.raises(ValueError, match=r"INT8_ACQ needs a datamodule with validation images, got <.*PhantomSlices"):
-        quantise_with_accuracy_control(None, edge.data(val_split_mode="none"), None, 0.01)
+def network(*, comparison: bool) -> openvino.Model:
+    """A convolution, whose result is summed over channels or not."""
+    image = opset.parameter([1, 3, 8, 8], np.float32, name="image")
+    # a sum before the networks, as in the weights of the resize
+    divided = opset.divide(image, opset.reduce_sum(image, np.array([1]), keep_dims=True))
+    kernel = np.ones((4, 3, 1, 1), np.float32)
+    features = opset.convolution(divided, kernel, [1, 1], [0, 0], [0, 0], [1, 1], name="features")
+    result = opset.reduce_sum(features, np.array([1]), name="distance") if comparison else opset.relu(features)
+    result.output(0).set_names({"pred_score"})
+    return openvino.Model([opset.result(result)], [image])
+
+
+def test_a_model_whose_comparison_is_not_found_is_not_quantised(edge: Trained) -> None:
+    """It would have been quantised as a whole, without a word."""
+    assert comparison_nodes(network(comparison=True)) == ["distance", "features"]
+    unknown = network(comparison=False)
+    for quantisation in (compress_weights, lambda model: quantise(model, calibration_images(edge.data()))):
+        with pytest.raises(ValueError, match=r"no sums over channels behind its convolutions.*quantised as a whole"):
+            quantisation(unknown)
+
+
+def test_wrong_arguments_are_named_before_the_export(edge: Trained, tmp_path: Path) -> None:
+    def export(kind: str, **arguments: object) -> None:
+        edge.model.to_openvino(tmp_path, compression_type=CompressionType[kind], **arguments)
+
+    with pytest.raises(ValueError, match=r"INT8_PTQ needs a datamodule with normal images \(--data .*\), got None"):
+        export("INT8_PTQ")
+    with pytest.raises(ValueError, match=r"INT8_ACQ needs normal and anomalous validation images"):
+        export("INT8_ACQ", datamodule=edge.data(val_split_mode="none"))
     with pytest.raises(ValueError, match=r"max_drop must lie in \[0, 1\], got 1.5"):
-        quantise_with_accuracy_control(None, edge.data(), None, 1.5)
+        export("INT8_ACQ", datamodule=edge.data(), max_drop=1.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_inner_tensors_are_taken_out() -> None:
+    """Whatever names the outputs have; a file without the names of its outputs lost all of them."""
+    image = opset.parameter([1, 3, 8, 8], np.float32, name="image")
+    image.output(0).set_names({"input"})
+    inner = opset.relu(image)
+    inner.output(0).set_names({"inner"})
+    outer = opset.sigmoid(inner)
+    outer.output(0).set_names({"anomaly_map", "alias"})
+    model = openvino.Model([opset.result(outer)], [image])
+    keep_names_of_outputs(model, ["pred_score", "anomaly_map"])
+    assert model.outputs[0].names == {"anomaly_map"}
+    assert model.inputs[0].names == {"input"}
+    assert inner.output(0).names == set()
+    with pytest.raises(ValueError, match=r"must be among \['pred_score'\], got one that is named \['anomaly_map'\]"):
+        keep_names_of_outputs(model, ["pred_score"])
+
+
+@pytest.mark.parametrize("kind", ["INT8", "INT8_PTQ"])
+def test_int8_from_the_command_line(kind: str, edge: Trained, tmp_path: Path) -> None:
+    """``Folder`` validates on the test images unless told otherwise: they are left out, and the result is as good."""
+    data = edge.data()
+    data.setup()
+    root = Path(data.train_data.samples["image_path"][0]).parents[2]
+    words = ["export", "--model", "ScaleAwareCRD", "--model.backbone", "tf_efficientnet_lite0"]
+    words += ["--model.pre_trained", "false", "--ckpt_path", str(edge.checkpoint), "--export_type", "openvino"]
+    words += ["--compression_type", kind, "--export_root", str(tmp_path), "--data", "Folder", "--data.name", "slices"]
+    words += ["--data.root", str(root), "--data.normal_dir", "train/good", "--data.normal_test_dir", "test/good"]
+    AnomalibCLI([*words, "--data.abnormal_dir", "test/large"])
+    path = tmp_path / "weights/openvino/model.xml"
+    assert edge_size(edge, path) < 0.75
+    mean, largest, scores, maps = differences(path, edge)
+    assert mean < 0.1
+    assert largest < 0.4
+    assert min(scores, maps) > 0.85
+    assert (len(quantised_nodes(path)) > 20) == (kind == "INT8_PTQ")

@@ -27,6 +27,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "anomalib_scrd" / "integration" /
 INSIDE = """
 import sys, time
 sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "anomalib_scrd")]
+del sys.modules["anomalib_scrd_startup"]
 line = open(sys.argv[1]).read()
 began = time.perf_counter()
 exec(line)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-ARGUMENTS = {"backbone": "resnet18", "pre_trained": False, "learning_rate": 0.02, "betas": [0.5, 0.9]}
+ARGUMENTS = {"backbone": "resnet18", "pre_trained": False, "optimiser": {"learning_rate": 0.02, "betas": [0.5, 0.9]}}
 NAMES = ("scale_aware_crd", "ScaleAwareCRD", "scale_aware_c_r_d")
 CLASS_PATHS = ("ScaleAwareCRD", "anomalib_scrd.ScaleAwareCRD", "anomalib.models.ScaleAwareCRD")
 DATA = {
@@ -31,7 +31,11 @@ def look(label: str, function: Callable[[], Any]) -> None:
 
 def seen(model: Any) -> list[Any]:
     """What tells that this is the model and that it got the arguments."""
-    return [type(model).__module__, type(model).__name__, model.learning_rate, model.hparams["betas"]]
+    return [
+        type(model).__module__,
+        type(model).__name__,
+        *(model.hparams["optimiser"][name] for name in ("learning_rate", "betas")),
+    ]
 
 
 def main() -> None:
@@ -74,7 +78,10 @@ def main() -> None:
             look(f"{path} {form}", lambda b=forms[form], s=spec: seen(get_model(b(s))))
     for form in ("dict", "omegaconf"):
         spec = {"class_path": "ScaleAwareCRD", "init_args": ARGUMENTS}
-        look(f"{form} and more", lambda b=forms[form], s=spec: get_model(b(s), sigma=1.5).hparams["sigma"])
+        look(
+            f"{form} and more",
+            lambda b=forms[form], s=spec: get_model(b(s), scoring={"sigma": 1.5}).hparams["scoring"]["sigma"],
+        )
     look("no init_args", lambda: seen(get_model({"class_path": "ScaleAwareCRD"}, **ARGUMENTS)))
 
     from anomalib.cli import AnomalibCLI

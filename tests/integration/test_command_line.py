@@ -49,13 +49,19 @@ COMMANDS: dict[str, list[str]] = {
     "wrong layer": ["train", "--model=ScaleAwareCRD", *MODEL, "--model.layers=[layer1,layer9]", *DATA_MODULE],
     "wrong backbone": ["export", "--model=ScaleAwareCRD", *MODEL, "--model.backbone=resnet19", "--export_type=torch"],
     "no such weights": ["predict", "--model=ScaleAwareCRD", *MODEL, "--model.pre_trained=gone.pth", "--data=drawn"],
-    "wrong rate": ["test", "--model=ScaleAwareCRD", *MODEL, "--model.learning_rate=-1", *DATA_MODULE],
+    "old name": ["train", "--model=ScaleAwareCRD", *MODEL, "--model.noise_strength=0.4", *DATA_MODULE],
+    "wrong field": ["train", "--model=ScaleAwareCRD", *MODEL, "--model.noise.strenght=0.4", *DATA_MODULE],
+    "old file": ["train", "--config", "old.yaml"],
+    "wrong rate": ["test", "--model=ScaleAwareCRD", *MODEL, "--model.optimiser.learning_rate=-1", *DATA_MODULE],
 }
 MISTAKES = {
+    "old name": "noise_strength is now noise.strength: noise={'strength': 0.4} in Python, --model.noise.strength on ",
+    "old file": "sigma is now scoring.sigma: ",
+    "wrong field": "noise.strenght is unknown; did you mean noise.strength? noise has kind, share, ",
     "wrong layer": "layers ['layer9'] are unknown in backbone 'resnet18'; it has: ",
     "wrong backbone": "backbone 'resnet19' is unknown to timm; close names are ",
     "no such weights": "pre_trained: there is no file 'gone.pth'; give true, false or a path ",
-    "wrong rate": "learning_rate must be above 0, got -1.0",
+    "wrong rate": "optimiser.learning_rate must be a finite number in (0, 1], got -1.0",
 }
 # The pipeline has no argument for the length of a training; Lightning reads this variable.
 VARIABLES = {"benchmark": {"PL_TRAINER_MAX_STEPS": "2"}}
@@ -79,6 +85,9 @@ def printed(folder: Path) -> dict[str, str]:
         for name, arguments in COMMANDS.items()
     ]
     Path(folder, "commands.json").write_text(json.dumps(commands), encoding="utf-8")
+    old = {"class_path": "ScaleAwareCRD", "init_args": INIT_ARGS | {"sigma": 2.0}}
+    data = {"class_path": "PhantomSlices", "init_args": IMAGES}
+    Path(folder, "old.yaml").write_text(yaml.safe_dump({"model": old, "data": data}), encoding="utf-8")
     Path(folder, "grid.yaml").write_text(yaml.safe_dump(GRID), encoding="utf-8")
     driver = Path(__file__).with_name("drive_console_script.py")
     done = run([sys.executable, "-I", driver, SCRIPT, "commands.json"], folder)
@@ -104,7 +113,7 @@ def test_train(folder: Path):
 
 def test_help_lists_the_arguments(printed: dict[str, str]):
     text = succeeded(printed, "help")
-    for name in ("backbone", "layers", "pre_trained", "scale_adaptation", "noise_size", "learning_rate"):
+    for name in ("backbone", "layers", "pre_trained", "preset", "scoring", "noise", "optimiser"):
         assert f"--model.{name}" in text
     assert "Name of a timm model: the teacher." in text
 

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.conftest import run
 from tests.integration.probe_lookup import ARGUMENTS, CLASS_PATHS, DATA, NAMES
 
-MODEL = ["anomalib_scrd.lightning_model", "ScaleAwareCRD", ARGUMENTS["learning_rate"], ARGUMENTS["betas"]]
+MODEL = ["anomalib_scrd.lightning_model", "ScaleAwareCRD", *ARGUMENTS["optimiser"].values()]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,19 @@
 """What a wheel holds, and what installing and uninstalling put beside the package."""
 
+import ast
 import importlib.util
+import re
 import shutil
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from tests.conftest import ROOT
 from tests.integration.conftest import Interpreter, run
@@ -94,3 +101,41 @@ def test_editable_install_has_them_too(interpreter: Interpreter):
     assert done.stdout.split() == ["True", str(ROOT / "anomalib_scrd/__init__.py")]
     pip("--python", interpreter.python, "uninstall", "-y", "anomalib-scrd", cwd=interpreter.folder)
     assert left(interpreter) == set()
+
+
+# Where packages are imported that an extra brings, each only when it is needed.
+EXTRAS = {"benchmark": "benchmark", "imaging": "medical", "edge": "benchmark"}
+PROVIDED_BY = {"PIL": "pillow", "sklearn": "scikit-learn"}
+
+
+def declared(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w-]+", text).group().lower().replace("-", "_") for text in requirements}
+
+
+def test_every_imported_package_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for path in (ROOT / "anomalib_scrd").rglob("*.py"):
+        room = path.relative_to(ROOT / "anomalib_scrd").parts[0]
+        extra = project["optional-dependencies"].get(EXTRAS.get(room, ""), [])
+        known = declared([*project["dependencies"], *extra]) | {"anomalib_scrd", "anomalib_scrd_startup"}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            tops = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+            missing = {PROVIDED_BY.get(top, top).lower().replace("-", "_") for top in tops} - known
+            assert not missing, f"{path.relative_to(ROOT)} imports {missing}"
+
+
+def test_tools_are_pinned_to_a_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for tool in ("mypy", "ruff"):
+        (requirement,) = [text for text in project["optional-dependencies"]["test"] if text.startswith(tool)]
+        assert ">=" in requirement
+        assert "<" in requirement.partition(">=")[2]
+
+
+def test_the_wheel_is_typed(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        assert "anomalib_scrd/py.typed" in archive.namelist()
+        assert "anomalib_scrd/presets.py" in archive.namelist()

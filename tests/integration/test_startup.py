@@ -27,8 +27,13 @@ PLUGIN = {
     "anomalib_scrd/integration/registration.py": """
 import sys
 calls = []
-def register(): calls.append("register"); assert sys.modules["anomalib.models"]
-def register_data(): calls.append("register_data"); assert sys.modules["anomalib.data"]
+def register_data(): calls.append("data"); assert sys.modules["anomalib.data"]
+""",
+    # The real one registers its class at its end.
+    "anomalib_scrd/lightning_model.py": """
+import sys
+from anomalib_scrd.integration.registration import calls
+calls.append("model"); assert sys.modules["anomalib.models"]
 """,
 }
 WAITS = "import sys; print([f.anomalib_scrd for f in sys.meta_path if hasattr(f, 'anomalib_scrd')])"
@@ -59,30 +64,22 @@ def test_installed_file_is_this_one():
     )
 
 
-def test_a_start_imports_nothing_more(installed: Interpreter):
+def test_a_start_imports_the_startup_module_alone(installed: Interpreter):
     code = "import sys; print(*sys.modules)"
     names = silent(installed, code).split()
-    assert silent(installed, WAITS) == "['asleep']"
+    assert silent(installed, WAITS) == "[True]"
     (installed.packages / "anomalib_scrd.pth").unlink()
-    assert silent(installed, code).split() == names
+    assert set(names) - set(silent(installed, code).split()) == {"anomalib_scrd_startup"}
     assert silent(installed, WAITS) == "[]"
-
-
-def test_the_startup_module_imports_nothing_more(installed: Interpreter):
-    # Python 3.15 imports it at every start.
-    code = "import sys; old = {*sys.modules}; import anomalib_scrd_startup as s; s.start(); "
-    assert silent(installed, code + "print(*{*sys.modules} - old)") == "anomalib_scrd_startup"
 
 
 def test_plain_interpreter_of_this_environment(tmp_path: Path):
     code = f"{WAITS}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     done = run([sys.executable, "-c", code], tmp_path)
     waits, names = done.stdout.splitlines()
-    assert waits == "['asleep']"
+    assert waits == "[True]"
     assert done.stderr == ""
-    assert not {"anomalib", "anomalib_scrd", "anomalib_scrd_startup", "lightning", "numpy", "torch"} & set(
-        names.split()
-    )
+    assert not {"anomalib", "anomalib_scrd", "lightning", "numpy", "torch"} & set(names.split())
 
 
 def test_import_of_the_package_is_cheap(tmp_path: Path):
@@ -94,17 +91,12 @@ assert anomalib_scrd.__all__
 print(*sorted(name for name in set(sys.modules) - before if name.partition(".")[0] not in sys.stdlib_module_names))
 """
     names = run([sys.executable, "-c", code], tmp_path).stdout.split()
-    assert names == [
-        "anomalib_scrd",
-        "anomalib_scrd.integration",
-        "anomalib_scrd.integration.registration",
-        "anomalib_scrd_startup",
-    ]
+    assert names == ["anomalib_scrd", "anomalib_scrd.integration"]  # the start-up module was there before
 
 
 @pytest.mark.parametrize("flag", ["", "-I", "-E", "-s"])
 def test_works_under_the_flags_of_isolation(installed: Interpreter, flag: str):
-    assert silent(installed, "import anomalib.models" + CALLS, *filter(None, [flag])) == "['register_data', 'register']"
+    assert silent(installed, "import anomalib.models" + CALLS, *filter(None, [flag])) == "['data', 'model']"
 
 
 def test_without_site_there_is_no_hook(installed: Interpreter):
@@ -113,20 +105,17 @@ def test_without_site_there_is_no_hook(installed: Interpreter):
 
 @pytest.mark.parametrize("value", ["1", "yes", "0", ""])
 def test_environment_variable_switches_it_off(installed: Interpreter, value: str):
-    calls = "['register_data', 'register']" if value in {"0", ""} else "[]"
+    calls = "['data', 'model']" if value in {"0", ""} else "[]"
     assert silent(installed, "import anomalib.models" + CALLS, ANOMALIB_SCRD_DISABLE=value) == calls
 
 
 def test_an_import_of_the_package_registers_all_the_same(installed: Interpreter):
-    shutil.copy(FOLDER.parent / "registration.py", installed.packages / "anomalib_scrd/real.py")
-    code = """
-import anomalib_scrd.real as real
-real.register_data = real.register = lambda: None
-real.register_now_or_later()
-import anomalib.models"""
-    assert silent(installed, code + CALLS, ANOMALIB_SCRD_DISABLE="1") == "['register_data', 'register']"
-    assert silent(installed, code + CALLS) == "['register_data', 'register']"
-    assert silent(installed, "import anomalib.models" + code + CALLS) == "['register_data', 'register']"
+    shutil.copy(FOLDER.parent / "__init__.py", installed.packages / "anomalib_scrd/real.py")
+    code = "import anomalib_scrd.real; anomalib_scrd.real.register_now_or_later(); import anomalib.models"
+    assert silent(installed, code + CALLS, ANOMALIB_SCRD_DISABLE="1") == "['data', 'model']"
+    assert silent(installed, code + CALLS) == "['data', 'model']"
+    # A second import of the model's module does nothing.
+    assert silent(installed, "import anomalib.models;" + code + CALLS).startswith("['data', 'model'")
 
 
 @pytest.mark.parametrize("value", ["0", "1"])
@@ -150,7 +139,7 @@ print(anomalib.models.__name__)
 
 
 def test_data_alone_does_not_register_the_model(installed: Interpreter):
-    assert silent(installed, "import anomalib.data" + CALLS) == "['register_data']"
+    assert silent(installed, "import anomalib.data" + CALLS) == "['data']"
 
 
 def test_leaves_when_everything_is_registered(installed: Interpreter):
@@ -164,7 +153,7 @@ for module in (anomalib.data, anomalib.models):
     assert type(module.__loader__) is type(module.__spec__.loader) is type(anomalib.__loader__), module.__loader__
     importlib.reload(module)
 """
-    assert silent(installed, code + CALLS) == "[True, 'asleep']\n[]\n['register_data', 'register']"
+    assert silent(installed, code + CALLS) == "[True]\n[]\n['data', 'model']"
 
 
 def test_loader_is_like_the_one_it_wraps(installed: Interpreter):
@@ -178,7 +167,7 @@ print(spec.loader.get_source("anomalib.models").splitlines()[0], spec.loader.is_
 
 def test_a_look_for_the_module_is_not_its_import(installed: Interpreter):
     code = 'import importlib.util\nfor i in range(2): assert importlib.util.find_spec("anomalib.models")\n'
-    assert silent(installed, code + "import anomalib.models" + CALLS) == "['register_data', 'register']"
+    assert silent(installed, code + "import anomalib.models" + CALLS) == "['data', 'model']"
 
 
 def test_a_failed_import_of_anomalib_fails_as_ever_and_can_be_repeated(installed: Interpreter):
@@ -188,7 +177,7 @@ try: import anomalib.models
 except ZeroDivisionError: print("failed")
 del os.environ["BROKEN"]
 import anomalib.models"""
-    assert silent(installed, code + CALLS, BROKEN="1") == "failed\n['register_data', 'register']"
+    assert silent(installed, code + CALLS, BROKEN="1") == "failed\n['data', 'model']"
 
 
 def test_a_source_tree_on_the_path_waits_without_an_installation(interpreter: Interpreter):
@@ -200,29 +189,18 @@ def test_a_second_copy_does_not_wait_beside_the_first(installed: Interpreter):
     # A source tree on the path has one, `anomalib_scrd.integration.startup`.
     shutil.copy(FOLDER / "__init__.py", installed.packages / "anomalib_scrd" / "integration" / "startup.py")
     code = "import anomalib_scrd.integration.startup as s, anomalib_scrd_startup as t\n"
-    code += "s.install(); s.install(); t.install()\n"
-    assert silent(installed, code + WAITS) == "[True, 'asleep']"
-    assert silent(installed, code + "import anomalib.models" + CALLS) == "['register_data', 'register']"
+    code += "s.register_now_or_later(); s.start(); t.start()\n"
+    assert silent(installed, code + WAITS) == "[True]"
+    assert silent(installed, code + "import anomalib.models" + CALLS) == "['data', 'model']"
     assert silent(installed, "import anomalib.models, " + code.removeprefix("import ") + WAITS) == "[]"
 
 
 @pytest.mark.parametrize("missing", ["anomalib", "anomalib_scrd"])
 def test_nothing_is_said_where_a_package_is_gone(installed: Interpreter, missing: str):
     shutil.rmtree(installed.packages / missing)
-    assert silent(installed, WAITS) == "['asleep']"
+    assert silent(installed, WAITS) == "[True]"
     if missing == "anomalib_scrd":
         assert silent(installed, "import anomalib.models; print(anomalib.data.__all__)") == "['Folder']"
-
-
-def test_nothing_is_said_where_the_startup_module_is_gone(installed: Interpreter):
-    (installed.packages / "anomalib_scrd_startup.py").unlink()
-    assert silent(installed, "import anomalib.models; print(anomalib.data.__all__)") == "['Folder']"
-
-
-@pytest.mark.parametrize("text", ["1 / 0", "def start(: pass", "start = None"])
-def test_nothing_is_said_where_the_startup_module_is_broken(installed: Interpreter, text: str):
-    installed.write("anomalib_scrd_startup.py", text)
-    assert silent(installed, "import anomalib.models; print(1)") == "1"
 
 
 @pytest.mark.parametrize(
@@ -232,10 +210,10 @@ def test_nothing_is_said_where_the_startup_module_is_broken(installed: Interpret
         ("__init__.py", "import not_there", "ModuleNotFoundError: No module named 'not_there'"),
         (
             "integration/registration.py",
-            "def register_data(): pass\ndef register(): 1 / 0",
+            "def register_data(): 1 / 0",
             "ZeroDivisionError: division by zero",
         ),
-        ("integration/registration.py", "def register_data(): 1 / 0", "ZeroDivisionError: division by zero"),
+        ("lightning_model.py", "1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_broken_package_warns_and_leaves_anomalib_alone(installed: Interpreter, file: str, text: str, reason: str):
@@ -247,10 +225,8 @@ def test_a_broken_package_warns_and_leaves_anomalib_alone(installed: Interpreter
     assert "Traceback" not in done.stderr
 
 
-def test_the_line_is_one_line_and_starts_with_import():
-    # What `site` executes; any other line it would take for a path.
-    assert LINE.startswith("import ")
-    assert len(LINE.splitlines()) == 1
+def test_the_line_is_one_import():
+    assert LINE == "import anomalib_scrd_startup\n"
 
 
 def test_start_file_names_the_same_function(monkeypatch: pytest.MonkeyPatch):
@@ -258,4 +234,3 @@ def test_start_file_names_the_same_function(monkeypatch: pytest.MonkeyPatch):
     name = (FOLDER / "anomalib_scrd.start").read_text(encoding="utf-8").strip()
     monkeypatch.setitem(sys.modules, "anomalib_scrd_startup", startup)
     assert pkgutil.resolve_name(name) is startup.start
-    assert "from anomalib_scrd_startup import start" in LINE

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalib_scrd.noise import fields
-from anomalib_scrd.noise.fields import NOISE_KINDS, NoiseState, noise_at, noise_field, sample_state
+from anomalib_scrd.noise.fields import noise_at, noise_field, sample_state
 from anomalib_scrd.noise.hashing import PRIMES, hash_lattice, uniform
 from anomalib_scrd.noise.patches import Points
 from anomalib_scrd.noise.simplex import AMPLITUDE, STRETCH, simplex
@@ -99,7 +99,7 @@ def test_simplex_broadcasts() -> None:
 
 def test_octaves_add_up() -> None:
     state = sample_state(2, 3, generator())
-    field = noise_field("simplex", state, 3, 4, 5, period=6.0, persistence=0.5)
+    field = noise_field(state, 3, 4, 5, period=6.0, persistence=0.5)
     for n, c, i, j in [(0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 3)]:
         expected = sum(
             0.5**o
@@ -139,7 +139,7 @@ def test_moments_are_those_of_the_papers_generator() -> None:
     The standard error of the mean over 200 fields is about 0.02: half the variance is in the first octave, of which a
     patch shows less than one period.
     """
-    field = noise_field("simplex", sample_state(2000, 6, generator()), 3, 32, 32, period=32, persistence=0.6).numpy()
+    field = noise_field(sample_state(2000, 6, generator()), 3, 32, 32, period=32, persistence=0.6).numpy()
     result = moments(field)
     assert result["mean"] == pytest.approx(0.008, abs=0.04)
     assert result["std"] == pytest.approx(0.410, rel=0.03)
@@ -161,61 +161,36 @@ def test_moments_are_those_of_opensimplex() -> None:
             ),
         )
     theirs = moments(np.stack(fields))
-    mine = moments(
-        noise_field("simplex", sample_state(1000, 6, generator(1)), 3, 24, 24, period=32, persistence=0.6).numpy()
-    )
+    mine = moments(noise_field(sample_state(1000, 6, generator(1)), 3, 24, 24, period=32, persistence=0.6).numpy())
     assert mine["std"] == pytest.approx(theirs["std"], rel=0.12)
     assert mine["lags"][:3] == pytest.approx(theirs["lags"][:3], abs=0.05)
 
 
-@pytest.mark.parametrize("kind", NOISE_KINDS)
-def test_kinds_have_one_strength(kind: str) -> None:
-    field = noise_field(kind, sample_state(400, 6, generator()), 3, 32, 32, period=32, persistence=0.6)
+def test_strength_of_a_field() -> None:
+    field = noise_field(sample_state(400, 6, generator()), 3, 32, 32, period=32, persistence=0.6)
     assert field.shape == (400, 3, 32, 32)
     assert field.dtype == torch.float32
     assert field.mean().abs() < 0.05
     assert field.std().item() == pytest.approx(0.41, rel=0.06)
 
 
-def test_white_noise_is_normal_and_white() -> None:
-    field = noise_field("gaussian", sample_state(50, 1, generator()), 3, 40, 40, period=8, persistence=0.6) / 0.41
-    inside = (field.abs() < 1).float().mean().item()
-    assert inside == pytest.approx(0.6827, abs=0.01)
-    assert (field[..., 1:] * field[..., :-1]).mean().abs() < 0.01
-
-
-@pytest.mark.parametrize("kind", NOISE_KINDS)
-def test_fields_differ_and_come_again(kind: str) -> None:
-    first = noise_field(kind, sample_state(4, 6, generator(1)), 1, 16, 16, period=16, persistence=0.6)
-    again = noise_field(kind, sample_state(4, 6, generator(1)), 1, 16, 16, period=16, persistence=0.6)
-    other = noise_field(kind, sample_state(4, 6, generator(2)), 1, 16, 16, period=16, persistence=0.6)
+def test_fields_differ_and_come_again() -> None:
+    first = noise_field(sample_state(4, 6, generator(1)), 1, 16, 16, period=16, persistence=0.6)
+    again = noise_field(sample_state(4, 6, generator(1)), 1, 16, 16, period=16, persistence=0.6)
+    other = noise_field(sample_state(4, 6, generator(2)), 1, 16, 16, period=16, persistence=0.6)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     correlation = torch.corrcoef(first.flatten(1))
     assert (correlation - torch.eye(4)).abs().max() < 0.95
 
 
-def test_perlin_is_zero_on_its_lattice_and_continuous() -> None:
-    seeds = torch.tensor([[3]], dtype=torch.int32)
-    field = noise_field("perlin", NoiseState(seeds, torch.zeros(1, 1, 3)), 1, 33, 33, period=8, persistence=0.5)
-    torch.testing.assert_close(field[0, 0, ::8, ::8], torch.zeros(5, 5))
-    fine = noise_field("perlin", NoiseState(seeds, torch.zeros(1, 1, 3)), 1, 2, 4000, period=1000, persistence=0.5)
-    assert fine.diff(dim=-1).abs().max() < 0.01
-
-
-@pytest.mark.parametrize("kind", NOISE_KINDS)
-def test_some_points_of_a_field(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_points_of_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
     """In any order, and cut into pieces or not."""
     state, form = sample_state(3, 4, generator()), {"period": 8.0, "persistence": 0.6}
-    field = noise_field(kind, state, 2, 9, 7, **form)
+    field = noise_field(state, 2, 9, 7, **form)
     points = Points(*(torch.randint(0, size, (50,), generator=generator(1)) for size in (3, 9, 7)))
     for numbers in (1, 100, 2**16):
         monkeypatch.setattr(fields, "_AT_ONCE_CPU", numbers)
         torch.testing.assert_close(
-            noise_at(kind, state, points, 2, **form), field[points.field, :, points.row, points.column].t()
+            noise_at(state, points, 2, **form), field[points.field, :, points.row, points.column].t()
         )
-
-
-def test_unknown_kind_is_told_what_exists() -> None:
-    with pytest.raises(ValueError, match=r"noise must be one of .*simplex.*got 'pink'"):
-        noise_field("pink", sample_state(1, 1, generator()), 1, 4, 4, period=4, persistence=0.5)

@@ -1,11 +1,9 @@
 """Cached features of the teacher: exact, bounded, counted, cleaned up, refused where images change."""
 
-import errno
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +16,8 @@ from torchvision.transforms import v2
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.components.teacher import Teacher
-from anomalib_scrd.training.feature_cache import FeatureCache, unsteady_step
-from anomalib_scrd.training.held_out import HeldOut
+from anomalib_scrd.training.feature_cache import FeatureCache
+from anomalib_scrd.training.steady_images import unsteady_step
 from tests.models import build_engine, build_model
 from tests.training.test_step_counts import images, no_waiting, ready
 
@@ -32,20 +30,21 @@ GIB = 2**30
 FIVE = (5 * BYTES + 100) / GIB
 ALL = 1.0
 
+PLAIN = {"restore": 0.0, "contrast": 0.0}
+ALL_TRAINED = {"scoring": {"held_out": 0.0}}
 FORMS: dict[str, dict] = {
-    "default": {},
-    "contrast": {"contrast_weight": 0.1},
-    "restoring": {"restore_weight": 1.0, "noise_share": 0.25},
-    "both": {"restore_weight": 1.0, "contrast_weight": 0.1},
+    "plain": ALL_TRAINED | {"loss": PLAIN},
+    "ratio": ALL_TRAINED | {"loss": PLAIN | {"ratio": 0.1}, "noise": {"share": 0.0625}},
+    "default": ALL_TRAINED,
     "published": {
-        "pull_weight": 0.0,
-        "contrast_weight": 1.0,
-        "feature_scaling": "none",
-        "noise_share": 1.0,
+        "loss": {"pull": 0.0, "ratio": 1.0} | PLAIN,
+        "student": {"feature_scaling": "none"},
+        "noise": {"share": 1.0, "kind": "simplex"},
+        "scoring": {"held_out": 0.0},
     },
 }
-# Images of a batch of five with anomalies: a share of them, rounded up, which is one if a form does not say otherwise.
-NOISY = {"default": 0, "restoring": 2, "published": BATCH}
+# Images of a batch of five with anomalies: a share of them, rounded up.
+NOISY = {"plain": 0, "default": 2, "published": BATCH}
 ONE = 1
 
 
@@ -88,8 +87,7 @@ def train(folder: Path, root: Path, arguments: dict, **trainer: object) -> tuple
     callbacks = [recorder, *trainer.pop("callbacks", [])]
     settings = {"max_epochs": EPOCHS, "limit_val_batches": 0, "logger": False} | trainer
     engine = build_engine(root, callbacks=callbacks, **settings)
-    model = build_model(**({"noise_seed": 3, "layers": LAYERS} | arguments))
-    model.held_out = HeldOut(0)  # all images are trained on
+    model = build_model(**({"seed": 3, "layers": LAYERS} | arguments))
     recorder.watch(model.model.teacher)
     torch.manual_seed(1)
     engine.fit(model, datamodule=data(folder))
@@ -116,11 +114,6 @@ def assert_same(first: tuple[Recorder, dict], second: tuple[Recorder, dict]) -> 
         torch.testing.assert_close(value, second[1][name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
-def mapped(folder: Path) -> int:
-    """Number of files in a folder, without a name or with one, that this process has mapped."""
-    return sum(str(folder) in line for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
-
-
 # --- The training is the one without ------------------------------------------------------------------------------
 
 
@@ -134,25 +127,17 @@ def test_training_is_the_same_to_the_last_bit(form: str, plain: Callable, tiny_f
     assert cached[0].teacher == [size + noisy for size in [5, 5, 2]] + [noisy] * 3 * (EPOCHS - 1)
 
 
-@pytest.mark.parametrize(
-    ("memory", "files"), [(0.0, True), (FIVE, True), (FIVE, False)], ids=["files", "both", "some in memory"]
-)
-@pytest.mark.parametrize("form", ["default", "contrast"])
-def test_the_same_wherever_features_lie(
-    form: str, memory: float, files: bool, plain: Callable, tiny_folder: Path, tmp_path: Path
-) -> None:
-    """Batches mix images in memory, in files and without a place."""
-    folder = tmp_path / "features" if files else None
-    cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": memory, "feature_cache_dir": folder})
+@pytest.mark.parametrize("form", ["plain", "ratio"])
+def test_the_same_with_little_memory(form: str, plain: Callable, tiny_folder: Path, tmp_path: Path) -> None:
+    """Batches mix images that are kept and images for which there is no room."""
+    cached = train(tiny_folder, tmp_path, FORMS[form] | {"feature_cache": FIVE})
     assert_same(cached, plain(form))
     seen = EPOCHS * 3 * BATCH  # the last batch of an epoch is filled up
     clean = sum(cached[0].teacher) - EPOCHS * 3 * NOISY.get(form, ONE)
-    if files:
-        assert clean == IMAGES
-    else:  # five are kept, and some of those may also fill up a batch
-        borrowed = seen - EPOCHS * IMAGES
-        least = IMAGES + (EPOCHS - 1) * (IMAGES - 5)
-        assert least <= clean <= least + borrowed
+    # five are kept, and some of those may also fill up a batch
+    borrowed = seen - EPOCHS * IMAGES
+    least = IMAGES + (EPOCHS - 1) * (IMAGES - 5)
+    assert least <= clean <= least + borrowed
 
 
 def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: Path) -> None:
@@ -162,22 +147,21 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
     class Look(Callback):
         def on_train_epoch_end(self, _trainer: Trainer, module: ScaleAwareCRD) -> None:
             if module.feature_cache is not None:
-                stores.extend(store.dtype for tier in module.feature_cache._tiers for store in tier.stores)
+                stores.extend(row.dtype for kept in module.feature_cache._kept.values() for row in kept)
 
-    form = FORMS["contrast"]
-    arguments = form | {"feature_cache": FIVE / 2, "feature_cache_dir": tmp_path / "features"}
+    form = FORMS["ratio"]
+    arguments = form | {"feature_cache": FIVE / 2}
     cached = train(tiny_folder, tmp_path, arguments, callbacks=[Look()], **settings)
     assert_same(cached, train(tiny_folder, tmp_path, form, **settings))
     assert set(stores) == {torch.bfloat16}
 
 
 def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Path) -> None:
-    model = build_model(noise_seed=3, contrast_weight=0.1, layers=LAYERS, feature_cache=ALL)
+    model = build_model(seed=3, **FORMS["ratio"], layers=LAYERS, feature_cache=ALL)
     first = build_engine(tmp_path / "first", max_epochs=1, limit_val_batches=0)
     first.fit(model, datamodule=data(tiny_folder))
     saved = torch.load(first.best_model_path, weights_only=True)
     assert saved["hyper_parameters"]["feature_cache"] == ALL
-    assert saved["hyper_parameters"]["feature_cache_dir"] is None
     names = [*saved["state_dict"], *saved["callbacks"]]
     assert not any(word in name for word in ("feature_cache", "FeatureCache") for name in names)
 
@@ -187,7 +171,7 @@ def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Pat
         loader = DataLoader(source.train_data, batch_size=BATCH, collate_fn=source.train_data.collate_fn)
         recorder = Recorder()
         engine = build_engine(tmp_path, callbacks=[recorder], max_epochs=3, limit_val_batches=0, logger=False)
-        model = build_model(**({"noise_seed": 3, "contrast_weight": 0.1, "layers": LAYERS} | arguments))
+        model = build_model(**({"seed": 3, "layers": LAYERS} | FORMS["ratio"] | arguments))
         recorder.watch(model.model.teacher)
         engine.fit(model, train_dataloaders=loader, ckpt_path=first.best_model_path)
         return recorder, model.state_dict()
@@ -199,13 +183,13 @@ def test_resumed_training_fills_its_cache_again(tiny_folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "pvt_v2_b0"])
 @pytest.mark.parametrize("noisy", [True, False])
-def test_features_are_the_teachers_in_value_and_layout(backbone: str, noisy: bool, tmp_path: Path) -> None:
+def test_features_are_the_teachers_in_value_and_layout(backbone: str, noisy: bool) -> None:
     """With one thread torch takes another algorithm for 1 x 1 convolutions of fewer than 16 images."""
     torch.manual_seed(0)
     teacher = Teacher(backbone, None, pre_trained=False)
     clean, other = images(9), images(9) + 0.3 if noisy else None
     paths = [f"{index}.png" for index in range(9)]
-    cache = FeatureCache(folder=str(tmp_path))
+    cache = FeatureCache(ALL)
     cache.begin(9)
     first = cache.features(teacher, clean[:4], None if other is None else other[:4], paths[:4])
     assert all(
@@ -248,7 +232,7 @@ def test_other_sizes_pass_by() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found, teacher(torch.cat([large, large])), strict=True))
     cache.features(teacher, small.flip(0), None, ["b", "a"])
     assert seen == [4] * 4
-    cache.check()
+    cache.thumbnails.check()
 
 
 # --- What it costs ------------------------------------------------------------------------------------------------
@@ -262,47 +246,22 @@ def test_the_bound_is_respected_and_the_rest_is_told(
 
     class Look(Callback):
         def on_train_epoch_end(self, _trainer: Trainer, module: ScaleAwareCRD) -> None:
-            stores = [store for tier in module.feature_cache._tiers for store in tier.stores]
-            sizes.append(sum(store.untyped_storage().nbytes() for store in stores))
+            kept = [row for rows in module.feature_cache._kept.values() for row in rows]
+            sizes.append(sum(row.untyped_storage().nbytes() for row in kept))
 
     with caplog.at_level(logging.INFO, logger="anomalib_scrd.training.feature_cache"):
-        train(tiny_folder, tmp_path, {"feature_cache": memory}, callbacks=[Look()], max_epochs=1)
+        train(tiny_folder, tmp_path, ALL_TRAINED | {"feature_cache": memory}, callbacks=[Look()], max_epochs=1)
     assert sizes == [rows * BYTES]
     assert rows * BYTES <= memory * GIB
     (told,) = [record for record in caplog.records if record.name == "anomalib_scrd.training.feature_cache"]
     assert told.levelno == (logging.INFO if rows == IMAGES else logging.WARNING)
-    assert f"{rows} in memory, 0 in no file, {IMAGES - rows} computed" in told.getMessage()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="files without a name are seen in /proc")
-@pytest.mark.parametrize("fails", [False, True])
-def test_files_go_with_the_training(fails: bool, tiny_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "made" / "features"
-    seen: list[tuple[int, int]] = []
-
-    class Look(Callback):
-        def on_train_batch_end(self, trainer: Trainer, module: ScaleAwareCRD, *_: object) -> None:
-            tiers = module.feature_cache._tiers
-            seen.append((mapped(folder), sum(store.untyped_storage().nbytes() for store in tiers[1].stores)))
-            if fails and trainer.global_step == 4:
-                msg = "stop"
-                raise RuntimeError(msg)
-
-    arguments = {"feature_cache": FIVE, "feature_cache_dir": folder}
-    if fails:
-        with pytest.raises(RuntimeError, match="stop"):
-            train(tiny_folder, tmp_path, arguments, callbacks=[Look()])
-    else:
-        train(tiny_folder, tmp_path, arguments, callbacks=[Look()])
-    assert seen == [(len(LAYERS), 7 * BYTES)] * (4 if fails else 9)  # one file per scale
-    assert mapped(folder) == 0
-    assert list(folder.iterdir()) == []
+    assert f"{rows} in memory, {IMAGES - rows} computed" in told.getMessage()
 
 
 def test_memory_goes_with_the_training(tiny_folder: Path, tmp_path: Path) -> None:
     model = build_model(feature_cache=ALL)
     build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False).fit(model, datamodule=data(tiny_folder))
-    assert (model.feature_cache._tiers, model.feature_cache._rows) == ([], {})
+    assert model.feature_cache._kept == {}
 
 
 def test_a_step_from_the_cache_never_makes_the_host_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +346,7 @@ def test_hidden_changes_are_told_at_the_end_of_the_epoch(change: Callable, tiny_
 def test_batches_without_paths_are_refused() -> None:
     model = ready(feature_cache=1)
     model.feature_cache.begin(2)
-    with pytest.raises(ValueError, match=r"feature_cache .* need batches with image_path"):
+    with pytest.raises(ValueError, match=r"feature_cache needs batches with image_path"):
         model.training_step(ImageBatch(image=images()))
 
 
@@ -397,33 +356,23 @@ def test_sets_without_a_length_are_refused(tiny_data: Callable, tmp_path: Path) 
             yield from images()
 
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0)
-    with pytest.raises(ValueError, match=r"feature_cache .* need one training set with a length, got .*Stream"):
-        engine.fit(build_model(feature_cache=1, schedule="none"), train_dataloaders=DataLoader(Stream()))
-
-
-def test_folders_that_cannot_be_used(tiny_data: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"feature_cache_dir must be a folder in which files can be made, got '.*e'"):
-        build_engine(tmp_path, max_steps=1, limit_val_batches=0).fit(
-            build_model(feature_cache_dir=tmp_path / "file"), datamodule=tiny_data()
-        )
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(ValueError, match=r"feature_cache_dir must have room for 0\.\d+ GiB more, got .*No space left"):
-        build_engine(tmp_path, max_steps=1, limit_val_batches=0).fit(
-            build_model(feature_cache_dir=tmp_path), datamodule=tiny_data()
+    with pytest.raises(ValueError, match=r"feature_cache needs one training set with a length, got .*Stream"):
+        engine.fit(
+            build_model(feature_cache=1, optimiser={"schedule": "none"}),
+            train_dataloaders=DataLoader(Stream()),
         )
 
 
-def test_a_trained_model_needs_no_folder(tiny_data: Callable, tmp_path: Path) -> None:
-    folder = tmp_path / "features"
-    engine = build_engine(tmp_path, max_steps=2)
-    engine.fit(build_model(feature_cache_dir=folder), datamodule=tiny_data())
-    folder.rmdir()
-    loaded = ScaleAwareCRD.load_from_checkpoint(engine.best_model_path)
-    assert loaded.hparams["feature_cache_dir"] == str(folder)
-    build_engine(tmp_path).test(loaded, datamodule=tiny_data())
-    assert not folder.exists()
+def test_a_change_in_one_process_stops_all() -> None:
+    """A process that goes on alone waits for the others until its group's time is over."""
+    asked: list[tuple[bool, bool]] = []
+
+    def other_process_found_one(decision: bool, all: bool = True) -> bool:  # noqa: A002 - Lightning's name
+        asked.append((decision, all))
+        return True
+
+    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=other_process_found_one))
+    cache = FeatureCache(ALL)
+    with pytest.raises(ValueError, match="0 changed, got another image for 'a path of another process'"):
+        cache.on_train_epoch_end(trainer, None)
+    assert asked == [(False, False)]

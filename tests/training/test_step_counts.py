@@ -17,18 +17,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.benchmark.speed.contenders import FORMS
 from anomalib_scrd.noise import patches, step_generator
 from anomalib_scrd.scoring import smoothing
-from tests.models import build_model
+from tests.models import build_model, merged
 
 BATCH = 2
+FORMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "published": {"preset": "published"},
+    "plain": {"loss": {"restore": 0.0, "contrast": 0.0}},
+    "ratio": {"loss": {"restore": 0.0, "contrast": 0.0, "ratio": 0.1}, "noise": {"share": 0.0625}},
+}
 aten = torch.ops.aten
 
 
 def ready(rank: int = 0, **arguments: Any) -> ScaleAwareCRD:
     """A model in training mode that steps without a trainer."""
-    model = build_model(**({"noise_seed": 3} | arguments))
+    model = build_model(**({"seed": 3} | arguments))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
     # logs everything in every step
     model._trainer = SimpleNamespace(global_rank=rank, global_step=0, log_every_n_steps=1, should_stop=False)
@@ -44,15 +49,15 @@ def images(batch: int = BATCH) -> torch.Tensor:
     ("arguments", "teacher", "student"),
     # images in the one joint pass of the teacher over clean and noisy ones, which the student sees to restore them only
     [
-        (FORMS["default"], 8, 8),
-        ({"restore_weight": 1.0, "noise_share": 0.25}, 10, 10),
+        (FORMS["default"], 11, 11),
         (FORMS["published"], 16, 8),
-        (FORMS["contrast"], 9, 8),
+        (FORMS["plain"], 8, 8),
+        (FORMS["ratio"], 9, 8),
     ],
-    ids=["default", "restoring", "published", "contrast"],
+    ids=list(FORMS),
 )
 def test_passes_of_a_step(arguments: dict[str, Any], teacher: int, student: int) -> None:
-    model = ready(**(arguments | {"student_depth": 1}))
+    model = ready(**merged(arguments, {"student": {"depth": 1}}))
     seen: dict[str, list[int]] = {"teacher": [], "bottleneck": [], "student": []}
     for name, sizes in seen.items():
         part = model.model.get_submodule(name)
@@ -113,14 +118,13 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     "arguments",
     [
         *FORMS.values(),
-        {"contrast_weight": 0.1, "noise": "perlin", "noise_count": [1, 3], "noise_strength": [0.1, 0.4]},
-        {"contrast_weight": 0.1, "noise": "gaussian", "noise_foreground": True},
-        {"calibration": "position"},
+        {"noise": {"kind": "simplex", "strength": [0.1, 0.4], "share": 1.0}},
+        {"noise": {"share": 1.0}},
     ],
-    ids=[*FORMS, "perlin, counts", "gaussian, foreground", "position"],
+    ids=[*FORMS, "simplex", "mixed, all"],
 )
 def test_a_step_never_makes_the_host_wait(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ready(**(arguments | {"student_depth": 1}))
+    model = ready(**merged(arguments, {"student": {"depth": 1}}))
     batch = ImageBatch(image=images())
     with no_waiting(monkeypatch):
         loss = model.training_step(batch)
@@ -158,7 +162,7 @@ def compilations() -> Iterator[Any]:
 
 
 def test_nothing_is_compiled_after_the_first_step(compilations: Any) -> None:
-    model = ready(layers=["layer1", "layer2"], contrast_weight=0.1)
+    model = ready(layers=["layer1", "layer2"])
     model.model.compile(backend=compilations)
     optimizer = torch.optim.SGD(model.model.trainable_parameters(), lr=1e-3)
     counts = []
@@ -174,7 +178,7 @@ def test_nothing_is_compiled_after_the_first_step(compilations: Any) -> None:
 
 @pytest.mark.parametrize("form", ["default", "published"])
 def test_the_model_is_one_graph(form: str, compilations: Any) -> None:
-    model = ready(**(FORMS[form] | {"student_depth": 1, "layers": ["layer1", "layer2"]}))
+    model = ready(**merged(FORMS[form], {"student": {"depth": 1}, "layers": ["layer1", "layer2"]}))
     model.model.compile(backend=compilations, fullgraph=True)
     noisy = images() if model.loss.needs_noisy else None
     for _ in range(2):
@@ -186,6 +190,8 @@ def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> N
     model = ready()
     before = {name: buffer.data_ptr() for name, buffer in model.named_buffers()}
     model.training_step(ImageBatch(image=images())).backward()
+    model.eval().model(images())
+    model.train()
 
     def refuse(_: float) -> torch.Tensor:
         pytest.fail("the kernel was built again")
@@ -208,13 +214,8 @@ def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> N
 # So the terms that are means are compared, with batch norm in evaluation mode and features as the teacher gives them.
 
 MEANS = {
-    "pull only": {"contrast_weight": 0.0, "feature_scaling": "none"},
-    "pull and restore": {
-        "restore_weight": 1.0,
-        "contrast_weight": 0.0,
-        "feature_scaling": "none",
-        "noise_share": 1.0,
-    },
+    "pull only": {"loss": {"restore": 0.0, "contrast": 0.0}, "student": {"feature_scaling": "none"}},
+    "all three": {"student": {"feature_scaling": "none"}, "noise": {"share": 1.0}},
 }
 PROCESSES = 2
 
@@ -249,11 +250,17 @@ def step_of_a_process(rank: int, folder: str) -> None:
     found = {}
     for name, arguments in MEANS.items():
         model = fixed_statistics(ready(rank, **arguments))
-        seen: list[torch.Tensor] = []
-        model.model.register_forward_pre_hook(lambda _m, args, seen=seen: seen.append(args[1]))
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        anomalies = model.synthetic_anomalies
+
+        def kept(*args: Any, anomalies: Any = anomalies, seen: list = seen, **kwargs: Any) -> Any:
+            seen.append(anomalies(*args, **kwargs))
+            return seen[-1]
+
+        model.synthetic_anomalies = kept
         step = DistributedDataParallel(Step(model))  # must outlive the backward pass
         step(images(2 * BATCH).chunk(PROCESSES)[rank]).backward()
-        found[name] = (gradients(model), seen[0])
+        found[name] = (gradients(model), *(seen[0] if seen else (None, None)))
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -262,7 +269,7 @@ def step_of_a_process(rank: int, folder: str) -> None:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
     # one import of anomalib for both
-    get_context("forkserver").set_forkserver_preload(["anomalib_scrd.benchmark.speed.contenders"])
+    get_context("forkserver").set_forkserver_preload(["anomalib_scrd.lightning_model"])
     torch.multiprocessing.start_processes(
         step_of_a_process, (str(folder),), nprocs=PROCESSES, start_method="forkserver"
     )
@@ -273,8 +280,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, An
 def test_two_processes_have_the_gradient_of_the_joint_batch(form: str, two_processes: list[dict[str, Any]]) -> None:
     model = fixed_statistics(ready(**MEANS[form]))
     if two_processes[0][form][1] is not None:
-        noisy = torch.cat([process[form][1] for process in two_processes])
-        model.synthetic_anomalies = lambda *_args, **_kwargs: (noisy, None)
+        noisy, mask = (torch.cat([process[form][part] for process in two_processes]) for part in (1, 2))
+        model.synthetic_anomalies = lambda *_args, **_kwargs: (noisy, mask)
     model.training_step(ImageBatch(image=images(2 * BATCH))).backward()
     joint = gradients(model)
     for process in two_processes:
@@ -290,7 +297,9 @@ def test_each_process_draws_noise_of_its_own(two_processes: list[dict[str, Any]]
     for rank, process in enumerate(two_processes):
         assert process["pull only"][1] is None
         generator = step_generator(3, 0, rank=rank)
-        expected, _ = model.synthetic_anomalies(halves[rank], generator=generator, std=model._image_std)
-        torch.testing.assert_close(process["pull and restore"][1], expected)
-    patches = [process["pull and restore"][1] - half for process, half in zip(two_processes, halves, strict=True)]
+        expected, _ = model.synthetic_anomalies(
+            halves[rank], generator=generator, normalisation=model._normalisation, turn=0
+        )
+        torch.testing.assert_close(process["all three"][1], expected)
+    patches = [process["all three"][1] - half for process, half in zip(two_processes, halves, strict=True)]
     assert not torch.equal(patches[0] != 0, patches[1] != 0)

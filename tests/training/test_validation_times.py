@@ -97,7 +97,7 @@ def test_a_fit_that_ends_within_its_first_epoch_has_thresholds(tiny_data: Callab
 def test_thresholds_of_a_fit_that_ends_within_an_epoch_are_those_of_its_last_weights(
     settings: dict, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    log, model = Log(), build_model(learning_rate=0.01)
+    log, model = Log(), build_model(optimiser={"learning_rate": 0.01})
     engine = build_engine(tmp_path, max_steps=5, callbacks=[log], **settings)
     engine.fit(model, datamodule=tiny_data())
     assert log.validated[-1] == log.written[-1] == 5

@@ -1,8 +1,7 @@
-"""The command ``speed``: what a training step and a prediction cost, beside what they must cost.
+"""The command ``speed``: what training steps and predictions cost, measured side by side.
 
-``config`` says what to measure, ``contenders`` builds the training steps, ``timing`` runs contenders in turn and
-summarises, one module per section measures, ``report`` and ``figure`` write. A section is a module with a function
-``measure(config) -> Section``; it is imported only when it is asked for.
+``config`` says what to measure, ``timing`` runs contenders in turn and summarises, ``training_step`` makes the steps of
+a Lightning module; ``step`` and ``prediction`` measure, ``runner`` calls them, ``report`` writes.
 """
 
 __all__: list[str] = []

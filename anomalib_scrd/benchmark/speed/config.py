@@ -1,18 +1,36 @@
 """What the command ``speed`` measures."""
 
-__all__ = ["ENGINES", "SECTIONS", "Engine", "Precision", "SectionName", "SpeedConfig"]
+__all__ = ["SECTIONS", "Contender", "SpeedConfig"]
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import torch
+from anomalib_scrd.benchmark.descriptions import Entry, described, require
 
-Precision = Literal["32", "bf16", "16"]
-SectionName = Literal["step", "parts", "options", "loader", "inference", "growth", "devices"]
-Engine = Literal["torch", "compile", "onnx", "openvino-f32", "openvino-bf16", "openvino-int8-weights", "openvino-int8"]
-SECTIONS: tuple[SectionName, ...] = get_args(SectionName)
-ENGINES: tuple[Engine, ...] = get_args(Engine)
+PredictionEngine = Literal[
+    "torch", "compile", "onnx", "openvino-f32", "openvino-bf16", "openvino-int8-weights", "openvino-int8"
+]
+SECTIONS = ("step", "prediction")
+_PRECISIONS = ("32", "bf16")
+
+
+@dataclass
+class Contender(Entry):
+    """A model, a subclass of anomalib's ``AnomalibModule``, and the way it is run.
+
+    Args:
+        precision: Of the steps, and of torch's predictions: 32, or bf16 by autocast.
+        compile: Compile the model of the training steps with torch.compile.
+    """
+
+    precision: str = "32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown precision."""
+        self.precision = str(self.precision)
+        require(self.precision in _PRECISIONS, "precision", self.precision, f"one of {_PRECISIONS}")
 
 
 @dataclass
@@ -20,101 +38,50 @@ class SpeedConfig:
     """What to measure, and how.
 
     Args:
-        sections: What to measure: ``step`` (a training step against others), ``parts`` (where its time goes and what
-            floor it has), ``options`` (what precision, layout, compiler and fused optimiser change), ``loader``
-            (reading images against the step), ``inference`` (exported models), ``growth`` (cost against input size,
-            batch and scales), ``devices`` (several processes).
-        backbone: timm model: the teacher of all contenders.
-        layers: Its feature maps, finest first; None for those of strides 4, 8 and 16.
-        image_size: (height, width) of the input.
+        models: The contenders by name, each with the arguments of :class:`Contender`.
+        step: Names of those whose training steps are timed.
+        prediction: Names of those whose predictions are timed, with each of the ``engines``.
+        reference: The contender that others are compared with. By default the first one.
+        image_sizes: Heights and widths of the input; with several, all are timed side by side and growth is shown.
         batch: Images of a training step.
-        precision: Of the steps, and of torch's predictions on a GPU: float32, or autocast to bfloat16 or float16.
-        device: ``auto``, or torch's name of the device. Exported models run on the CPU.
+        engines: What runs the predictions: torch on ``device``, all others on the CPU.
+        prediction_batches: Images per prediction.
+        device: ``auto``, or torch's name of the device.
         rounds: How often each contender is timed. Six are the least that give a 95 % interval.
         warmup: Untimed runs of each contender before that.
         threads: Threads of torch, OpenVINO and ONNX Runtime; None leaves torch's own choice, which the others then get.
-        compile: Compile the models of the training steps with torch.compile.
-        channels_last: Lay images and weights out with the channels last.
-        pre_trained: Weights of the teacher. The speed does not depend on them; false needs none.
         seed: Of weights and images.
-        variants: Further contenders in ``step``, ``parts`` and ``inference``, by name: arguments of ScaleAwareCRD that
-            differ from the default ones.
-        images: Folder of images for ``loader`` and the calibration of INT8; None draws phantoms.
-        loader_workers: Numbers of worker processes of the data loader.
-        engines: What ``inference`` runs.
-        inference_models: Whose predictions ``inference`` measures.
-        inference_batches: Images per prediction.
-        growth_sizes: Heights and widths of ``growth``.
-        growth_batches: Batches of ``growth``, at ``image_size``.
-        growth_scales: Numbers of the backbone's feature maps, from stride 4 on, at ``image_size``.
-        growth_batch: Batch at which sizes and scales grow.
-        processes: Number of processes in ``devices``.
-        output: Folder of speed.json, speed.md and speed.png.
+        output: Folder of speed.md and speed.csv.
     """
 
-    sections: list[SectionName] = field(default_factory=lambda: list(SECTIONS))
-    backbone: str = "wide_resnet50_2"
-    layers: list[str] | None = None
-    image_size: tuple[int, int] = (256, 256)
+    models: dict[str, dict[str, Any]]
+    step: list[str] = field(default_factory=list)
+    prediction: list[str] = field(default_factory=list)
+    reference: str | None = None
+    image_sizes: list[int] = field(default_factory=lambda: [256])
     batch: int = 8
-    precision: Precision = "32"
+    engines: list[PredictionEngine] = field(default_factory=lambda: ["torch", "openvino-f32"])
+    prediction_batches: list[int] = field(default_factory=lambda: [1, 8])
     device: str = "auto"
     rounds: int = 15
     warmup: int = 3
     threads: int | None = None
-    compile: bool = False
-    channels_last: bool = False
-    pre_trained: bool | str = False
     seed: int = 0
-    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
-    images: Path | None = None
-    loader_workers: list[int] = field(default_factory=lambda: [0, 2])
-    engines: list[Engine] = field(default_factory=lambda: list(ENGINES))
-    inference_models: list[Literal["default", "edge", "baseline"]] = field(
-        default_factory=lambda: ["default", "edge", "baseline"]
-    )
-    inference_batches: list[int] = field(default_factory=lambda: [1, 8])
-    growth_sizes: list[int] = field(default_factory=lambda: [128, 256, 512, 1024])
-    growth_batches: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
-    growth_scales: list[int] = field(default_factory=lambda: [2, 3, 4])
-    growth_batch: int = 1
-    processes: int = 2
     output: Path = Path("results/speed")
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is measured.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
+        """Raise ValueError, before anything is measured, for what is out of range or not there."""
         self.output = Path(self.output)
-        height, width = self.image_size  # a list, where it comes from a file
-        self.image_size = (height, width)
-        self.images = None if self.images is None else Path(self.images)
-        ranges = {
-            "sections": (bool(self.sections), self.sections, "at least one"),
-            "image_size": (min(self.image_size) > 0, self.image_size, "two numbers above 0"),
-            "batch": (self.batch >= 1, self.batch, "at least 1"),
-            "rounds": (self.rounds >= 1, self.rounds, "at least 1"),
-            "warmup": (self.warmup >= 0, self.warmup, "at least 0"),
-            "threads": (self.threads is None or self.threads >= 1, self.threads, "at least 1 or left out"),
-            "growth_batch": (self.growth_batch >= 1, self.growth_batch, "at least 1"),
-            "processes": (self.processes >= 2, self.processes, "at least 2"),  # noqa: PLR2004
-            "images": (self.images is None or self.images.is_dir(), self.images, "a folder or left out"),
-        }
-        for argument, (good, value, allowed) in ranges.items():
-            if not good:
-                msg = f"{argument} must be {allowed}, got {value}"
-                raise ValueError(msg)
-
-    @property
-    def torch_device(self) -> torch.device:
-        """The device in torch's terms."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
-
-    def use_threads(self) -> None:
-        """Give torch its threads in this process."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        self.contenders = described(Contender, self.models, "models")
+        self.reference = self.reference or next(iter(self.models))
+        chosen = {name: getattr(self, name) for name in SECTIONS}
+        require(any(chosen.values()), " or ".join(SECTIONS), [], "a list of at least one model")
+        for name, models in (chosen | {"reference": [self.reference]}).items():
+            require(set(models) <= set(self.models), name, models, f"among the models {sorted(self.models)}")
+        for name in ("image_sizes", "prediction_batches"):
+            values = getattr(self, name)
+            require(min(values, default=0) >= 1, name, values, "numbers of at least 1")
+        for name in ("batch", "rounds"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(self.warmup >= 0, "warmup", self.warmup, "at least 0")
+        require(self.threads is None or self.threads >= 1, "threads", self.threads, "at least 1 or left out")

@@ -1,81 +1,51 @@
-"""Section ``step``: one training step of the forms of this model against others."""
+"""Section ``step``: training steps of all contenders at all sizes, side by side."""
 
-__all__ = ["CACHED", "RELEASED", "measure"]
+__all__ = ["measure"]
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from functools import partial
 
-import torch
+import pandas as pd
+from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_scrd.benchmark.measure import PeakMemory
+from anomalib_scrd.benchmark.machine import PeakMemory, resolve_device
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
-from anomalib_scrd.benchmark.speed.contenders import BASELINE, FORMS, build_baseline, build_form
-from anomalib_scrd.benchmark.speed.released import ReleasedSchedule
-from anomalib_scrd.benchmark.speed.section import Panel, Section, Table, interval, number, spread
-from anomalib_scrd.benchmark.speed.timing import alternate, device_clock, ratio, summary
-from anomalib_scrd.benchmark.speed.training import TrainingStep
-
-RELEASED = "released schedule, fp32"
-CACHED = {"default, features kept": {"feature_cache": 1.0}}
+from anomalib_scrd.benchmark.speed.report import Section
+from anomalib_scrd.benchmark.speed.timing import interleave, milliseconds, relative
+from anomalib_scrd.benchmark.speed.training_step import TrainingStep
 
 
 def measure(config: SpeedConfig) -> Section:
-    """Time the steps of all contenders in turn.
+    """Time the steps of all contenders at all sizes in turn.
 
-    Args:
-        config: What to measure.
-
-    Returns:
-        Times, images per second and ratios to the baseline and to the released schedule.
+    Ratios are to the reference at the same size, times per pixel relative to the first size. FLOPs are those of matrix
+    products and convolutions, forward and backward.
     """
-    section = Section()
-    published = build_form(config, FORMS["published"])
-    baseline, own, reason = section.attempt(BASELINE, lambda: build_baseline(config, published)) or ("", None, "")
-    if reason:
-        section.errors[BASELINE] = reason
     steps: dict[str, TrainingStep] = {}
 
-    def keep(name: str, build: Callable[[], Any], settings: SpeedConfig = config) -> Callable[[], TrainingStep]:
-        def make() -> TrainingStep:
-            steps[name] = TrainingStep(build(), settings)
-            return steps[name]
+    def build(label: str, name: str, side: int) -> TrainingStep:
+        steps[label] = TrainingStep(config, name, side)
+        return steps[label]
 
-        return make
-
-    def form(arguments: dict[str, Any]) -> Callable[[], Any]:
-        return lambda: build_form(config, arguments)
-
-    contenders = {name: keep(name, form(arguments)) for name, arguments in (FORMS | CACHED | config.variants).items()}
-    if own is not None:
-        # its loss takes views that only contiguous features have
-        contenders[baseline] = keep(baseline, lambda: own, replace(config, channels_last=False))
-    as_released = replace(config, precision="32", channels_last=False, compile=False)
-    contenders[RELEASED] = keep(RELEASED, lambda: ReleasedSchedule(published), as_released)
-    clock = device_clock(config.torch_device)
-    seconds = section.take("step", alternate(contenders, rounds=config.rounds, warmup=config.warmup, clock=clock))
-
-    references = [name for name in (baseline, RELEASED) if name in seconds]
-    columns = ["contender", "ms per step (quartiles)", "images/s", *(f"time / {name}" for name in references)]
-    rows = []
-    for name, values in seconds.items():
-        cells = [interval(ratio(values, seconds[reference])) for reference in references]
-        rows.append([name, spread(summary(values), 1e3), number(config.batch / summary(values).median), *cells])
-    if config.torch_device.type == "cuda":
-        columns.append("memory of a step, MiB")
-        for row in rows:
-            row.append(number(_transient_memory(steps[row[0]], config.torch_device)))
-    section.tables.append(Table("One training step", columns, rows))
-    section.panels.append(
-        Panel("training step, ms", {name: summary(values).scaled(1e3) for name, values in seconds.items()})
-    )
-    return section
-
-
-def _transient_memory(step: TrainingStep, device: torch.device) -> float:
-    """What a step allocates on top of what is there all the time, MiB."""
-    memory = PeakMemory(device)
-    memory.reset()
-    before = memory.read()
-    step()
-    return memory.read() - before
+    entries = [(name, side) for side in config.image_sizes for name in config.step]
+    factories = {f"{name}, {side}": partial(build, f"{name}, {side}", name, side) for name, side in entries}
+    seconds, errors = interleave(factories, rounds=config.rounds, warmup=config.warmup)
+    memory, first = PeakMemory(resolve_device(config.device)), config.image_sizes[0]
+    rows = {}
+    for name, side in entries:
+        label = f"{name}, {side}"
+        if label not in seconds:
+            continue
+        rows[label] = {
+            "ms (quartiles)": milliseconds(seconds[label]),
+            "images/s": f"{config.batch / seconds[label].median():.3g}",
+            f"time / {config.reference}": relative(seconds, label, f"{config.reference}, {side}"),
+            f"time per pixel / at {first}": relative(seconds, label, f"{name}, {first}", (first / side) ** 2),
+        }
+        if not config.contenders[name].compile:
+            with FlopCounterMode(display=False) as counter:
+                steps[label]()
+            rows[label]["GFLOP"] = f"{counter.get_total_flops() / 1e9:.3g}"
+        if memory.device.type == "cuda":
+            rows[label]["memory of a step, MiB"] = f"{memory.of(steps[label]):.0f}"
+    title = f"A training step of {config.batch} images"
+    return Section({title: pd.DataFrame(rows).T.rename_axis("model, height and width")}, {"step": seconds}, errors)

@@ -1,99 +1,49 @@
-"""Runs contenders in turn under one clock, and summarises what it took."""
+"""Runs contenders in turn under one clock, and summarises the times."""
 
-__all__ = [
-    "Clock",
-    "Contenders",
-    "Samples",
-    "Stopwatch",
-    "Summary",
-    "alternate",
-    "device_clock",
-    "ratio",
-    "ready",
-    "reason",
-    "summary",
-]
+__all__ = ["Factories", "interleave", "milliseconds", "ratio", "reason", "relative"]
 
 import gc
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+import random
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from scipy import stats
+from torch.utils.benchmark import timer
 
-Clock = Callable[[], float]
-"""Gives the time in seconds, once all work before it is done."""
-Contenders = Mapping[str, Callable[[], Callable[[], Any]]]
-"""What builds each contender, by name: a function without arguments that is timed."""
+Factories = Mapping[str, Callable[[], Callable[[], Any]]]  # builds each contender: a function that is timed
 
 
-def device_clock(device: torch.device) -> Clock:
-    """A clock for work on a device: a GPU runs behind its host, so the clock first waits for it."""
-    if device.type != "cuda":
-        return time.perf_counter
+def interleave(
+    factories: Factories, *, rounds: int, warmup: int, settle: int = 0, clock: Callable[[], float] = timer
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Time contenders in turn, each round in another order.
 
-    def read() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return read
-
-
-def ready(work: Mapping[str, Callable[[], Any]]) -> Contenders:
-    """Contenders that are built already."""
-    return {name: partial(_same, function) for name, function in work.items()}
-
-
-def _same(function: Callable[[], Any]) -> Callable[[], Any]:
-    return function
-
-
-@dataclass
-class Samples:
-    """Times of contenders.
+    A disturbance that lasts longer than a round strikes all contenders: ratios within a round are steadier than times.
+    The order varies since a contender leaves caches and waiting threads to the next. One that fails is left out.
 
     Args:
-        seconds: Times of each contender, one per round.
-        errors: Why a contender is not among them.
-    """
-
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-
-
-def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock, settle: int = 0) -> Samples:
-    """Time contenders in turn, each round in another order: A B C, C A B, ...
-
-    What disturbs the machine for longer than a round disturbs all of them, so that ratios within a round are steadier
-    than the times themselves. Who comes after whom differs, since a contender leaves caches and waiting threads to the
-    next. A contender that fails is recorded and the others go on.
-
-    Args:
-        contenders: What builds them.
+        factories: What builds the contenders.
         rounds: Timed runs of each.
         warmup: Untimed runs of each before, also in turn.
-        clock: Time in seconds.
         settle: Untimed runs of a contender directly before each timed one: the time of work that repeats.
+        clock: Time in seconds, once all work before it is done. torch's waits for an accelerator.
 
     Returns:
-        The times in the order of the contenders, and the errors.
+        The times in seconds, a row per round and a column per contender, and the errors by contender.
     """
-    samples = Samples()
+    errors: dict[str, str] = {}
     running: dict[str, Callable[[], Any]] = {}
+    times: dict[str, list[float]] = {}
 
-    def attempt(name: str, work: Callable[[], Any]) -> Any:
+    def attempt(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return work()
+            return work(*arguments)
         except Exception as error:  # noqa: BLE001  (whatever a contender raises, the others go on)
-            samples.errors[name] = reason(error)
+            errors[name] = reason(error)
             running.pop(name, None)
-            samples.seconds.pop(name, None)
+            times.pop(name, None)
             return None
 
     def timed(work: Callable[[], Any]) -> float:
@@ -103,31 +53,30 @@ def alternate(contenders: Contenders, *, rounds: int, warmup: int, clock: Clock,
         work()
         return clock() - start
 
-    for name, build in contenders.items():
+    for name, build in factories.items():
         work = attempt(name, build)
         if work is not None:
             running[name] = work
+    for _ in range(warmup):
+        for name, work in list(running.items()):
+            attempt(name, work)
+    times |= {name: [] for name in running}
+    order = random.Random(0)  # noqa: S311  (every measurement of the same contenders in the same orders)
     gc.collect()
     gc.freeze()  # what lives already need not be looked through again
     try:
-        for _ in range(warmup):
-            for name, work in list(running.items()):
-                attempt(name, work)
-        samples.seconds = {name: [] for name in running}
-        generator = torch.Generator().manual_seed(0)  # every measurement of the same contenders in the same orders
         for _ in range(rounds):
             gc.collect()  # between the rounds, so that it strikes no contender by chance
             gc.disable()
-            turn = list(running.items())
-            for name, work in (turn[index] for index in torch.randperm(len(turn), generator=generator).tolist()):
-                seconds = attempt(name, partial(timed, work))
+            for name, work in order.sample(list(running.items()), len(running)):
+                seconds = attempt(name, timed, work)
                 if seconds is not None:
-                    samples.seconds[name].append(seconds)
+                    times[name].append(seconds)
             gc.enable()
     finally:
         gc.enable()
         gc.unfreeze()
-    return samples
+    return pd.DataFrame(times), errors
 
 
 def reason(error: Exception) -> str:
@@ -135,95 +84,27 @@ def reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A median between two bounds.
-
-    Args:
-        median: The median.
-        low: Lower bound.
-        high: Upper bound.
-    """
-
-    median: float
-    low: float
-    high: float
-
-    def scaled(self, factor: float) -> "Summary":
-        """In another unit."""
-        return Summary(factor * self.median, factor * self.low, factor * self.high)
-
-    def inverse(self, numerator: float) -> "Summary":
-        """A rate from a time."""
-        return Summary(numerator / self.median, numerator / self.high, numerator / self.low)
+def milliseconds(seconds: pd.Series) -> str:
+    """Median and quartiles, in milliseconds."""
+    low, median, high = 1e3 * seconds.quantile([0.25, 0.5, 0.75])
+    return f"{median:.3g} ({low:.3g} to {high:.3g})"
 
 
-def summary(seconds: Sequence[float]) -> Summary:
-    """Median and quartiles."""
-    low, median, high = np.quantile(np.asarray(seconds, dtype=np.float64), [0.25, 0.5, 0.75])
-    return Summary(float(median), float(low), float(high))
-
-
-def ratio(numerator: Sequence[float], denominator: Sequence[float], confidence: float = 0.95) -> Summary:
-    """Median of the ratios round by round, with an interval for that median.
+def ratio(numerator: pd.Series, denominator: pd.Series) -> tuple[float, float, float]:
+    """Median of the ratios round by round, and the ends of a 95 % interval for that median.
 
     The interval is that of the order statistics: it supposes nothing about the distribution, and is NaN for fewer
-    rounds than it takes (6 at 95 %).
-
-    Args:
-        numerator: Times of one contender.
-        denominator: Times of the other in the same rounds.
-        confidence: Coverage of the interval.
-
-    Returns:
-        The ratio.
+    rounds than it takes (6).
     """
-    ratios = np.asarray(numerator, dtype=np.float64) / np.asarray(denominator, dtype=np.float64)
+    ratios = (numerator / denominator).to_numpy(dtype=np.float64)
     median = float(np.median(ratios))
-    interval = stats.quantile_test(ratios, q=median, p=0.5).confidence_interval(confidence)
-    return Summary(median, float(interval.low), float(interval.high))
+    interval = stats.quantile_test(ratios, q=median, p=0.5).confidence_interval(0.95)
+    return median, float(interval.low), float(interval.high)
 
 
-class Stopwatch:
-    """Adds up the time of named parts of a piece of work; what a part spends in another one counts for that other.
-
-    Args:
-        clock: Time in seconds.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._stack: list[str] = []
-        self._last = 0.0
-
-    def lap(self, name: str) -> None:
-        """Count the time since the last reading for a part."""
-        now = self.clock()
-        self.seconds[name] += now - self._last
-        self._last = now
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count what happens inside for a part."""
-        if self._stack:
-            self.lap(self._stack[-1])
-        else:
-            self._last = self.clock()
-        self._stack.append(name)
-        try:
-            yield
-        finally:
-            self.lap(self._stack.pop())
-
-    def watch(self, owner: object, attribute: str, name: str) -> None:
-        """Count the calls of a function of an object for a part; an object without it has nothing to count."""
-        function = getattr(owner, attribute, None)
-        if function is None:
-            return
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return function(*args, **kwargs)
-
-        setattr(owner, attribute, timed)
+def relative(seconds: pd.DataFrame, name: str, reference: str, scale: float = 1.0) -> str:
+    """Ratio of two contenders in words, times a factor, ``-`` where one of them is missing."""
+    if name not in seconds or reference not in seconds:
+        return "-"
+    median, low, high = (scale * value for value in ratio(seconds[name], seconds[reference]))
+    return f"{median:.3f}" if np.isnan(low) else f"{median:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,18 +1,21 @@
 """Lets anomalib find the plugin: registers it right after `anomalib.data` and `anomalib.models` were imported.
 
 An installation puts this file beside the package as `anomalib_scrd_startup.py` (a wheel has it only there), with
-`anomalib_scrd.pth`, whose one line every start of the interpreter executes, in virtual environments twice. That line
-costs a third of a millisecond: it puts a finder on `sys.meta_path` that sleeps until something of anomalib is imported
-and then hands over to `start`. From Python 3.15 on, `anomalib_scrd.start` calls `start` itself at once. So this file
-imports nothing but `sys`, and neither it nor the line prints or fails, whatever became of the package.
+`anomalib_scrd.pth`, whose one line imports it at every start of the interpreter. It imports nothing but `sys` and puts
+a finder on `sys.meta_path` that waits for these two imports. From Python 3.15 on, `anomalib_scrd.start` calls `start`
+in place of the line.
 """
 
 import sys
 
-# What is called in `anomalib_scrd.integration.registration` once this module of anomalib is there.
-_FOLLOWED_BY = {"anomalib.data": "register_data", "anomalib.models": "register"}
+# What follows the import of a module of anomalib: a module of the plugin, and a function in it. The module of the model
+# registers it by itself.
+_FOLLOWED_BY = {
+    "anomalib.data": ("anomalib_scrd.integration.registration", "register_data"),
+    "anomalib.models": ("anomalib_scrd.lightning_model", ""),
+}
 
-# Those of them that are still to be imported.
+# Those modules of anomalib that are still to be imported.
 _waiting: "set[str]" = set()
 
 
@@ -35,16 +38,20 @@ class _Loader:
         name: str = module.__name__  # type: ignore[attr-defined]
         if name in _waiting:
             _waiting.remove(name)
-            _register(_FOLLOWED_BY[name])
+            _follow(name)
         if not _waiting:
-            sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "anomalib_scrd")]
+            sys.meta_path[:] = [finder for finder in sys.meta_path if not _is_ours(finder)]
 
 
-def _register(function: str) -> None:
+def _follow(name: str) -> None:
+    """Register what follows the import of a module of anomalib."""
     try:
-        from anomalib_scrd.integration import registration
+        from importlib import import_module
 
-        getattr(registration, function)()
+        module, function = _FOLLOWED_BY[name]
+        imported = import_module(module)
+        if function:
+            getattr(imported, function)()
     except Exception as error:  # noqa: BLE001  a broken plugin must not break anomalib
         _waiting.clear()  # what failed once is not tried, and told, again
         if not (isinstance(error, ModuleNotFoundError) and error.name == "anomalib_scrd"):
@@ -56,8 +63,7 @@ def _register(function: str) -> None:
 class _Finder:
     """Waits on `sys.meta_path` for the imports that are followed by a registration, and then leaves."""
 
-    # A mark rather than the class itself: the copy beside the package is another module with another class. The
-    # finder that sleeps has another mark.
+    # A mark rather than the class itself: the copy beside the package is another module with another class.
     anomalib_scrd = True
 
     @staticmethod
@@ -79,18 +85,28 @@ def _is_ours(finder: "object") -> bool:
     return getattr(finder, "anomalib_scrd", False) is True
 
 
-def install() -> "type[_Finder] | None":
-    """Wait for those of the imports that are still to come; gives the finder where none was waiting."""
+def start() -> None:
+    """Wait for the imports, unless the environment variable ANOMALIB_SCRD_DISABLE is set (to anything but 0)."""
+    from os import environ
+
+    if environ.get("ANOMALIB_SCRD_DISABLE", "0") in {"", "0"}:
+        _wait()
+
+
+def register_now_or_later() -> None:
+    """Register with what has been imported of anomalib, and right after the import with what will be."""
+    _wait()
+    for name in _FOLLOWED_BY:
+        module = sys.modules.get(name)
+        if module is not None and not getattr(module.__spec__, "_initializing", False):
+            _follow(name)
+
+
+def _wait() -> None:
     if not any(map(_is_ours, sys.meta_path)):
         _waiting.update(name for name in _FOLLOWED_BY if name not in sys.modules)
         if _waiting:
             sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
-            return _Finder
-    return None
 
 
-def start() -> "type[_Finder] | None":
-    """Install, unless the environment variable ANOMALIB_SCRD_DISABLE is set (to anything but 0)."""
-    from os import environ
-
-    return install() if environ.get("ANOMALIB_SCRD_DISABLE", "0") in {"", "0"} else None
+start()

@@ -1,0 +1,106 @@
+"""What a result depends on beside its settings: machine, libraries, code; and what a model takes of the machine."""
+
+__all__ = ["PeakMemory", "code_digest", "describe", "model_size", "resolve_device"]
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+
+_MEBI = 2**20
+_LIBRARIES = ("anomalib", "timm", "openvino", "onnxruntime")
+
+
+@dataclass
+class PeakMemory:
+    """Highest memory since the last reset, in MiB.
+
+    On a GPU the allocator's peak, otherwise the resident memory of this process, libraries included (Linux only).
+
+    Args:
+        device: Device that the model runs on.
+    """
+
+    device: torch.device
+
+    def reset(self) -> None:
+        """Forget the peak."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif Path("/proc/self/clear_refs").exists():
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+    def read(self) -> float:
+        """The peak in MiB, NaN where the system does not tell it."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / _MEBI
+        return next((int(value.split()[0]) / 1024 for value in _proc("/proc/self/status", "VmHWM")), float("nan"))
+
+    def of(self, work: Callable[[], object]) -> float:
+        """What some work takes at its peak on top of what is taken already, in MiB."""
+        self.reset()
+        before = self.read()
+        work()
+        return self.read() - before
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, a name of torch's or one of Lightning's accelerators into a device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cuda" if name == "gpu" else name)
+
+
+def model_size(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, float]:
+    """Numbers of ``parameters`` and of those ``trainable``, and ``size_mib`` (with buffers, memory banks for instance).
+
+    A parameter that no optimiser holds was not trained, whatever its ``requires_grad`` says: anomalib's feature
+    extractors keep theirs.
+    """
+    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
+    trained = {id(tensor): tensor.numel() for group in groups for tensor in group if tensor.requires_grad}
+    return {
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        "trainable": sum(trained.values()),
+        "size_mib": sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) / _MEBI,
+    }
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """The machine and the libraries of a model on a device, in words."""
+    cpu = next(_proc("/proc/cpuinfo", "model name"), platform.processor() or platform.machine())
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        **{found.name: found.version for found in distributions() if found.name in _LIBRARIES},
+    }
+
+
+def _proc(file: str, name: str) -> Iterator[str]:
+    """Values of a name in a file of Linux's ``/proc``; none on other systems."""
+    lines = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).exists() else []
+    return (line.partition(":")[2].strip() for line in lines if line.startswith(name))
+
+
+def code_digest(class_path: str) -> str:
+    """Eight hexadecimal digits for the package that a class comes from, this benchmark left out but for its models."""
+    package = class_path.partition(".")[0] if "." in class_path else "anomalib"
+    spec = find_spec(package)
+    digest = hashlib.sha256()
+    own = Path(__file__).parent
+    for root in map(Path, (spec and spec.submodule_search_locations) or []):
+        for file in sorted(root.rglob("*.py")):
+            if own not in file.parents or file.name == "baselines.py":
+                digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:8]

@@ -1,0 +1,120 @@
+"""Means and paired differences with 95 % intervals, and the choice of a variant on the other data sets."""
+
+__all__ = ["Estimate", "PairedScores", "bootstrap_difference", "estimate", "leave_one_set_out", "paired_difference"]
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+class Estimate(NamedTuple):
+    """The mean of ``size`` values (NaN of none) and the ends of its interval (NaN of fewer than two)."""
+
+    mean: float
+    low: float
+    high: float
+    size: int
+
+
+class PairedScores(NamedTuple):
+    """(N,) raw image scores of two models for the same test images, and (N,) labels, 1 = anomalous."""
+
+    candidate: NDArray[np.floating]
+    reference: NDArray[np.floating]
+    labels: NDArray[np.integer]
+
+
+def estimate(values: Sequence[float] | pd.Series) -> Estimate:
+    """Mean and Student-t interval of independent values, one per seed for instance."""
+    array = pd.Series(np.asarray(values, dtype=np.float64))
+    return paired_difference(array, 0 * array)
+
+
+def paired_difference(candidate: pd.Series, reference: pd.Series) -> Estimate:
+    """Mean and Student-t interval of candidate minus reference (``scipy.stats.ttest_rel``).
+
+    The interval takes the pairs as independent. Seeds of one data set are not wholly so: :func:`bootstrap_difference`
+    draws the sets too.
+
+    Args:
+        candidate: Scores, indexed by whatever pairs them: the seed, or data set and seed.
+        reference: Scores. Pairs of which one is missing are left out.
+
+    Returns:
+        The estimate.
+    """
+    pairs = pd.concat([candidate, reference], axis=1, join="inner").dropna().to_numpy(dtype=np.float64)
+    mean = float((pairs[:, 0] - pairs[:, 1]).mean()) if len(pairs) else math.nan
+    if len(pairs) < 2:  # noqa: PLR2004
+        return Estimate(mean, math.nan, math.nan, len(pairs))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are all the same: their interval is right
+        interval = stats.ttest_rel(pairs[:, 0], pairs[:, 1]).confidence_interval(CONFIDENCE)
+    return Estimate(mean, float(interval.low), float(interval.high), len(pairs))
+
+
+def bootstrap_difference(
+    pairs: Mapping[str, Sequence[PairedScores]], resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean difference in image AUROC, over data sets, seeds and test images.
+
+    A resample draws data sets with replacement, for each of them seeds, and its normal and anomalous test images, which
+    are the same for both models and all seeds.
+
+    Args:
+        pairs: Scores of both models, one entry per seed, by data set. All entries of a set hold the same images.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+
+    Returns:
+        The ends of the interval.
+    """
+    rng = np.random.default_rng(seed)
+    differences = np.stack([_resampled(seeds, resamples, rng) for seeds in pairs.values()])  # (sets, resamples)
+    shape = (resamples, len(pairs))
+    chosen = differences[rng.integers(len(pairs), size=shape), rng.integers(resamples, size=shape)]
+    low, high = np.quantile(chosen.mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _resampled(seeds: Sequence[PairedScores], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Differences on one data set, (resamples,): images are drawn, then seeds."""
+    # an AUROC is a mean over pairs of images, so that of a resample is a quadratic form in how often each was drawn
+    kernels = [_order(pair.candidate, pair.labels) - _order(pair.reference, pair.labels) for pair in seeds]
+    anomalous, normal = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in kernels[0].shape)
+    by_seed = np.stack([((anomalous @ kernel) * normal).sum(axis=1) for kernel in kernels]) / kernels[0].size
+    drawn = rng.integers(len(seeds), size=(resamples, len(seeds)))
+    return by_seed[drawn, np.arange(resamples)[:, None]].mean(axis=1)
+
+
+def _order(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(P, Q): 1 where the anomalous image scores higher than the normal one, 0.5 for a tie."""
+    high, low = scores[labels == 1][:, None], scores[labels == 0][None, :]
+    return (high > low) + 0.5 * (high == low)
+
+
+def leave_one_set_out(scores: pd.DataFrame) -> pd.DataFrame:
+    """Choose a variant by its mean on all data sets but one, and report it on that one, for each set in turn.
+
+    Args:
+        scores: Scores by data set and seed (index) and variant (columns). Variants that lack a set are left out.
+
+    Returns:
+        By set: the variant ``chosen``, its mean on the ``others`` and on the set ``left_out``, and the ``best`` of any
+        variant there. Empty for fewer than two sets.
+    """
+    means = scores.groupby(level="data", sort=False).mean().dropna(axis=1) if len(scores.columns) else pd.DataFrame()
+    rows = {}
+    for data in means.index if len(means) > 1 and len(means.columns) else []:
+        others = means.drop(index=data).mean()
+        chosen = others.idxmax()
+        rows[data] = (chosen, others[chosen], means.loc[data, chosen], means.loc[data].max())
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["chosen", "others", "left_out", "best"])

@@ -1,0 +1,87 @@
+"""Everything that is looked at in the data before a training, validation, test or prediction begins."""
+
+__all__ = ["check_data", "datasets_of", "loaders_of"]
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch.utils.data import Subset
+
+from anomalib_scrd.data.degenerate_sets import check_sets
+from anomalib_scrd.data.file_checks import check_images, files_for_anomalib
+from anomalib_scrd.data.resizing import resize_each_image
+
+
+def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
+    """Look at the data of a run, and give loaders that were passed to it the model's resizing.
+
+    Args:
+        trainer: The trainer, with its data module or loaders.
+        stage: Lightning's: fit, validate, test or predict.
+        transform: Transform of the model's pre-processor.
+
+    Raises:
+        UnreadableImageError: If files are no images, or images have more than 8 bits and anomalib's reader, which would
+            ruin them.
+        ValueError: If the images are of no use, see ``check_sets``.
+    """
+    datasets = datasets_of(trainer)
+    images = files_for_anomalib(datasets, ["image_path"])
+    check_images(images, set(files_for_anomalib(datasets, ["mask_path"])) - set(images))
+    resize_each_image(loaders_of(trainer), transform)
+    if stage == "fit":
+        datamodule = getattr(trainer, "datamodule", None)
+        training, validation, test = (getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test"))
+        # Images that are held out from the student are training images.
+        held_out = getattr(trainer.lightning_module, "held_out", None)
+        check_sets(getattr(held_out, "whole", None) or training, validation, test)
+
+
+def datasets_of(trainer: Trainer) -> list[Any]:
+    """List the data sets of a trainer's data module and loaders.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        The data sets, those inside of a torch ``Subset`` in its place.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    found = [getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test")]
+    found.append(getattr(getattr(trainer.lightning_module, "held_out", None), "dataset", None))
+    found += [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
+    return [_whole(dataset) for dataset in found if dataset is not None]
+
+
+def loaders_of(trainer: Trainer) -> list[Any]:
+    """List the loaders that were passed to a trainer, or that it has made of its data module.
+
+    Args:
+        trainer: The trainer.
+
+    Returns:
+        The loaders.
+    """
+    # Lightning shows loaders that were passed to it only after the set-up.
+    loops = (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
+    passed = [getattr(loop, "_data_source", None) for loop in (*loops, trainer.predict_loop)]
+    found: list[Any] = [getattr(source, "instance", None) for source in passed]
+    found += [trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders]
+    return [loader for loader in _flat(found) if hasattr(loader, "dataset")]
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        elif isinstance(value, dict):
+            yield from _flat(value.values())
+        elif value is not None:
+            yield value
+
+
+def _whole(dataset: Any) -> Any:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset

@@ -1,0 +1,49 @@
+"""Items and batches of pictures, which may be one of several of a file, and may belong to a patient."""
+
+__all__ = ["MedicalBatch", "MedicalItem"]
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from anomalib.data.dataclasses.torch import ImageBatch, ImageItem
+
+
+@dataclass
+class MedicalItem(ImageItem):
+    """An image with the pseudonyms of its patient and its volume.
+
+    ``image_path`` is the name of the picture: the file's path, with the number of the frame or slice before the suffix
+    where a file holds several. anomalib's own items demand a path of printable ASCII that exists.
+
+    Args:
+        patient: Pseudonym of the patient, "" if unknown.
+        volume: Pseudonym of the series or volume, "" if there is none.
+    """
+
+    patient: str = ""
+    volume: str = ""
+
+    @staticmethod
+    def validate_image_path(image_path: str | None) -> str | None:
+        """Take any name of a picture."""
+        return None if image_path is None else str(image_path)
+
+    @staticmethod
+    def validate_mask_path(mask_path: str | None) -> str | None:
+        """Take any path of a mask."""
+        return str(mask_path) if mask_path else None
+
+
+@dataclass
+class MedicalBatch(ImageBatch):
+    """A batch of such items.
+
+    Args:
+        patient: (B,) pseudonyms of the patients.
+        volume: (B,) pseudonyms of the volumes.
+    """
+
+    item_class: ClassVar[type[MedicalItem]] = MedicalItem
+
+    patient: list[str] | None = None
+    volume: list[str] | None = None

@@ -1,0 +1,55 @@
+"""Errors that name the image file at fault: Pillow names none when an image ends too early."""
+
+__all__ = ["PILLOW_ERRORS", "FileNamingDataset", "UnreadableImageError", "naming_unreadable_files"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from anomalib.data import AnomalibDataset
+from anomalib.data.dataclasses import DatasetItem
+from PIL import Image
+
+from anomalib_scrd.imaging import UnreadableImageError
+
+PILLOW_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no image, is cut short, is broken inside, or claims a monstrous size."""
+
+
+@contextmanager
+def naming_unreadable_files(*paths: str) -> Iterator[None]:
+    """Turn Pillow's errors into one that names the files.
+
+    Args:
+        paths: The files that are read inside; empty ones are left out.
+
+    Raises:
+        UnreadableImageError: If one of them cannot be read.
+    """
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except PILLOW_ERRORS as error:
+        where = " or ".join(repr(path) for path in paths if path)
+        msg = f"cannot read {where}: {error}. Is the file damaged, or was its download cut short?"
+        raise UnreadableImageError(msg) from error
+
+
+class FileNamingDataset(AnomalibDataset):
+    """anomalib's data set with errors that name the file."""
+
+    def __getitem__(self, index: int) -> DatasetItem:
+        """Read an image, and its mask if it has one.
+
+        Args:
+            index: Which one.
+
+        Returns:
+            anomalib's item.
+
+        Raises:
+            UnreadableImageError: If a file cannot be read.
+        """
+        sample = self.samples.iloc[index]
+        with naming_unreadable_files(sample.image_path, sample.mask_path):
+            return super().__getitem__(index)

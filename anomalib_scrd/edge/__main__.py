@@ -1,0 +1,56 @@
+"""Command line: ``python -m anomalib_scrd.edge [run] MODEL IMAGES --output FOLDER``, and further commands.
+
+The first word names a command; without one it is ``run``. A command is a module with a function
+``main(words) -> exit status``, loaded only when it is asked for.
+"""
+
+__all__ = ["COMMANDS", "main"]
+
+import logging
+import sys
+import warnings
+from importlib import import_module
+
+COMMANDS = {
+    "run": "anomalib_scrd.edge.run",
+    "report": "anomalib_scrd.edge.report.command",
+    "gallery": "anomalib_scrd.edge.gallery.command",
+    "names": "anomalib_scrd.edge.names_command",
+}
+_DEFAULT = "run"
+_CANNOT_START, _CANNOT_WRITE = 2, 4
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        words: Command line without the program's name, by default this process's.
+
+    Returns:
+        Exit status, see :mod:`anomalib_scrd.edge.run`.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if words[:1] in (["--help"], ["-h"]):
+        print(__doc__)
+        print(f"Commands: {', '.join(COMMANDS)}; each has --help.")
+        return 0
+    name = words.pop(0) if words and words[0] in COMMANDS else _DEFAULT
+    # What readers of image files warn of may quote a patient's data from the headers.
+    warnings.simplefilter("ignore")
+    for library in ("pydicom", "nibabel", "tifffile", "PIL"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    try:
+        return int(import_module(COMMANDS[name]).main(words))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _CANNOT_START
+    except OSError as error:
+        print(f"error: results cannot be written: {error}", file=sys.stderr)
+        return _CANNOT_WRITE
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What runs an exported model: one interface, two engines."""
+
+__all__ = ["ENGINES", "Engine", "Hint", "Request", "batch_for", "check_outputs", "fill", "load_engine", "trimmed"]
+
+import os
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from anomalib_scrd.edge.facts import ModelFacts
+
+Hint = Literal["throughput", "latency"]
+ENGINES = ("openvino", "onnxruntime")
+_NEEDED = ("pred_score", "anomaly_map")
+_BATCH, _BATCH_PIXELS = 8, 8 * 128 * 128
+
+
+class Request(Protocol):
+    """One call of the model for some images, which is filled, started and waited for by one thread."""
+
+    def put(self, image: np.ndarray) -> bool:
+        """Add an image.
+
+        Args:
+            image: (H, W) or (H, W, 3) float32 in [0, 1], of the engine's ``size`` where it has one.
+
+        Returns:
+            Whether there is room for another one.
+        """
+
+    def start(self) -> None:
+        """Start the computation."""
+
+    def result(self) -> dict[str, np.ndarray]:
+        """Wait for the end; the request is free for others then.
+
+        Returns:
+            Outputs by name, the caller's own, for the N images that were put: ``pred_score`` (N,); where the model has
+            it ``pred_label`` (N,); where it was asked for ``anomaly_map`` (N, h, w).
+        """
+
+    def cancel(self) -> None:
+        """Give the request back without a result."""
+
+
+class Engine(Protocol):
+    """A loaded model.
+
+    Attributes:
+        name: Name of the engine and its version.
+        facts: What the file says about itself.
+        size: (height, width) of the images that it takes; None where it takes any size and does not say which it was
+            trained at.
+        labels: Whether the model decides itself (``pred_label``).
+        parallel: Requests that keep all cores busy.
+        batch: Images that a request has room for.
+    """
+
+    name: str
+    facts: ModelFacts
+    size: tuple[int, int] | None
+    labels: bool
+    parallel: int
+    batch: int
+
+    def request(self, *, wait: bool = True) -> Request | None:
+        """Take a request. Whoever holds one must not wait for another: all might wait for each other.
+
+        Args:
+            wait: Whether to wait for a free one.
+
+        Returns:
+            The request, or None where none is free and it was not to be waited for.
+        """
+
+    def close(self) -> None:
+        """Let go of threads."""
+
+
+def load_engine(
+    path: Path,
+    *,
+    engine: str = "auto",
+    hint: Hint = "throughput",
+    precision: str = "f32",
+    device: str = "CPU",
+    threads: int | None = None,
+    maps: bool = True,
+) -> Engine:
+    """Load an exported model.
+
+    Args:
+        path: An .xml or .onnx file.
+        engine: ``openvino``, ``onnxruntime`` (.onnx only), or ``auto``: ONNX Runtime for an .onnx file where it is
+            installed, OpenVINO otherwise.
+        hint: ``throughput``: many requests at once, a thread each; ``latency``: one request, all threads.
+        precision: OpenVINO's ``INFERENCE_PRECISION_HINT``: f32, bf16 or f16. ONNX Runtime computes in the file's own.
+        device: OpenVINO's device.
+        threads: Threads, by default one per core.
+        maps: Whether anomaly maps are wanted. Without them OpenVINO leaves out what only they need.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ValueError: If there is no such file, it is no model of this project, or its engine is not installed.
+    """
+    if engine not in {"auto", *ENGINES}:
+        msg = f"engine must be one of {('auto', *ENGINES)}, got {engine!r}"
+        raise ValueError(msg)
+    if path.suffix.lower() not in {".xml", ".onnx"} or not path.is_file():
+        msg = f"MODEL must be an existing .xml or .onnx file, got {str(path)!r}"
+        raise ValueError(msg)
+    if engine == "auto":
+        engine = "onnxruntime" if path.suffix.lower() == ".onnx" and _has_onnxruntime() else "openvino"
+    count = threads or _cores()
+    if engine == "onnxruntime":
+        if path.suffix.lower() != ".onnx":
+            msg = f"engine onnxruntime reads .onnx files, got {str(path)!r}"
+            raise ValueError(msg)
+        if precision != "f32" or device != "CPU":
+            msg = f"engine onnxruntime computes on the CPU in f32, got precision {precision!r}, device {device!r}"
+            raise ValueError(msg)
+        from anomalib_scrd.edge.onnx_engine import ONNXEngine
+
+        return ONNXEngine(path, hint=hint, threads=count, maps=maps)
+    from anomalib_scrd.edge.openvino_engine import OpenVINOEngine
+
+    return OpenVINOEngine(path, hint=hint, precision=precision, device=device, threads=count, maps=maps)
+
+
+def check_outputs(names: set[str], path: Path, *, maps: bool) -> list[str]:
+    """Outputs that are read of those that a model has.
+
+    Args:
+        names: Names of all its outputs.
+        path: The file, for the message.
+        maps: Whether maps are wanted.
+
+    Returns:
+        Names.
+
+    Raises:
+        ValueError: If the score or the map is missing.
+    """
+    if not names >= set(_NEEDED):
+        msg = f"{str(path)!r} has the outputs {sorted(names)}; a model of this project has {list(_NEEDED)}"
+        raise ValueError(msg)
+    wanted = ("pred_score", "pred_label", "anomaly_map") if maps else ("pred_score", "pred_label")
+    return [name for name in wanted if name in names]
+
+
+def batch_for(size: tuple[int, int] | None, hint: Hint) -> int:
+    """Images of one request.
+
+    Small images leave a core waiting between operations; large ones together outgrow its caches.
+
+    Args:
+        size: (height, width), None if it differs from image to image.
+        hint: ``latency`` leaves every image by itself.
+
+    Returns:
+        1 to 8: as many as have the pixels of eight images of 128 x 128.
+    """
+    if size is None or hint == "latency":
+        return 1
+    return max(1, min(_BATCH, _BATCH_PIXELS // (size[0] * size[1])))
+
+
+def fill(target: np.ndarray, image: np.ndarray) -> None:
+    """Copy an image into a model's input, a grey one into all channels.
+
+    Args:
+        target: (3, H, W).
+        image: (H, W) or (H, W, 3).
+    """
+    target[...] = image if image.ndim == 2 else image.transpose(2, 0, 1)  # noqa: PLR2004
+
+
+def trimmed(name: str, data: np.ndarray, count: int) -> np.ndarray:
+    """Copy an output without rows that belong to no image and axes of length 1.
+
+    Args:
+        name: Its name.
+        data: (B, ...), or without the batch where the model drops it.
+        count: Number N of images.
+
+    Returns:
+        (N, h, w) of a map, (N,) of anything else.
+    """
+    rows = data.reshape(-1, *data.shape[-2:]) if name == "anomaly_map" else data.reshape(-1)
+    return rows[:count].copy()
+
+
+def _has_onnxruntime() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("onnxruntime") is not None
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

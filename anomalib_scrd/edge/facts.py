@@ -1,0 +1,97 @@
+"""What an exported file says about itself: one JSON document in its metadata."""
+
+__all__ = ["KEY", "ModelFacts"]
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+KEY = "anomalib_scrd"
+"""Under this key the document stands: in OpenVINO's ``rt_info``, in ONNX's ``metadata_props``."""
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The document's parts that inference and report use; empty where a file has none.
+
+    Args:
+        version: Version of the project that wrote the file, "" if unknown.
+        size: (height, width) to which the model's training resized images, None if unknown.
+        resized_before: Whether images that were resized to it before, anti-aliased, get the scores of the training,
+            and the map covers the whole image: not so where the graph crops. None if unknown.
+        window: How files become inputs, see ``Preparation.from_dict`` of :mod:`anomalib_scrd.imaging`; None for plain
+            8-bit images.
+        image_threshold: Score above which an image is anomalous, None if the model writes raw scores.
+        pixel_threshold: The same for the map.
+        false_alarm_rate: Share of normal images that the threshold was meant to call anomalous, None if unknown.
+        arguments: Arguments of the model's class.
+        training: Facts of the training: images, steps, hashes.
+    """
+
+    version: str = ""
+    size: tuple[int, int] | None = None
+    resized_before: bool | None = None
+    window: Mapping[str, Any] | None = None
+    image_threshold: float | None = None
+    pixel_threshold: float | None = None
+    false_alarm_rate: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, text: str | None, path: Path) -> "ModelFacts":
+        """Read a document.
+
+        Args:
+            text: The JSON text, None where the file has no such entry.
+            path: The exported file, for messages.
+
+        Returns:
+            The facts.
+
+        Raises:
+            ValueError: If the text is no document of this format.
+        """
+        if text is None:
+            return cls()
+        try:
+            document = json.loads(text)
+            version = document["format"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            msg = f"the metadata {KEY!r} of {str(path)!r} is damaged: it is no JSON document with a format"
+            raise ValueError(msg) from None
+        if version != _FORMAT:
+            msg = f"{str(path)!r} has metadata of format {version!r}; this version reads {_FORMAT}"
+            raise ValueError(msg)
+        try:
+            entry = document.get("input") or {}
+            height, width = entry.get("height"), entry.get("width")
+            thresholds = document.get("thresholds") or {}
+            return cls(
+                version=str(document.get("version", "")),
+                size=None if height is None or width is None else (_above_zero(height), _above_zero(width)),
+                resized_before=entry.get("resized_before"),
+                window=document.get("window"),
+                image_threshold=_number(thresholds.get("image")),
+                pixel_threshold=_number(thresholds.get("pixel")) or None,
+                false_alarm_rate=_number(thresholds.get("false_alarm_rate")),
+                arguments=dict(document.get("arguments") or {}),
+                training=dict(document.get("training") or {}),
+            )
+        except (AttributeError, TypeError, ValueError):
+            msg = f"the metadata {KEY!r} of {str(path)!r} is damaged: {text[:200]}"
+            raise ValueError(msg) from None
+
+
+def _above_zero(value: Any) -> int:
+    if int(value) < 1:
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

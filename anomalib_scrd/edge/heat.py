@@ -1,0 +1,99 @@
+"""Maps in colour: how the threshold of the map is seen at a glance."""
+
+__all__ = ["coloured", "heat", "opacities", "outline", "overlaid"]
+
+import numpy as np
+
+# Inferno of matplotlib (van der Walt and Smith, CC0) at nine places, perceptually uniform from black to light yellow.
+_COLOURS = np.array(
+    [
+        (0, 0, 4),
+        (31, 12, 72),
+        (85, 15, 109),
+        (136, 34, 106),
+        (186, 54, 85),
+        (227, 89, 51),
+        (249, 140, 10),
+        (249, 201, 50),
+        (252, 255, 164),
+    ],
+    np.float32,
+)
+_OUTLINE = np.array((0, 255, 255), np.uint8)
+_OPAQUE = 0.75
+_FAINT = 0.375  # up to three quarters of the threshold nothing is laid over a picture
+
+
+def heat(anomaly_map: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Strength of colour: 0.5 at the threshold, whatever it is.
+
+    Args:
+        anomaly_map: (H, W).
+        threshold: In units of the map, above 0.
+
+    Returns:
+        (H, W) float32 in [0, 1]: half of the map over the threshold, cut at twice it.
+    """
+    return np.clip(np.asarray(anomaly_map, np.float32) / np.float32(2 * threshold), 0, 1)
+
+
+def coloured(strength: np.ndarray) -> np.ndarray:
+    """Colours from black over red to light yellow.
+
+    Args:
+        strength: (H, W) in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    steps = len(_COLOURS) - 1
+    table = np.stack(
+        [np.interp(np.linspace(0, steps, 256), range(steps + 1), _COLOURS[:, channel]) for channel in range(3)], axis=-1
+    )
+    return table.round().astype(np.uint8)[(strength * 255).round().astype(np.uint8)]
+
+
+def opacities(strength: np.ndarray) -> np.ndarray:
+    """How much of a picture its map hides.
+
+    Args:
+        strength: (H, W) in [0, 1].
+
+    Returns:
+        (H, W) in [0, 0.75]: nothing up to three quarters of the threshold, then growing evenly.
+    """
+    return _OPAQUE * np.clip((strength - _FAINT) / (1 - _FAINT), 0, 1)
+
+
+def outline(region: np.ndarray) -> np.ndarray:
+    """Border of a region, inside it.
+
+    Args:
+        region: (H, W) bool.
+
+    Returns:
+        (H, W) bool: pixels of the region with a neighbour, above, below, left or right, that is outside.
+    """
+    padded = np.pad(region, 1, constant_values=True)  # the rim of the picture is no border
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return region & ~inner
+
+
+def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+    """Lay a map over its picture: faint where it is low, an outline where it exceeds the threshold.
+
+    Args:
+        image: (H, W) or (H, W, 3) in [0, 1].
+        anomaly_map: (H, W).
+        threshold: Of the map, above 0.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1)  # noqa: PLR2004
+    strength = heat(anomaly_map, threshold)
+    opacity = opacities(strength)[..., None]
+    mixed = (1 - opacity) * (grey * 255) + opacity * coloured(strength)
+    result = mixed.round().astype(np.uint8)
+    result[outline(np.asarray(anomaly_map) > threshold)] = _OUTLINE
+    return result

@@ -1,0 +1,43 @@
+"""What all results in one folder have in common, so that those of two models are never mixed."""
+
+__all__ = ["identity_of"]
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from anomalib_scrd.edge.names import Names
+
+_FORMAT = 1
+
+
+def identity_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Collect what decides on the scores.
+
+    Args:
+        arguments: Of a command that scores.
+
+    Returns:
+        Plain values for JSON.
+    """
+    return {
+        "format": _FORMAT,
+        "model": _hash(arguments.model),
+        "engine": arguments.engine,
+        "precision": arguments.precision,
+        "device": arguments.device,
+        "threshold": arguments.threshold,
+        "salt": Names(arguments.salt).check,
+    }
+
+
+def _hash(model: Path) -> str:
+    """SHA-256 over the model's file and the one with its weights."""
+    digest = hashlib.sha256()
+    for path in (model, model.with_suffix(".bin") if model.suffix == ".xml" else model.with_name(f"{model.name}.data")):
+        if path.is_file():
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""From a file to images of the model's size, as the export says that training made them."""
+
+__all__ = ["Inputs", "preparation_of"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from anomalib_scrd.edge.facts import ModelFacts
+from anomalib_scrd.edge.resizing import resize
+from anomalib_scrd.imaging import (
+    Orientation,
+    PictureInfo,
+    Preparation,
+    Prepared,
+    UnreadableImageError,
+    VolumeOptions,
+    Window,
+    list_pictures,
+    read_picture,
+)
+
+
+class Inputs:
+    """Reads files for a model.
+
+    Args:
+        facts: What the model's file says about itself.
+        size: (height, width) that it takes, None for any.
+
+    Raises:
+        ValueError: If a newer version wrote the file.
+    """
+
+    def __init__(self, facts: ModelFacts, size: tuple[int, int] | None) -> None:
+        self._preparation = preparation_of(facts)
+        self._size = size
+
+    def pictures(self, path: Path) -> list[PictureInfo]:
+        """List the pictures of a file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            One entry per picture.
+
+        Raises:
+            UnreadableImageError: If it cannot be read.
+        """
+        with _named(path):
+            return list_pictures(path, self._preparation.volumes)
+
+    def read(self, info: PictureInfo) -> Prepared:
+        """Read a picture.
+
+        Args:
+            info: An entry of :meth:`pictures`.
+
+        Returns:
+            The picture, windowed and padded.
+
+        Raises:
+            UnreadableImageError: If it cannot be read, or the training has seen nothing of its kind.
+        """
+        with _named(info.path):
+            return self._preparation(read_picture(info, self._preparation.volumes))
+
+    @property
+    def volumes(self) -> VolumeOptions:
+        """Which slices of a volume are taken."""
+        return self._preparation.volumes
+
+    def shown(self, info: PictureInfo) -> tuple[np.ndarray, Orientation]:
+        """Read a picture as it is shown: windowed, and not padded.
+
+        Args:
+            info: An entry of :meth:`pictures`.
+
+        Returns:
+            (H, W) or (H, W, 3) float32 in [0, 1] in the order of display, and how it was brought there.
+
+        Raises:
+            UnreadableImageError: See :meth:`read`.
+        """
+        with _named(info.path):
+            picture = read_picture(info, self._preparation.volumes)
+            return self._preparation.window.apply(picture), picture.orientation
+
+    def fitted(self, prepared: Prepared) -> np.ndarray:
+        """Bring a picture to the size that the model takes.
+
+        Args:
+            prepared: Of :meth:`read`.
+
+        Returns:
+            (H, W) or (H, W, 3) float32 in [0, 1].
+        """
+        return prepared.image if self._size is None else resize(prepared.image, self._size)
+
+
+def preparation_of(facts: ModelFacts) -> Preparation:
+    """How files become inputs of a model.
+
+    Args:
+        facts: What its file says.
+
+    Returns:
+        That; for a model that says nothing, 8-bit pictures as they are, and deeper ones are refused.
+
+    Raises:
+        ValueError: If a newer version wrote it, or it is damaged.
+    """
+    if facts.window is None:
+        return Preparation(Window("values", eight_bit=(0.0, 255.0)))
+    try:
+        return Preparation.from_dict(facts.window)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        msg = f"the window in the model's metadata is damaged ({type(error).__name__}): {facts.window!r}"
+        raise ValueError(msg) from None
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file at which a reader fails in an unforeseen way; by the kind of the error, whose text may quote it."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one file of thousands must not end the run
+        raise UnreadableImageError.of(path, f"its reader fails ({type(error).__name__})") from None

@@ -1,0 +1,226 @@
+"""Results on disk: appended whole, readable at any moment, taken up again after a kill."""
+
+__all__ = ["Journal", "read_records", "recorded"]
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from anomalib_scrd.edge.records import COLUMNS, Record, Signature
+
+SCORES, TABLE, RUN = "scores.jsonl", "scores.csv", "run.json"
+_PARTIAL = ".partial"
+
+
+def recorded(folder: Path) -> Iterator[list[Record]]:
+    """Records of a folder of results, file by file, in the order in which they were written.
+
+    Args:
+        folder: The folder of results.
+
+    Yields:
+        All records of one file, as many as it has pictures. What a killed process has left incomplete is left out.
+    """
+    group: list[Record] = []
+    try:
+        lines = (folder / SCORES).open("rb")
+    except FileNotFoundError:
+        return
+    with lines:
+        for line in lines:
+            record = Record.from_json(line)
+            if record is None or (group and not _follows(record, group[-1])):
+                group = []
+            if record is not None:
+                group.append(record)
+                if len(group) == record.pictures:
+                    yield group
+                    group = []
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records of a folder of results, those of a file that was scored twice only once.
+
+    Args:
+        folder: The folder of results.
+
+    Returns:
+        Records, one per picture and per file that could not be read, in the order in which the files were first
+        written; the latest counts.
+    """
+    latest: dict[str, list[Record]] = {}
+    for group in recorded(folder):
+        latest[group[0].path] = group
+    return [record for group in latest.values() for record in group]
+
+
+class Journal:
+    """The folder of results of one model, open for appending by one process.
+
+    Args:
+        folder: The folder; made where it is missing.
+        identity: What all results in it must have in common: the model's hash, settings. Plain values for JSON.
+        maps: Kind of the maps that a scored picture must have, None for none: without it, it counts as not done.
+        overlays: The same for overlays.
+
+    Raises:
+        ValueError: If the folder holds results of another model or with other settings, something else, or another
+            process writes into it.
+        OSError: If it cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], *, maps: str | None = None, overlays: bool = False
+    ) -> None:
+        self.folder = folder
+        self._maps = maps
+        self._overlays = overlays
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_identity(folder, dict(identity))
+        self._scores = (folder / SCORES).open("ab", buffering=0)
+        _lock(self._scores, folder)
+        shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
+        (folder / _PARTIAL).mkdir()
+        self._done: dict[bytes, bool | None] = {}
+        self._known_bad: set[bytes] = set()
+        _end_line(self._scores, folder / SCORES)
+        self._table = self._rebuild()
+
+    def _rebuild(self) -> FileIO:
+        """Read what is done, and write the table of it anew: a killed process may have left it short of a row."""
+        partial = self.folder / _PARTIAL / TABLE
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
+            table.write(",".join(COLUMNS) + "\n")
+            for group in recorded(self.folder):
+                table.writelines(record.to_csv() for record in group)
+                self._remember(group)
+        partial.replace(self.folder / TABLE)
+        return (self.folder / TABLE).open("ab", buffering=0)
+
+    def _remember(self, group: Sequence[Record]) -> None:
+        first = group[0]
+        key = _key(first.path, first.signature)
+        if first.error is not None:
+            self._known_bad.add(key + first.error.encode("utf-8", "surrogateescape"))
+        elif all(self._complete(record) for record in group):
+            self._done[key] = any(record.anomalous for record in group)
+
+    def _complete(self, record: Record) -> bool:
+        has_map = self._maps is None or (record.map or "").endswith(f".{self._maps}")
+        return has_map and (not self._overlays or record.overlay is not None)
+
+    def done(self, path: str, signature: Signature) -> bool | None:
+        """Whether a file has its results.
+
+        Args:
+            path: Its name in the results.
+            signature: Its size and time.
+
+        Returns:
+            None if it has none, a file that could not be read among them; otherwise whether a picture of it is
+            anomalous.
+        """
+        return self._done.get(_key(path, signature))
+
+    def append(self, group: Sequence[Record]) -> None:
+        """Append the records of one file at once; a failure that is known already is not written again.
+
+        Args:
+            group: All records of the file.
+
+        Raises:
+            OSError: If they cannot be written, such as on a full disk. What is there stays whole.
+        """
+        first = group[0]
+        known = _key(first.path, first.signature) + (first.error or "").encode("utf-8", "surrogateescape")
+        if first.error is not None and known in self._known_bad:
+            return
+        _append(self._scores, "".join(record.to_json() for record in group))
+        _append(self._table, "".join(record.to_csv() for record in group))
+        self._remember(group)
+
+    def partial(self, name: str) -> Path:
+        """A place for a file that is being written, on the same file system.
+
+        Args:
+            name: Of this file only.
+
+        Returns:
+            Its path. What lies there is deleted at the next start.
+        """
+        return self.folder / _PARTIAL / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+    def close(self) -> None:
+        """Bring everything to the disk, and let another process write."""
+        for file in (self._scores, self._table):
+            os.fsync(file.fileno())
+            file.close()
+        shutil.rmtree(self.folder / _PARTIAL, ignore_errors=True)
+
+
+def _key(path: str, signature: Signature) -> bytes:
+    """A few bytes in place of a path: millions of them are kept."""
+    text = f"{signature.size} {signature.mtime_ns} {path}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=10).digest()
+
+
+def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
+    path = folder / RUN
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if (folder / SCORES).exists():
+            msg = f"--output {str(folder)!r} has {SCORES} but no {RUN}: give another folder"
+            raise ValueError(msg) from None
+        partial = path.with_suffix(".json.part")
+        partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return
+    except ValueError:
+        msg = f"{str(path)!r} is damaged: give another --output"
+        raise ValueError(msg) from None
+    different = sorted(key for key in identity.keys() | known.keys() if identity.get(key) != known.get(key))
+    if different:
+        parts = ", ".join(f"{key} {known.get(key)!r} and now {identity.get(key)!r}" for key in different)
+        msg = f"--output {str(folder)!r} holds results with {parts}: give another folder"
+        raise ValueError(msg)
+
+
+def _follows(record: Record, last: Record) -> bool:
+    """Whether two records are of one file as it was at one time, and of one way through it."""
+    same = (record.path, record.signature) == (last.path, last.signature)
+    return same and record.error is None and record.picture > last.picture
+
+
+def _lock(file: FileIO, folder: Path) -> None:
+    """Keep other processes out; the lock ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        msg = f"another process writes into --output {str(folder)!r}"
+        raise ValueError(msg) from None
+
+
+def _end_line(file: FileIO, path: Path) -> None:
+    """End a line that a killed process has left unfinished, so that the next one stands by itself."""
+    with path.open("rb") as written:
+        if written.seek(0, os.SEEK_END):
+            written.seek(-1, os.SEEK_END)
+            if written.read(1) != b"\n":
+                file.write(b"\n")
+
+
+def _append(file: FileIO, text: str) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    while data:  # a full disk takes a part first and fails at the rest
+        data = data[file.write(data) :]

@@ -1,0 +1,40 @@
+"""Names of files in what is written: their relative paths, or pseudonyms with a salt that the user keeps."""
+
+__all__ = ["Names"]
+
+import os
+from pathlib import Path, PurePosixPath
+
+from anomalib_scrd.imaging import Pseudonyms
+
+
+class Names:
+    """Turns relative paths into the names that outputs and messages use.
+
+    Args:
+        salt_file: See :class:`anomalib_scrd.imaging.Pseudonyms`; None keeps the paths.
+
+    Raises:
+        ValueError: If the file is empty.
+    """
+
+    def __init__(self, salt_file: Path | None = None) -> None:
+        self._pseudonyms = None if salt_file is None else Pseudonyms(salt_file)
+
+    @property
+    def check(self) -> str:
+        """Tells one salt from another without giving it away; "" without one."""
+        return "" if self._pseudonyms is None else self._pseudonyms.of("anomalib_scrd")
+
+    def __call__(self, relative: PurePosixPath) -> str:
+        """Name of a file.
+
+        Args:
+            relative: Its path below the folder of images.
+
+        Returns:
+            The path with slashes, or 16 hexadecimal digits.
+        """
+        if self._pseudonyms is None:
+            return str(relative)
+        return self._pseudonyms.of(os.fsencode(str(relative)).hex())  # any bytes may be in a name

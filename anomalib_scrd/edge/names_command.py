@@ -1,0 +1,37 @@
+"""The command ``names``: which file stands behind a hash, for those who have the salt."""
+
+__all__ = ["main"]
+
+import argparse
+from pathlib import Path
+
+from anomalib_scrd.edge.names import Names
+from anomalib_scrd.edge.sources import walk
+
+
+def main(words: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        words: Command line behind the command's name.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        ValueError: If there is no such salt.
+        FileNotFoundError: If there are no such images.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m anomalib_scrd.edge names", description="Print the hash and the path of each file."
+    )
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of images, or one file")
+    parser.add_argument("--salt", type=Path, required=True, metavar="FILE", help="the salt of the run")
+    arguments = parser.parse_args(words)
+    if not arguments.salt.is_file():
+        msg = f"--salt must be the file of a run, got {str(arguments.salt)!r}"
+        raise ValueError(msg)
+    names = Names(arguments.salt)
+    for file in walk(arguments.images):
+        print(f"{names(file.relative)}\t{file.relative}")
+    return 0

@@ -1,0 +1,71 @@
+"""Many files at once, results in the order of the files."""
+
+__all__ = ["grouped", "in_order"]
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def grouped(items: Iterable[Item | None], size: int) -> Iterator[tuple[Item, ...] | None]:
+    """Put items into groups.
+
+    Args:
+        items: Items; None says that there is none at the moment.
+        size: Items of a group.
+
+    Yields:
+        Groups, smaller ones at the end and before a None; and every None.
+    """
+    group: list[Item] = []
+    for item in items:
+        if item is not None:
+            group.append(item)
+        if group and (item is None or len(group) == size):
+            yield tuple(group)
+            group = []
+        if item is None:
+            yield None
+    if group:
+        yield tuple(group)
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item | None], threads: int, ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """Call a function for items in threads; results come in the order of the items.
+
+    Args:
+        function: Called in any of the threads.
+        items: Items; None says that there is none at the moment: everything that was begun is finished then.
+        threads: Number of threads.
+        ahead: Items that are begun before the first of them is finished, at most.
+
+    Yields:
+        Item and result.
+
+    Raises:
+        Exception: What the function raises, in the place of its result; what was begun is finished before.
+    """
+    begun: deque[tuple[Item, Future[Result]]] = deque()
+
+    def first() -> tuple[Item, Result]:
+        item, future = begun.popleft()
+        return item, future.result()
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="reader") as pool:
+        try:
+            for item in items:
+                if item is not None:
+                    begun.append((item, pool.submit(function, item)))
+                while begun and (item is None or len(begun) >= ahead or begun[0][1].done()):
+                    yield first()
+            while begun:
+                yield first()
+        finally:
+            for _, future in begun:
+                future.cancel()

@@ -1,0 +1,91 @@
+"""What is known about a picture after it was scored, as a line of JSON and a row of CSV."""
+
+__all__ = ["COLUMNS", "Record", "Signature"]
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+
+class Signature(NamedTuple):
+    """What tells a file from what was under its name before.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Time of the last change, nanoseconds.
+    """
+
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture, or a file that could not be read.
+
+    Args:
+        path: Name of the file: its path below the folder of images, or a hash of it.
+        picture: Number of the picture in its file.
+        pictures: Number of pictures of the file that are scored.
+        score: The model's score; None for a file that could not be read.
+        anomalous: Whether it is above the threshold; None without one.
+        height: Rows of the picture as the file has them.
+        width: Columns.
+        size: Bytes of the file.
+        mtime_ns: Time of its last change.
+        map: Anomaly map, relative to the folder of results; None if none was asked for.
+        overlay: Picture with the map, likewise.
+        error: Why the file could not be read, None if it could.
+    """
+
+    path: str
+    picture: int = 0
+    pictures: int = 1
+    score: float | None = None
+    anomalous: bool | None = None
+    height: int | None = None
+    width: int | None = None
+    size: int = 0
+    mtime_ns: int = 0
+    map: str | None = None
+    overlay: str | None = None
+    error: str | None = None
+
+    @property
+    def signature(self) -> Signature:
+        """Size and time of the file."""
+        return Signature(self.size, self.mtime_ns)
+
+    def to_json(self) -> str:
+        """One line of JSON with its end; entries that are None are left out."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value is not None}) + "\n"
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> "Record | None":
+        """Read a line.
+
+        Args:
+            line: Of a file of results.
+
+        Returns:
+            The record; None for a line that was cut, as the last one of a killed process may be.
+        """
+        try:
+            document: dict[str, Any] = json.loads(line)
+            return cls(**{name: document[name] for name in _NAMES & document.keys()})
+        except (ValueError, TypeError, AttributeError):
+            return None
+
+    def to_csv(self) -> str:
+        """One row of CSV with its end, in the order of ``COLUMNS``."""
+        text = io.StringIO()
+        row = ["" if (value := getattr(self, name)) is None else value for name in COLUMNS]
+        csv.writer(text, lineterminator="\n").writerow(row)
+        return text.getvalue()
+
+
+_NAMES = {field.name for field in fields(Record)}
+COLUMNS = ("path", "picture", "score", "anomalous", "height", "width", "map", "overlay", "error")
+"""Columns of the CSV file."""

@@ -1,0 +1,134 @@
+"""Scored pictures as they are shown: the image, its map and its mask upright."""
+
+__all__ = ["Case", "Cases", "picture_uri"]
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from anomalib_scrd.edge.files import read_map
+from anomalib_scrd.edge.inputs import Inputs
+from anomalib_scrd.edge.names import Names
+from anomalib_scrd.edge.records import Record
+from anomalib_scrd.edge.report.truth import Truth
+from anomalib_scrd.edge.resizing import resize
+from anomalib_scrd.edge.sources import SourceFile
+from anomalib_scrd.imaging import UnreadableImageError
+
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Case:
+    """A picture that was scored.
+
+    Args:
+        record: What is known about it.
+        anomalous: The truth; None if it is not known.
+        image: (H, W) or (H, W, 3) in [0, 1].
+        anomaly_map: (H, W).
+        mask: (H, W) bool, all False for a normal image; None if it is not known.
+    """
+
+    record: Record
+    anomalous: bool | None
+    image: np.ndarray
+    anomaly_map: np.ndarray
+    mask: np.ndarray | None
+
+    def shrunk(self, side: int) -> "Case":
+        """Shrink image, map and mask so that the longer side has at most so many pixels.
+
+        Args:
+            side: Pixels.
+
+        Returns:
+            Another case, or this one if it is small enough.
+        """
+        height, width = self.image.shape[:2]
+        factor = side / max(height, width)
+        if factor >= 1:
+            return self
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        mask = None if self.mask is None else resize(self.mask.astype(np.float32), size) >= 0.5  # noqa: PLR2004
+        return Case(self.record, self.anomalous, resize(self.image, size), resize(self.anomaly_map, size), mask)
+
+
+class Cases:
+    """Finds the files of records again, and reads them.
+
+    Args:
+        sources: The files that were scored.
+        names: Names of files in the results.
+        inputs: Reads files as the model does.
+        output: Folder of results.
+        truth: What is known about the images.
+    """
+
+    def __init__(self, sources: Iterable[SourceFile], names: Names, inputs: Inputs, output: Path, truth: Truth) -> None:
+        self._sources = {names(source.relative): source for source in sources}
+        self._inputs = inputs
+        self._output = output
+        self._truth = truth
+
+    def path(self, record: Record) -> PurePosixPath | None:
+        """Path of a record's file below the folder of images; None if it is gone or has changed."""
+        source = self._sources.get(record.path)
+        return source.relative if source is not None and source.signature == record.signature else None
+
+    def file(self, record: Record) -> Path | None:
+        """The file itself, likewise."""
+        return None if self.path(record) is None else self._sources[record.path].path
+
+    def anomalous(self, record: Record) -> bool | None:
+        """Whether it is anomalous; None if that is not known."""
+        path = self.path(record)
+        return None if path is None else self._truth.label(path)
+
+    def load(self, record: Record) -> Case | None:
+        """Read a picture and its map.
+
+        Args:
+            record: Of a picture that was scored with its map.
+
+        Returns:
+            The case; None if a file is gone or has changed.
+        """
+        path = self.path(record)
+        if path is None or record.map is None:
+            return None
+        try:
+            infos = self._inputs.pictures(self._sources[record.path].path)
+            info = next(info for info in infos if info.index == record.picture)
+            image, orientation = self._inputs.shown(info)
+            anomaly_map = orientation.apply(read_map(self._output / record.map))
+        except (OSError, UnreadableImageError, StopIteration):
+            return None
+        label = self._truth.label(path)
+        mask = np.zeros(image.shape[:2], bool) if label is False else None
+        if label:
+            mask = self._truth.mask(path, info, self._inputs.volumes, orientation)
+            if mask is not None and mask.shape != image.shape[:2]:
+                mask = None
+        return Case(record, label, image, anomaly_map, mask)
+
+
+def picture_uri(pixels: np.ndarray) -> str:
+    """Put a picture into an address, for a page that needs no other file.
+
+    Args:
+        pixels: (H, W) or (H, W, 3) in [0, 1], or uint8 of three or four channels.
+
+    Returns:
+        A data URI of a WebP file.
+    """
+    if pixels.dtype != np.uint8:
+        pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "WEBP", quality=_QUALITY)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,49 @@
+"""Scores of an export beside those of the training."""
+
+__all__ = ["Parity", "compare"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomalib_scrd.edge.records import Record
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an export's scores are from training's.
+
+    Args:
+        pairs: Score of the training and of the export, picture by picture.
+        flipped: Pictures on which the two decide otherwise.
+        missing: Pictures that only one of the two has scored.
+    """
+
+    pairs: list[tuple[float, float]]
+    flipped: int
+    missing: int
+
+    @property
+    def differences(self) -> np.ndarray:
+        """Sizes of the differences, (N,)."""
+        values = np.array(self.pairs, np.float64).reshape(-1, 2)
+        return np.abs(values[:, 1] - values[:, 0])
+
+
+def compare(training: Sequence[Record], export: Sequence[Record]) -> Parity:
+    """Compare pictures that both have scored.
+
+    Args:
+        training: Records of the training.
+        export: Records of the export.
+
+    Returns:
+        The comparison.
+    """
+    first = {(record.path, record.picture): record for record in training if record.score is not None}
+    second = {(record.path, record.picture): record for record in export if record.score is not None}
+    both = [(first[key], second[key]) for key in second if key in first]
+    flipped = sum(a.anomalous is not None and b.anomalous is not None and a.anomalous != b.anomalous for a, b in both)
+    pairs = [(float(a.score or 0.0), float(b.score or 0.0)) for a, b in both]
+    return Parity(pairs, flipped, len(first.keys() ^ second.keys()))

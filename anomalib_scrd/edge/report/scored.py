@@ -1,0 +1,106 @@
+"""What report and gallery begin with: a folder that is scored with its maps, and what is known about its images."""
+
+__all__ = ["Scored", "add_truth_arguments", "score"]
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from anomalib_scrd.edge.engine import Engine
+from anomalib_scrd.edge.identity import identity_of
+from anomalib_scrd.edge.inputs import Inputs
+from anomalib_scrd.edge.journal import read_records
+from anomalib_scrd.edge.names import Names
+from anomalib_scrd.edge.records import Record
+from anomalib_scrd.edge.report.cases import Cases
+from anomalib_scrd.edge.report.truth import Truth
+from anomalib_scrd.edge.run import SIGNALLED, UNREADABLE, run
+from anomalib_scrd.edge.scoring import Outputs
+from anomalib_scrd.edge.sources import walk
+
+_MAP_THRESHOLD = 0.5  # where anomalib's post-processor puts it
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A scored folder.
+
+    Args:
+        pictures: Records of the pictures that are still there as they were scored, in the order of the results.
+        failures: Records of files that could not be read.
+        cases: Reads them.
+        threshold: Score above which a picture is anomalous; None without one.
+        map_threshold: The same for maps.
+        status: Exit status if the run did not come to its end, else 0.
+    """
+
+    pictures: list[Record]
+    failures: list[Record]
+    cases: Cases
+    threshold: float | None
+    map_threshold: float
+    status: int
+
+
+def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is known about the images.
+
+    Args:
+        parser: The parser of a command.
+    """
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="columns path and label (0 or 1); else what lies in folders named good or normal is normal",
+    )
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="masks that lie as the images do")
+
+
+def score(arguments: argparse.Namespace, engine: Engine) -> Scored:
+    """Score a folder with maps, as far as that was not done before.
+
+    Args:
+        arguments: Of ``add_run_arguments`` and :func:`add_truth_arguments`.
+        engine: The loaded model.
+
+    Returns:
+        The scored folder.
+
+    Raises:
+        ValueError: As :func:`~anomalib_scrd.edge.run.run`, or the labels cannot be used.
+        OSError: If results cannot be written.
+    """
+    for name in ("labels", "masks"):
+        path = getattr(arguments, name)
+        if path is not None and not path.exists():
+            msg = f"--{name} must exist, got {str(path)!r}"
+            raise ValueError(msg)
+    names = Names(arguments.salt)
+    files = list(walk(arguments.images, arguments.output))
+    truth = Truth(arguments.labels, arguments.masks, (file.relative for file in files))
+    on_error = arguments.on_error or "skip"
+    summary = run(
+        engine,
+        arguments.images,
+        arguments.output,
+        Outputs("npz", threshold=arguments.threshold),
+        names=names,
+        identity=identity_of(arguments),
+        on_error=on_error,
+        quiet=arguments.quiet,
+    )
+    status = SIGNALLED + summary.signal if summary.signal is not None else 0
+    if on_error == "stop" and summary.unreadable:
+        status = UNREADABLE
+    cases = Cases(files, names, Inputs(engine.facts, engine.size), arguments.output, truth)
+    records = [record for record in read_records(arguments.output) if cases.path(record) is not None]
+    own = engine.facts.image_threshold if engine.facts.version else 0.5 if engine.labels else None
+    return Scored(
+        pictures=[record for record in records if record.error is None],
+        failures=[record for record in records if record.error is not None],
+        cases=cases,
+        threshold=own if arguments.threshold is None else arguments.threshold,
+        map_threshold=engine.facts.pixel_threshold or _MAP_THRESHOLD,
+        status=status,
+    )

@@ -1,0 +1,177 @@
+"""From files to their records: every picture read, prepared, scored, its map and overlay written."""
+
+__all__ = ["Outputs", "Scorer"]
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anomalib_scrd.edge.batching import Prediction, predict
+from anomalib_scrd.edge.engine import Engine
+from anomalib_scrd.edge.files import write_map, write_overlay
+from anomalib_scrd.edge.heat import overlaid
+from anomalib_scrd.edge.inputs import Inputs
+from anomalib_scrd.edge.journal import Journal
+from anomalib_scrd.edge.names import Names
+from anomalib_scrd.edge.records import Record
+from anomalib_scrd.edge.resizing import resize
+from anomalib_scrd.edge.sources import SourceFile, signature
+from anomalib_scrd.imaging import Prepared, UnreadableImageError
+
+_DIGITS = 9  # of a decimal number that gives back the same float32
+_PIXEL_THRESHOLD = 0.5  # where anomalib's post-processor puts it
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of a picture beside its score.
+
+    Args:
+        maps: Kind of the map's file, tiff or npz; None for none.
+        overlays: Whether the picture with its map is written.
+        threshold: Score above which a picture is anomalous, in place of the model's own decision; None for that.
+    """
+
+    maps: str | None = None
+    overlays: bool = False
+    threshold: float | None = None
+
+    @property
+    def any_maps(self) -> bool:
+        """Whether the anomaly map is needed."""
+        return self.maps is not None or self.overlays
+
+
+@dataclass
+class _File:
+    """A file on its way; its pictures may lie in batches with those of other files."""
+
+    source: SourceFile
+    name: str
+    records: list[Record]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Picture:
+    file: _File
+    index: int
+    count: int
+    prepared: Prepared
+
+
+class Scorer:
+    """Scores files; several threads may call one.
+
+    Args:
+        engine: The loaded model.
+        journal: The folder of results.
+        names: Names of files in results.
+        outputs: What is written.
+    """
+
+    def __init__(self, engine: Engine, journal: Journal, names: Names, outputs: Outputs) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._names = names
+        self._outputs = outputs
+        self._inputs = Inputs(engine.facts, engine.size)
+
+    def __call__(self, sources: Sequence[SourceFile]) -> list[list[Record]]:
+        """Score files.
+
+        Args:
+            sources: Files.
+
+        Returns:
+            For each of them its records, one per picture; or one with the reason why it cannot be read.
+
+        Raises:
+            OSError: If a map or overlay cannot be written.
+        """
+        files = [_File(source, self._names(source.relative), []) for source in sources]
+        for picture, prediction in predict(self._engine, self._images(files)):
+            if picture.file.error is None:
+                self._add(picture, prediction)
+        return [_finished(file) for file in files]
+
+    def _images(self, files: list[_File]) -> Iterator[tuple[_Picture, np.ndarray]]:
+        for file in files:
+            yield from self._images_of(file)
+
+    def _images_of(self, file: _File) -> Iterator[tuple[_Picture, np.ndarray]]:
+        """Pictures of a file; where one cannot be read, the rest of the file is left out."""
+        try:
+            infos = self._inputs.pictures(file.source.path)
+            for info in infos:
+                prepared = self._inputs.read(info)
+                yield _Picture(file, info.index, len(infos), prepared), self._inputs.fitted(prepared)
+        except UnreadableImageError as error:
+            file.error = error.reason or str(error)
+            return
+        if _changed(file.source):
+            file.error = "it was changed while it was read"
+
+    def _add(self, picture: _Picture, prediction: Prediction | Exception) -> None:
+        file, source = picture.file, picture.file.source
+        if isinstance(prediction, Exception):
+            file.error = f"the model fails at picture {picture.index} ({type(prediction).__name__})"
+            return
+        score = prediction["pred_score"]
+        if not np.isfinite(score):
+            file.error = f"the model's score of picture {picture.index} is {score}"
+            return
+        label: bool | None = None
+        if self._outputs.threshold is not None:
+            label = bool(score > self._outputs.threshold)
+        elif "pred_label" in prediction:
+            label = bool(prediction["pred_label"])
+        height, width = picture.prepared.to_file(picture.prepared.image).shape[:2]
+        file.records.append(
+            Record(
+                file.name,
+                picture=picture.index,
+                pictures=picture.count,
+                score=float(f"{score:.{_DIGITS}g}"),
+                anomalous=label,
+                height=height,
+                width=width,
+                size=source.signature.size,
+                mtime_ns=source.signature.mtime_ns,
+                **(self._written(picture, prediction["anomaly_map"]) if self._outputs.any_maps else {}),
+            )
+        )
+
+    def _written(self, picture: _Picture, small_map: np.ndarray) -> dict[str, str]:
+        """Write map and overlay in the file's order of rows and columns; gives their names."""
+        prepared = picture.prepared
+        stem = picture.file.name if picture.count == 1 else f"{picture.file.name}.{picture.index:04d}"
+        anomaly_map = resize(small_map, prepared.image.shape[:2])
+        written = {}
+        if self._outputs.maps is not None:
+            written["map"] = name = f"maps/{stem}.{self._outputs.maps}"
+            in_file_order = prepared.to_file(anomaly_map)
+            write_map(self._journal.folder / name, self._journal.partial(name), in_file_order, prepared.orientation)
+        if self._outputs.overlays:
+            written["overlay"] = name = f"overlays/{stem}.jpg"
+            threshold = self._engine.facts.pixel_threshold or _PIXEL_THRESHOLD
+            in_file_order = prepared.to_file(overlaid(prepared.image, anomaly_map, threshold))
+            write_overlay(self._journal.folder / name, self._journal.partial(name), in_file_order, prepared.orientation)
+        return written
+
+
+def _finished(file: _File) -> list[Record]:
+    if file.error is None:
+        return file.records
+    return [
+        Record(file.name, size=file.source.signature.size, mtime_ns=file.source.signature.mtime_ns, error=file.error)
+    ]
+
+
+def _changed(file: SourceFile) -> bool:
+    """Whether a file has become another one; one that was taken away after it was read has not."""
+    try:
+        return signature(file.path) != file.signature
+    except OSError:
+        return False

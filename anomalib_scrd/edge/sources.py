@@ -1,0 +1,121 @@
+"""Where files come from: a folder, walked while it is scored, or watched."""
+
+__all__ = ["Source", "SourceFile", "walk"]
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from anomalib_scrd.edge.records import Signature
+from anomalib_scrd.imaging.files import SUFFIXES
+
+_MARK_AT, _MARK = 128, b"DICM"
+
+
+class SourceFile(NamedTuple):
+    """A file that may hold pictures.
+
+    Attributes:
+        path: Where it is.
+        relative: Its path below the folder of images; its name where one file was given.
+        signature: Its size and time when it was found.
+    """
+
+    path: Path
+    relative: PurePosixPath
+    signature: Signature
+
+
+Source = Iterator[SourceFile | None]
+"""Files as they come; None says that there is none at the moment."""
+
+
+def walk(root: Path, exclude: Path | None = None) -> Iterator[SourceFile]:
+    """Walk a folder and its folders, sorted, without listing more than one of them at a time.
+
+    The same files as :func:`anomalib_scrd.imaging.list_files`, in another order.
+
+    Args:
+        root: A folder, or one file, which is taken whatever its name is.
+        exclude: A folder that is left out: that of the results, where it lies among the images.
+
+    Yields:
+        Files.
+
+    Raises:
+        FileNotFoundError: If there is no such path.
+    """
+    if root.is_file():
+        yield SourceFile(root, PurePosixPath(root.name), signature(root))
+        return
+    if not root.is_dir():
+        msg = f"IMAGES must be an existing folder or file, got {str(root)!r}"
+        raise FileNotFoundError(msg)
+    yield from _walk(root, PurePosixPath(), exclude.resolve() if exclude else None, {_identity(root)})
+
+
+def signature(path: Path) -> Signature:
+    """Size and time of a file as it is now.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its signature.
+
+    Raises:
+        OSError: If it is gone.
+    """
+    status = path.stat()
+    return Signature(status.st_size, status.st_mtime_ns)
+
+
+def _walk(
+    folder: Path, relative: PurePosixPath, exclude: Path | None, above: set[tuple[int, int]]
+) -> Iterator[SourceFile]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:  # gone since, or not to be read
+        if not relative.parts:
+            raise
+        return
+    folders = []
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        try:
+            if entry.is_dir():
+                folders.append(path)
+            elif _may_hold_pictures(path) and entry.is_file():
+                status = entry.stat()
+                yield SourceFile(path, relative / entry.name, Signature(status.st_size, status.st_mtime_ns))
+        except OSError:  # gone since
+            continue
+    del found
+    for path in folders:
+        identity = _identity(path)
+        if identity not in above and (exclude is None or path.resolve() != exclude):  # a link may lead back up
+            yield from _walk(path, relative / path.name, exclude, above | {identity})
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError:
+        return (0, 0)
+    return status.st_dev, status.st_ino
+
+
+def _may_hold_pictures(path: Path) -> bool:
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    if "." in path.name:
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
+    except OSError:
+        return False

@@ -1,0 +1,77 @@
+"""Files that belong together and appear under their names only when all are complete."""
+
+__all__ = ["completed_files"]
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from anomalib_scrd.atomic_files import NO_SPACE, unwritten
+
+_DISK_ERRORS = NO_SPACE | {errno.EIO}
+_PROBE_BYTES = 2**20
+
+
+@contextmanager
+def completed_files(path: Path) -> Iterator[Path]:
+    """Write a file, and those that belong to it, under their final names only when all are complete.
+
+    They are written into a hidden folder beside the final place, flushed to the disk and renamed. Whatever happens
+    before, an earlier file keeps its name and content. The file itself is renamed last: where it appears, those that it
+    refers to are there.
+
+    Args:
+        path: The file. Its folder is made if it does not exist.
+
+    Yields:
+        The hidden folder; every file directly in it is moved, subfolders are dropped.
+
+    Raises:
+        OSError: If the disk is full or fails; the message names ``path``. Other errors pass as they are.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
+        scratch = Path(name)
+        try:
+            yield scratch
+            files = [file for file in scratch.iterdir() if file.is_file()]
+            files.sort(key=lambda file: file.name == path.name)
+            for file in files:
+                _flush(file)
+            for file in files:
+                file.replace(path.parent / file.name)
+            _flush(path.parent)
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else _disk_error(scratch)
+            if cause is None or cause.errno not in _DISK_ERRORS:
+                raise
+            raise unwritten(path, "export", cause) from error
+
+
+def _flush(path: Path) -> None:
+    """Have the operating system write a file, or the names in a folder, to the disk."""
+    if os.name != "posix":  # Windows flushes no folders, and no files that are open for reading
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_error(folder: Path) -> OSError | None:
+    """What a full or broken disk says to a new file; None if it takes one.
+
+    torch's and OpenVINO's writers raise a RuntimeError that does not say why they failed.
+    """
+    try:
+        with (folder / "probe").open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as found:
+        return found
+    return None

@@ -1,0 +1,111 @@
+"""Images that a quantisation may see: none of them is a test image."""
+
+__all__ = ["calibration_images", "labelled_images"]
+
+import logging
+from typing import Any
+
+from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data.utils import LabelName
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from anomalib_scrd.training.held_out import HeldOut
+
+logger = logging.getLogger(__name__)
+
+_ENOUGH = 300  # as many as NNCF uses
+
+
+def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None = None) -> DataLoader:
+    """Up to 300 normal images by which a quantisation finds the ranges of activations.
+
+    Those of validation come first, then those that the training holds out from the student, then the rest of the
+    training images, evenly spaced. An image that is in the test set as well is left out: anomalib's ``Folder``
+    validates on the test set unless told otherwise.
+
+    Args:
+        datamodule: anomalib's; it is set up here.
+        held_out: What the training holds out.
+
+    Returns:
+        Loader of batches of one image without augmentations, (1, 3, H, W) in [0, 1] at the size of its file.
+
+    Raises:
+        ValueError: If there are no such images.
+    """
+    datamodule.setup("fit")
+    validation: Any = getattr(datamodule, "val_data", None)
+    train: Any = getattr(datamodule, "train_data", None)
+    held_back = _held_out_files(datamodule, held_out)
+    trained = _normal_rows(datamodule, train)
+    unseen = [row for row in trained if train.samples["image_path"].iloc[row] in held_back]
+    seen = sorted(set(trained) - set(unseen))
+    chosen: list[Dataset] = []
+    counts: list[int] = []
+    for dataset, rows in ((validation, _normal_rows(datamodule, validation)), (train, unseen), (train, seen)):
+        room = _ENOUGH - sum(counts)
+        taken = rows[:: max(1, len(rows) // max(1, room))][:room]
+        counts.append(len(taken))
+        if taken:
+            chosen.append(Subset(dataset, taken))
+    if not chosen:
+        msg = (
+            "INT8 needs normal images that are not in the test set to find the ranges of activations, and "
+            f"{type(datamodule).__name__} has none in validation and training"
+        )
+        raise ValueError(msg)
+    logger.info("INT8 sees %d normal images of validation, %d held out and %d trained on, none of the test", *counts)
+    return _loader(ConcatDataset(chosen))
+
+
+def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
+    """Validation images, normal and anomalous, by which a quantisation measures what it loses.
+
+    Args:
+        datamodule: anomalib's, set up.
+
+    Returns:
+        Loader of batches of one image without augmentations.
+
+    Raises:
+        ValueError: If the validation images are those of the test, or lack normal or anomalous ones.
+    """
+    dataset: Any = getattr(datamodule, "val_data", None)
+    rows = _rows(datamodule, dataset)
+    labels = {int(dataset.samples["label_index"].iloc[row]) for row in rows}
+    if not labels.issuperset({LabelName.NORMAL, LabelName.ABNORMAL}):
+        msg = (
+            "INT8_ACQ needs normal and anomalous validation images that are not in the test set, and "
+            f"{type(datamodule).__name__} with val_split_mode {str(datamodule.val_split_mode.value)!r} lacks them: "
+            "give val_split_mode from_test, or take INT8_PTQ, which needs normal images only"
+        )
+        raise ValueError(msg)
+    return _loader(Subset(dataset, rows))
+
+
+def _rows(datamodule: AnomalibDataModule, dataset: Any) -> list[int]:
+    """Rows of a dataset, which may be None, whose files are not in the test set; its augmentations are taken off."""
+    if dataset is None:
+        return []
+    dataset.augmentations = None  # the data module's next setup brings them back
+    test = getattr(datamodule, "test_data", None)
+    files = set() if test is None else set(test.samples["image_path"])
+    return [row for row, path in enumerate(dataset.samples["image_path"]) if path not in files]
+
+
+def _normal_rows(datamodule: AnomalibDataModule, dataset: Any) -> list[int]:
+    return [row for row in _rows(datamodule, dataset) if dataset.samples["label_index"].iloc[row] == LabelName.NORMAL]
+
+
+def _held_out_files(datamodule: AnomalibDataModule, held_out: HeldOut | None) -> set[str]:
+    """Files that a training on this data module holds out."""
+    if held_out is None:
+        return set()
+    again = HeldOut(held_out.share, held_out.seed)
+    again.take(datamodule, validate=False)
+    again.give_back()
+    return set() if again.dataset is None else set(again.dataset.samples["image_path"])
+
+
+def _loader(images: Dataset) -> DataLoader:
+    return DataLoader(images, batch_size=1, collate_fn=ImageBatch.collate)

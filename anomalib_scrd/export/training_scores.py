@@ -1,0 +1,131 @@
+"""Scores of a checkpoint, as the training computes them, for the report of its exports.
+
+``python -m anomalib_scrd.export.training_scores CHECKPOINT IMAGES --output FOLDER`` writes a folder that
+``python -m anomalib_scrd.edge report ... --training FOLDER`` compares an export with. It needs torch and anomalib; the
+report does not.
+"""
+
+__all__ = ["main", "write_training_scores"]
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anomalib.engine import Engine
+from lightning.pytorch import Callback
+
+from anomalib_scrd.data import MedicalPredictDataset
+from anomalib_scrd.edge.journal import Journal
+from anomalib_scrd.edge.records import Record
+from anomalib_scrd.imaging import PictureInfo
+from anomalib_scrd.lightning_model import ScaleAwareCRD
+
+_MOST = 8.0  # standard deviations beyond which the model's map counts no more
+
+
+class _Writer(Callback):
+    """Writes predictions as they come."""
+
+    def __init__(self, journal: Journal, root: Path, pictures: list[PictureInfo]) -> None:
+        self._journal = journal
+        self._root = root
+        self._pictures = iter(pictures)
+        self._group: list[Record] = []
+        self._total = {path: sum(info.path == path for info in pictures) for path in {info.path for info in pictures}}
+        self.levels: list[np.ndarray] = []
+
+    def keep_levels(self, module: Any, arguments: Any, output: Any) -> None:
+        """Hook of the module that gives the maps of the scales, (B, K, h, w)."""
+        del module, arguments
+        self.levels += list(output.detach().cpu().numpy())
+
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+        """Write the scores of a batch, and the maps of its scales."""
+        del trainer
+        scores = outputs.pred_score.flatten().tolist()
+        labels = [None] * len(scores) if outputs.pred_label is None else outputs.pred_label.flatten().tolist()
+        for score, label in zip(scores, labels, strict=True):
+            info = next(self._pictures)
+            name = info.path.name if self._root.is_file() else info.path.relative_to(self._root).as_posix()
+            if self.levels:
+                self._write_scales(f"{name}.{info.index:04d}.npz", self.levels.pop(0), pl_module)
+            stat = info.path.stat()
+            self._group.append(
+                Record(
+                    name,
+                    picture=info.index,
+                    pictures=self._total[info.path],
+                    score=score,
+                    anomalous=None if label is None else bool(label),
+                    size=stat.st_size,
+                    mtime_ns=stat.st_mtime_ns,
+                )
+            )
+            if len(self._group) == self._total[info.path]:
+                self._journal.append(self._group)
+                self._group = []
+
+    def _write_scales(self, name: str, levels: np.ndarray, model: ScaleAwareCRD) -> None:
+        weights = model.model.map_and_score.map_weights
+        mean, spread, weight = (
+            value.cpu().numpy()[:, None, None] for value in (weights.mean, weights.spread, weights.weight)
+        )
+        path = self._journal.folder / "scales" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        standardised = np.clip((levels - mean) / spread, -_MOST, _MOST).astype(np.float16)
+        np.savez(path, maps=standardised, weights=weight.ravel(), layers=np.array(model.model.teacher.layers))
+
+
+def write_training_scores(checkpoint: Path, images: Path, output: Path) -> None:
+    """Predict images with a checkpoint by anomalib's engine, and write the scores.
+
+    Args:
+        checkpoint: Of a :class:`~anomalib_scrd.ScaleAwareCRD`.
+        images: Folder or file; see :class:`~anomalib_scrd.data.MedicalPredictDataset`. Files that cannot be read are
+            left out.
+        output: New folder of the results: ``scores.jsonl``, ``scores.csv``, and the maps of the scales in ``scales``.
+
+    Raises:
+        ValueError: If the folder holds results already.
+        FileNotFoundError: If there are no images.
+    """
+    if (output / "scores.jsonl").exists():
+        msg = f"output {str(output)!r} holds results already: give another folder"
+        raise ValueError(msg)
+    model = ScaleAwareCRD.load_from_checkpoint(checkpoint, map_location="cpu")
+    dataset = MedicalPredictDataset(images, model, on_error="skip")
+    journal = Journal(output, {"format": 1, "engine": "training"})
+    writer = _Writer(journal, images, dataset.pictures)
+    scoring = model.model.map_and_score
+    hook = None if scoring.published else scoring.smooth_maps.register_forward_hook(writer.keep_levels)
+    try:
+        engine = Engine(callbacks=[writer], logger=False, default_root_dir=output)
+        engine.predict(model=model, dataset=dataset, return_predictions=False)
+    finally:
+        journal.close()
+        if hook is not None:
+            hook.remove()
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        words: Command line without the program's name, by default this process's.
+
+    Returns:
+        Exit status.
+    """
+    parser = argparse.ArgumentParser(prog="python -m anomalib_scrd.export.training_scores", description=__doc__)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    parser.add_argument("images", metavar="IMAGES", type=Path)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    arguments = parser.parse_args(words)
+    write_training_scores(arguments.checkpoint, arguments.images, arguments.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""DICOM files, frame by frame, through pydicom and its decoders."""
+
+__all__ = ["list_frames", "read_frame"]
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalib_scrd.imaging.dicom_attributes import (
+    FrameHeader,
+    integer,
+    is_eight_bit,
+    modality_values,
+    pixel_spacing,
+    recommended_windows,
+    turned,
+    valid_pixels,
+)
+from anomalib_scrd.imaging.dicom_silence import silent
+from anomalib_scrd.imaging.errors import UnreadableImageError, missing_package
+from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
+
+# The elements that are read, and no others.
+_PALETTE = (
+    "{}PaletteColorLookupTableDescriptor",
+    "{}PaletteColorLookupTableData",
+    "Segmented{}PaletteColorLookupTableData",
+)
+_TAGS = [
+    *(name.format(colour) for name in _PALETTE for colour in ("Red", "Green", "Blue")),
+    "BitsAllocated",
+    "BitsStored",
+    "DoseGridScaling",
+    "HighBit",
+    "ImageOrientationPatient",
+    "ImagerPixelSpacing",
+    "ModalityLUTSequence",
+    "NominalScannedPixelSpacing",
+    "NumberOfFrames",
+    "PatientID",
+    "PatientOrientation",
+    "PerFrameFunctionalGroupsSequence",
+    "PhotometricInterpretation",
+    "PixelAspectRatio",
+    "PixelPaddingRangeLimit",
+    "PixelPaddingValue",
+    "PixelRepresentation",
+    "PixelSpacing",
+    "PlanarConfiguration",
+    *(
+        f"{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for part in ("Descriptor", "Data")
+    ),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+    "RescaleIntercept",
+    "RescaleSlope",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "SeriesInstanceUID",
+    "SharedFunctionalGroupsSequence",
+    "SOPClassUID",
+    "VOILUTFunction",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+]
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_DEFERRED = 2**16  # bytes of a value that stays in the file
+
+
+def list_frames(path: Path) -> list[PictureInfo]:
+    """List the frames of a file from its header.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One entry per frame.
+
+    Raises:
+        UnreadableImageError: If it is no DICOM file or holds no picture.
+    """
+    header = _header(path)
+    count = integer(header, "NumberOfFrames", 1)
+    if count < 1:
+        raise UnreadableImageError.of(path, "it has no frames")
+    info = PictureInfo(
+        path,
+        count=count,
+        eight_bit=is_eight_bit(header),
+        patient=str(header.get("PatientID") or ""),
+        volume=str(header.get("SeriesInstanceUID") or ""),
+    )
+    return [replace(info, index=index) for index in range(count)]
+
+
+def read_frame(info: PictureInfo) -> Picture:
+    """Read one frame: decoded, after the modality transformation, MONOCHROME1 inverted, turned to the display's order.
+
+    Args:
+        info: An entry of ``list_frames``.
+
+    Returns:
+        The picture.
+
+    Raises:
+        UnreadableImageError: If the pixels cannot be decoded.
+    """
+    path = info.path
+    data_set = _header(path)
+    pixels = _decode(path, data_set, info.index)
+    header = FrameHeader(data_set, info.index)
+    interpretation = str(data_set.get("PhotometricInterpretation", "")).upper()
+    valid, mirror = None, None
+    if interpretation == "PALETTE COLOR":
+        pixels = _coloured(path, data_set, pixels)
+    elif pixels.ndim == 2:  # noqa: PLR2004
+        valid = valid_pixels(data_set, pixels)
+        pixels, ends = modality_values(header, pixels)
+        if interpretation == "MONOCHROME1":
+            mirror = sum(ends)
+            pixels = (mirror - pixels.astype(np.float64)).astype(pixels.dtype)
+    try:
+        orientation = turned(header)
+    except ValueError as error:
+        raise UnreadableImageError.of(path, f"its orientation is unknown: {error}") from None
+    spacing = pixel_spacing(header)
+    return Picture(
+        np.ascontiguousarray(orientation.apply(pixels)),
+        info,
+        None if valid is None else np.ascontiguousarray(orientation.apply(valid)),
+        orientation,
+        spacing[::-1] if orientation.transpose else spacing,
+        tuple(recommended_windows(header)),
+        mirror,
+    )
+
+
+def _header(path: Path) -> Any:
+    """The data set of the elements above, without pixels."""
+    try:
+        import pydicom
+    except ImportError:
+        raise missing_package(path, "pydicom") from None
+    if path.name.upper() == "DICOMDIR":
+        raise UnreadableImageError.of(path, "it is a DICOMDIR, an index of other files")
+    with silent():
+        try:
+            header = pydicom.dcmread(path, defer_size=_DEFERRED, specific_tags=[*_TAGS, *_PIXELS], force=True)
+            for name in _TAGS:
+                header.get(name)  # values are parsed when they are asked for: here, where an error is expected
+        except FileNotFoundError:
+            raise UnreadableImageError.of(path, "there is no such file") from None
+        except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
+            reason = f"its DICOM header cannot be read ({type(error).__name__}); it may be cut short"
+            raise UnreadableImageError.of(path, reason) from None
+    if "Rows" not in header or "Columns" not in header or not any(name in header for name in _PIXELS):
+        kind = getattr(header.get("SOPClassUID"), "name", "") or "without a class"
+        known = "SOPClassUID" in header or getattr(header, "file_meta", None)
+        reason = f"it is a DICOM file without PixelData ({kind})" if known else "it is no DICOM file"
+        raise UnreadableImageError.of(path, reason)
+    check_size(path, integer(header, "Rows", 0), integer(header, "Columns", 0))
+    return header
+
+
+def _decode(path: Path, header: Any, index: int) -> np.ndarray:
+    """One frame as it is stored, (H, W) or (H, W, 3) in RGB."""
+    import pydicom
+    from pydicom.pixels import pixel_array
+
+    syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
+    options: dict[str, Any] = {}
+    if syntax is None:  # a file without meta information, whose encoding pydicom has guessed
+        implicit, little = header.original_encoding
+        options["transfer_syntax_uid"] = (
+            pydicom.uid.ImplicitVRLittleEndian
+            if implicit
+            else pydicom.uid.ExplicitVRLittleEndian
+            if little
+            else pydicom.uid.ExplicitVRBigEndian
+        )
+    with silent():
+        try:
+            try:
+                pixels = pixel_array(path, index=index, **options)
+            except (AttributeError, ValueError, RuntimeError):
+                # That reads one frame of a file and trips over rare ones: deflated, or of several fragments.
+                pixels = pixel_array(pydicom.dcmread(path, force=True), index=index, **options)
+        except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
+            raise UnreadableImageError.of(path, _reason(error, f"{getattr(syntax, 'name', syntax)}")) from None
+    pixels = pixels[..., :3] if pixels.ndim == 3 else pixels  # noqa: PLR2004
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _reason(error: Exception, syntax: str) -> str:
+    """Why the pixels cannot be decoded, in words that quote nothing of the header but the transfer syntax."""
+    text = str(error)
+    if isinstance(error, NotImplementedError):
+        return f"transfer syntax {syntax!r} is not supported"
+    if isinstance(error, AttributeError):
+        return "it is a DICOM file without PixelData, or without what describes the pixels"
+    if "missing dependencies" in text or "plugins are missing" in text:
+        return f"pixels in {syntax!r} need a decoder: pip install 'anomalib-scrd[medical]'"
+    if "less than expected" in text or "cannot reshape" in text:
+        return "it is cut short: there are fewer pixels than its header says"
+    return f"its pixels ({syntax}) cannot be decoded ({type(error).__name__}): they are damaged or of a rare kind"
+
+
+def _coloured(path: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
+    """Indices of a palette as 8-bit RGB, or in the palette's own depth."""
+    from pydicom.pixels import apply_color_lut
+
+    try:
+        coloured = apply_color_lut(pixels, header)
+    except Exception as error:  # noqa: BLE001 - damaged tables raise all kinds
+        raise UnreadableImageError.of(path, f"its palette cannot be applied ({type(error).__name__})") from None
+    return coloured[..., :3]

@@ -1,0 +1,41 @@
+"""Keeps pydicom's warnings and log lines back: they quote values of headers, which may identify a patient."""
+
+__all__ = ["silent"]
+
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_WARNINGS = ("ignore", None, Warning, re.compile(r"pydicom\."), 0)
+_thread = threading.local()
+
+
+class _Silence(logging.Filter):
+    """Lets no line of a thread pass that is reading."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a line passes."""
+        del record
+        return not getattr(_thread, "reading", False)
+
+
+_SILENCE = _Silence()
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Silence pydicom in this thread.
+
+    Python's filters of warnings belong to the process and not to a thread: pydicom's stay out of all of it.
+    """
+    logging.getLogger("pydicom").addFilter(_SILENCE)
+    if _WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"pydicom\.")
+    _thread.reading = True
+    try:
+        yield
+    finally:
+        _thread.reading = False

@@ -1,0 +1,47 @@
+"""The error of an image file that cannot be read."""
+
+__all__ = ["UnreadableImageError", "missing_package"]
+
+from pathlib import Path
+
+
+class UnreadableImageError(OSError):
+    """An image file that cannot be read, with the reason.
+
+    The message is one string, so that the error survives the way out of a data loader's worker process.
+
+    Attributes:
+        path: The file, or None if the message was given as it is.
+        reason: Why it cannot be read. It never holds values of a file's header: they may identify a patient.
+    """
+
+    path: Path | None = None
+    reason: str = ""
+
+    @classmethod
+    def of(cls, path: str | Path, reason: str) -> "UnreadableImageError":
+        """Build the error of one file.
+
+        Args:
+            path: The file.
+            reason: Why it cannot be read.
+
+        Returns:
+            The error.
+        """
+        error = cls(f"cannot read {str(path)!r}: {reason}")
+        error.path, error.reason = Path(path), reason
+        return error
+
+
+def missing_package(path: str | Path, package: str) -> UnreadableImageError:
+    """Build the error of a file whose format needs a package that is not installed.
+
+    Args:
+        path: The file.
+        package: Name of the package.
+
+    Returns:
+        The error; its message names the extra that installs the package.
+    """
+    return UnreadableImageError.of(path, f"this format needs {package}; pip install 'anomalib-scrd[medical]'")

@@ -1,0 +1,269 @@
+"""From a folder to pictures: which files are read, by which reader, and what is done about those that cannot be."""
+
+__all__ = [
+    "SUFFIXES",
+    "BadFiles",
+    "has_geometry",
+    "list_files",
+    "list_pictures",
+    "read_picture",
+    "read_pictures",
+    "read_unchecked",
+    "survey",
+]
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from anomalib_scrd.imaging import dicom, pillow, volumes
+from anomalib_scrd.imaging.errors import UnreadableImageError
+from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_pixels
+from anomalib_scrd.imaging.volumes import VolumeOptions
+
+_DICOM = (".dcm", ".dicom", ".ima")
+_VOLUMES = (".nii", ".nii.gz", ".hdr", ".mgz", ".mgh")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".jp2")
+
+SUFFIXES = (*_DICOM, *_VOLUMES, *_IMAGES)
+"""Suffixes of the files that a folder is searched for; DICOM files without a suffix are found too."""
+
+_KEPT = 100
+_SHOWN = 5
+_WORKERS = 8
+
+
+class BadFiles:
+    """What is done about a file that cannot be read, and the list of those that were left out.
+
+    Args:
+        on_error: ``raise`` stops at the first one, ``skip`` leaves it out and notes it.
+
+    Attributes:
+        left_out: File and reason of each one that was left out, in the order of their discovery.
+
+    Raises:
+        ValueError: If ``on_error`` is neither.
+    """
+
+    def __init__(self, on_error: Literal["raise", "skip"] = "raise") -> None:
+        if on_error not in {"raise", "skip"}:
+            msg = f"on_error must be raise or skip, got {on_error!r}"
+            raise ValueError(msg)
+        self.on_error = on_error
+        self.left_out: dict[Path, str] = {}
+
+    def note(self, error: UnreadableImageError) -> None:
+        """Note a file that is left out, or raise its error.
+
+        Args:
+            error: The error.
+
+        Raises:
+            UnreadableImageError: If errors are to be raised, or the error names no file.
+        """
+        if self.on_error == "raise" or error.path is None:
+            raise error
+        self.left_out.setdefault(error.path, error.reason)
+
+    def report(self) -> str:
+        """Tell what was left out.
+
+        Returns:
+            One line per file, at most 100 of them; "" if there are none.
+        """
+        if not self.left_out:
+            return ""
+        lines = [f"  {path}: {reason}" for path, reason in list(self.left_out.items())[:_KEPT]]
+        more = [f"  and {len(self.left_out) - _KEPT} more"] if len(self.left_out) > _KEPT else []
+        return "\n".join([f"{len(self.left_out)} files were left out:", *lines, *more])
+
+
+def list_files(path: str | Path) -> list[Path]:
+    """List the files of a folder that may hold pictures, those of its folders included.
+
+    Args:
+        path: A folder, or one file, which is taken whatever its suffix is.
+
+    Returns:
+        Sorted by path. Hidden files and DICOMDIR are left out.
+
+    Raises:
+        FileNotFoundError: If there is no such path.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        msg = f"there is no file or folder {str(path)!r}"
+        raise FileNotFoundError(msg)
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if not file.name.startswith(".")
+        and (file.name.lower().endswith(SUFFIXES) or ("." not in file.name and _is_dicom(file)))
+        and file.is_file()
+    )
+
+
+def list_pictures(path: str | Path, options: VolumeOptions | None = None) -> list[PictureInfo]:
+    """List the pictures of one file, from its headers; a volume is read when its empty slices are to be found.
+
+    Args:
+        path: The file.
+        options: Which slices of a volume are taken; the defaults if None.
+
+    Returns:
+        One entry per picture.
+
+    Raises:
+        UnreadableImageError: If it is no file that can be read.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    if name.endswith(_VOLUMES):
+        return volumes.list_slices(path, options or VolumeOptions())
+    if _taken_for_dicom(path):
+        return dicom.list_frames(path)
+    return pillow.list_images(path)
+
+
+def read_picture(info: PictureInfo, options: VolumeOptions | None = None) -> Picture:
+    """Read one picture.
+
+    Args:
+        info: An entry of ``list_pictures``.
+        options: The options that it was listed with.
+
+    Returns:
+        The picture.
+
+    Raises:
+        UnreadableImageError: If it cannot be read, has no pixels or NaN among them, or all its pixels are equal.
+    """
+    return check_pixels(read_unchecked(info, options))
+
+
+def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> Picture:
+    """Read one picture whatever its pixels are: a mask may be empty.
+
+    Args:
+        info: An entry of ``list_pictures``.
+        options: The options that it was listed with.
+
+    Returns:
+        The picture.
+
+    Raises:
+        UnreadableImageError: If it cannot be read.
+    """
+    if info.path.name.lower().endswith(_VOLUMES):
+        return volumes.read_slice(info, (options or VolumeOptions()).plane)
+    if _taken_for_dicom(info.path):
+        return dicom.read_frame(info)
+    return pillow.read_image(info)
+
+
+def has_geometry(path: Path) -> bool:
+    """Tell whether a file says itself how it lies in the patient.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True for volumes and DICOM files.
+    """
+    return path.name.lower().endswith(_VOLUMES) or _taken_for_dicom(path)
+
+
+def read_pictures(
+    paths: Iterable[str | Path],
+    options: VolumeOptions | None = None,
+    bad_files: BadFiles | None = None,
+) -> Iterator[Picture]:
+    """Read the pictures of files one after the other.
+
+    Args:
+        paths: Files.
+        options: Which slices of a volume are taken.
+        bad_files: What to do about a file that cannot be read; raise if None.
+
+    Yields:
+        Picture after picture.
+
+    Raises:
+        UnreadableImageError: If a file cannot be read and is not to be skipped.
+    """
+    bad_files = bad_files or BadFiles()
+    for path in paths:
+        try:
+            infos = list_pictures(path, options)
+        except UnreadableImageError as error:
+            bad_files.note(error)
+            continue
+        for info in infos:
+            try:
+                picture = read_picture(info, options)
+            except UnreadableImageError as error:
+                bad_files.note(error)
+                break
+            yield picture
+
+
+def survey(
+    paths: Iterable[str | Path],
+    options: VolumeOptions | None = None,
+    bad_files: BadFiles | None = None,
+) -> list[PictureInfo]:
+    """List the pictures of many files, with several threads.
+
+    Where bad files are to be skipped every picture is decoded once, since damage shows only there. Otherwise the
+    headers are looked at, and all files at fault are named in one error.
+
+    Args:
+        paths: Files.
+        options: Which slices of a volume are taken.
+        bad_files: What to do about files that cannot be read; raise if None.
+
+    Returns:
+        The pictures of the files that can be read, in the order of the files. A file is left out whole.
+
+    Raises:
+        UnreadableImageError: If files cannot be read and are not to be skipped: their number, and the first ones.
+    """
+    bad_files = bad_files or BadFiles()
+
+    def look(path: str | Path) -> list[PictureInfo] | UnreadableImageError:
+        try:
+            infos = list_pictures(path, options)
+            for info in infos if bad_files.on_error == "skip" else ():
+                read_picture(info, options)
+        except UnreadableImageError as error:
+            return error
+        return infos
+
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        found = list(pool.map(look, paths))
+    errors = [result for result in found if isinstance(result, UnreadableImageError)]
+    if errors and bad_files.on_error == "raise":
+        shown = ", ".join(f"{str(error.path)!r} ({error.reason})" for error in errors[:_SHOWN])
+        more = " ..." if len(errors) > _SHOWN else ""
+        msg = f"{len(errors)} files cannot be read: {shown}{more}; on_error skip leaves them out"
+        raise UnreadableImageError(msg)
+    for error in errors:
+        bad_files.note(error)
+    return [info for result in found if isinstance(result, list) for info in result]
+
+
+def _taken_for_dicom(path: Path) -> bool:
+    return path.name.lower().endswith(_DICOM) or _is_dicom(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file has DICOM's mark behind its preamble."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

@@ -1,0 +1,47 @@
+"""Masks of anomalous pictures, in the same formats as pictures."""
+
+__all__ = ["read_mask"]
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from anomalib_scrd.imaging import files
+from anomalib_scrd.imaging.errors import UnreadableImageError
+from anomalib_scrd.imaging.orientation import Orientation
+from anomalib_scrd.imaging.picture import PictureInfo
+from anomalib_scrd.imaging.volumes import VolumeOptions
+
+
+def read_mask(
+    path: Path,
+    info: PictureInfo,
+    options: VolumeOptions | None = None,
+    orientation: Orientation | None = None,
+) -> np.ndarray:
+    """Read the mask of a picture.
+
+    Args:
+        path: The mask's file. Of several pictures it has as many as the image's file, in the same order.
+        info: The picture.
+        options: Options of volumes that the picture was listed with.
+        orientation: The picture's orientation: a mask that says nothing of its own, such as a PNG, lies in the order
+            of the picture's file and is turned with it.
+
+    Returns:
+        (H, W) bool in the order of display, true where the mask is above 0.
+
+    Raises:
+        UnreadableImageError: If it cannot be read, or has another number of pictures.
+    """
+    everything = replace(options or VolumeOptions(), slices=(0.0, 1.0), skip_empty=False)
+    infos = files.list_pictures(path, everything)
+    if len(infos) != info.count:
+        reason = f"this mask has {len(infos)} pictures, its image {str(info.path)!r} has {info.count}"
+        raise UnreadableImageError.of(path, reason)
+    picture = files.read_unchecked(infos[info.index], everything)
+    pixels = picture.pixels if picture.pixels.ndim == 2 else picture.pixels.max(axis=-1)  # noqa: PLR2004
+    if orientation is not None and not files.has_geometry(path):
+        pixels = orientation.apply(picture.orientation.undo(pixels))
+    return pixels > 0

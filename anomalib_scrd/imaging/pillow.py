@@ -1,0 +1,177 @@
+"""Files that Pillow opens (PNG, JPEG, BMP, TIFF, ...), in their own depth."""
+
+__all__ = ["bits_of", "exif_orientation", "list_images", "read_image"]
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anomalib_scrd.imaging import tiff
+from anomalib_scrd.imaging.errors import UnreadableImageError
+from anomalib_scrd.imaging.orientation import from_exif
+from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
+
+_ORIENTATION, _BITS, _SUBFILE = 274, 258, 254
+_REDUCED = 1  # a smaller copy of another page
+_GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+_EIGHT = 8
+# What Pillow raises for a file that is no image, is cut short or broken inside.
+_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError)
+
+
+def list_images(path: Path) -> list[PictureInfo]:
+    """List the pictures of a file: one, or the full-sized pages of a TIFF file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One entry per picture.
+
+    Raises:
+        UnreadableImageError: If it is no image.
+    """
+    try:
+        with _open(path) as image:
+            if image.format != "TIFF":
+                return [PictureInfo(path, eight_bit=bits_of(image) <= _EIGHT)]
+            infos = []
+            for index in range(image.n_frames):
+                image.seek(index)
+                if not image.tag_v2.get(_SUBFILE, 0) & _REDUCED:
+                    volume = str(path) if image.n_frames > 1 else ""
+                    infos.append(PictureInfo(path, index, image.n_frames, bits_of(image) <= _EIGHT, volume=volume))
+            return infos
+    except UnreadableImageError:
+        if path.is_file() and tiff.is_tiff(path):  # of a kind that Pillow does not know
+            return tiff.list_pages(path)
+        raise
+
+
+def read_image(info: PictureInfo) -> Picture:
+    """Read one picture, turned as EXIF or TIFF says.
+
+    Args:
+        info: An entry of ``list_images``.
+
+    Returns:
+        The picture.
+
+    Raises:
+        UnreadableImageError: If it cannot be decoded.
+    """
+    path = info.path
+    if not info.eight_bit and tiff.is_tiff(path):
+        return tiff.read_page(info)
+    with _open(path) as image:
+        image.seek(info.index)
+        # Before the pixels are decoded: that forgets about the file's own depth, and turns TIFF files.
+        bits = bits_of(image)
+        is_tiff = image.format == "TIFF"
+        orientation = from_exif(exif_orientation(image)) if is_tiff else None
+        spacing = _spacing(image)
+        if bits > _EIGHT and image.mode not in _GREY_MODES:
+            pixels = _deep_colour(path, image)
+        elif image.mode in _GREY_MODES - {"1"}:
+            pixels = np.asarray(image)
+        else:
+            pixels = np.asarray(image.convert("L" if image.mode in {"1", "LA", "La"} else "RGB"))
+        if orientation is None:
+            orientation = from_exif(int(image.getexif().get(_ORIENTATION, 1) or 1))
+            pixels = orientation.apply(pixels)
+    return Picture(
+        np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")),
+        info,
+        orientation=orientation,
+        spacing=spacing[::-1] if orientation.transpose else spacing,
+    )
+
+
+def exif_orientation(image: Any) -> int:
+    """Look up the orientation by EXIF without decoding the pixels.
+
+    Args:
+        image: An opened image.
+
+    Returns:
+        Value of tag 274; 1, which is upright, where there is none, or a PNG file has it behind the pixels.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(_ORIENTATION, 1) or 1)
+
+
+def bits_of(image: Any) -> int:
+    """Look up the bits of a channel in the file, which Pillow's mode does not always tell.
+
+    Args:
+        image: An opened image whose pixels have not been decoded.
+
+    Returns:
+        The number of bits.
+    """
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        return int(max(tags.get(_BITS, (1,))))
+    if image.mode in _GREY_MODES:
+        return {"1": 1, "L": 8, "I": 32, "F": 32}.get(image.mode, 16)
+    return 16 if ";16" in _raw_mode(image) else 8
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The opened file, whose size has been checked; errors inside are those of the file."""
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableImageError.of(path, "the file is empty")
+        # Given a path, Pillow maps some TIFF files into memory, and scrambles those that are to be turned.
+        with path.open("rb") as file, Image.open(file) as image:
+            check_size(path, image.height, image.width)
+            yield image
+    except UnreadableImageError:
+        raise
+    except FileNotFoundError:
+        raise UnreadableImageError.of(path, "there is no such file") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImageError.of(path, "its header claims more pixels than Pillow reads") from None
+    except Image.UnidentifiedImageError:
+        raise UnreadableImageError.of(path, "it is no image file of a known format") from None
+    except _ERRORS as error:
+        raise UnreadableImageError.of(path, f"it is damaged ({error or type(error).__name__})") from None
+
+
+def _deep_colour(path: Path, image: Any) -> np.ndarray:
+    """(H, W, 3) of 16 bits."""
+    raw = _raw_mode(image)
+    if image.format != "PNG" or raw not in {"RGB;16B", "RGBA;16B"}:
+        raise UnreadableImageError.of(path, f"{image.format} of 16 bits in the layout {raw}: save it as TIFF")
+    # Pillow gives one byte of each channel at a time; the raw mode says which.
+    high, low = (_with_raw_mode(path, raw[:-1] + order) for order in "BL")
+    return (high.astype(np.uint16) << 8) | low
+
+
+def _raw_mode(image: Any) -> str:
+    """Layout of the pixels in the file, "" once they are decoded."""
+    raw = image.tile[0][3] if getattr(image, "tile", None) else ""
+    raw = raw[0] if isinstance(raw, tuple) and raw else raw
+    return raw if isinstance(raw, str) else ""
+
+
+def _with_raw_mode(path: Path, raw_mode: str) -> np.ndarray:
+    with Image.open(path) as image:
+        image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
+        return np.asarray(image)[..., :3]
+
+
+def _spacing(image: Any) -> tuple[float, float]:
+    """Height and width of a pixel, relative to each other."""
+    resolution = image.info.get("dpi") or image.info.get("aspect")
+    try:
+        across, down = (float(value) for value in resolution)
+    except (TypeError, ValueError):
+        return 1.0, 1.0
+    return (1 / down, 1 / across) if across > 0 and down > 0 and across != down else (1.0, 1.0)

@@ -1,0 +1,46 @@
+"""Arrays that were used lately, up to a number of bytes."""
+
+__all__ = ["RecentArrays"]
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from threading import Lock
+
+import numpy as np
+
+
+class RecentArrays:
+    """Keeps the arrays that were asked for last; several threads may ask.
+
+    Args:
+        capacity: Bytes that are kept. An array that is larger is handed out and not kept.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._arrays: OrderedDict[Hashable, np.ndarray] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Get an array.
+
+        Args:
+            key: Its name.
+            make: Makes it where it is not kept; two threads may make the same one at once.
+
+        Returns:
+            The array, which nobody may write to.
+        """
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        array = make()
+        if array.nbytes > self._capacity:
+            return array
+        with self._lock:
+            self._arrays[key] = array
+            self._arrays.move_to_end(key)
+            while sum(kept.nbytes for kept in self._arrays.values()) > self._capacity:
+                self._arrays.popitem(last=False)
+        return array

@@ -1,0 +1,86 @@
+"""What checkpoints hold of this model, and how they are loaded."""
+
+__all__ = ["ModelCheckpoints", "keep_own_evaluator"]
+
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from typing_extensions import Self
+
+from anomalib_scrd.data.stored_window import share_window
+from anomalib_scrd.options import GROUPS, over_saved
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as _Module
+else:
+    _Module = object  # anomalib would list a subclass of its module as a model of its own
+
+_STATE = "anomalib_scrd"
+_EVALUATOR = "evaluator."
+
+
+class ModelCheckpoints(_Module):
+    """What :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` keeps in checkpoints, beyond anomalib's module.
+
+    Attributes:
+        window: How files became inputs in the training, from ``MedicalFolder``; None for images of 8 bits that anomalib
+            read.
+    """
+
+    window: dict[str, Any] | None = None
+    _seed: int | None
+    _batches_seen: int
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the position in the training, so that a resumed run goes on with it, and how files became inputs."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_STATE] = {
+            "seed": self._seed,
+            "batches_seen": self._batches_seen,
+            "pre_trained": self.hparams["pre_trained"],
+            "window": self.window,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore them, and the argument which :meth:`load_from_checkpoint` replaced."""
+        super().on_load_checkpoint(checkpoint)
+        keep_own_evaluator(self, checkpoint)
+        state = checkpoint.get(_STATE, {})
+        self._seed = state.get("seed", self._seed)
+        self._batches_seen = state.get("batches_seen", 0)
+        if "pre_trained" in state:
+            self.hparams["pre_trained"] = state["pre_trained"]
+        self.window = state.get("window")
+        share_window(self, self._trainer, loaded=True)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Load a trained model; arguments as in ``AnomalibModule.load_from_checkpoint``.
+
+        The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network. Fields of a
+        group that are given win over those of the checkpoint, which win over the preset's.
+        """
+        kwargs.setdefault("pre_trained", False)
+        if any(name in GROUPS for name in kwargs):
+            saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True)["hyper_parameters"]
+            kwargs = over_saved(kwargs, saved)
+        return cast("Self", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
+
+
+def keep_own_evaluator(model: nn.Module, checkpoint: MutableMapping[str, Any]) -> None:
+    """Let a checkpoint load into a model with another evaluator than it was trained with.
+
+    Some metrics keep a setting among the weights (``evaluator.test_metrics.0.fpr_limit``), and loading is strict. An
+    evaluator belongs to whoever loads the model, as anomalib has it: its state never comes from a checkpoint.
+
+    Args:
+        model: The model that will load the checkpoint.
+        checkpoint: Lightning's, with a ``state_dict``; changed in place.
+    """
+    state = checkpoint["state_dict"]
+    for name in [name for name in state if name.startswith(_EVALUATOR)]:
+        del state[name]
+    state.update((name, value) for name, value in model.state_dict().items() if name.startswith(_EVALUATOR))

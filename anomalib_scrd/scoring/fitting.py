@@ -1,0 +1,89 @@
+"""Fits the weights of levels and extents on held-out normal images and their copies with synthetic anomalies."""
+
+__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "fit_weights"]
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from anomalib_scrd.loss import places_of
+from anomalib_scrd.noise import MIXED, Normalisation, SyntheticAnomalies
+
+if TYPE_CHECKING:
+    from anomalib_scrd.torch_model import ScaleAwareCRDModel
+
+FIT_EXTENTS = ((0.03, 0.1), (0.12, 0.3), (0.4, 0.9))
+"""Small, medium and large anomalies, relative to the image."""
+
+FEWEST_IMAGES = 2
+"""Fewest normal images that have a spread."""
+
+# Images that get anomalies: more add time and change nothing.
+_MOST_IMAGES = 20
+# Pixels of a batch: four images of 256 x 256.
+_BATCH_PIXELS = 2**18
+
+
+@torch.no_grad()
+def fit_weights(
+    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
+) -> None:
+    """Fit the weights of the score and of the map; nothing is changed if they cannot be fitted.
+
+    Every held-out image, of the first 20, gets an anomaly of each of the four kinds at each of three extents. The
+    weights of the score compare the evidence of images, those of the map the distances at places: all places of normal
+    images against the mean over the places of each anomaly.
+
+    Args:
+        model: The model, on the images' device. It is left in the mode in which it was.
+        images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
+        normalisation: How they were normalised; None where they were not.
+        seed: Seed of the anomalies: the same weights come out again.
+
+    Raises:
+        ValueError: If there are too few images, or the model's distances are not finite.
+    """
+    scoring = model.map_and_score
+    if scoring.published:
+        return
+    training = model.training
+    model.eval()
+    try:
+        normal, normal_levels = _evidence(model, images)
+        anomalous = places = None
+        if not scoring.uniform:
+            anomalous, places = _anomalous_evidence(model, images, normalisation, seed)
+    finally:
+        model.train(training)
+    scoring.score_weights.fit(normal, anomalous)
+    scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
+
+
+def _anomalous_evidence(
+    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evidence of images with anomalies, (M, F), and mean distances of their levels inside these, (M, K)."""
+    generator = torch.Generator(images.device).manual_seed(seed)
+    anomalies = SyntheticAnomalies("mixed", (0.2, 0.5), FIT_EXTENTS[-1], period=0.125, octaves=6, persistence=0.6)
+    pool = images.float() if normalisation is None else normalisation.undo(images)
+    features, inside = [], []
+    for name, extent in itertools.product(MIXED, FIT_EXTENTS):
+        spoilt, mask = anomalies.spoil(pool[:_MOST_IMAGES], pool, name, extent, generator)
+        evidence, levels = _evidence(model, spoilt if normalisation is None else normalisation(spoilt))
+        places = places_of(mask, [levels])[0].unsqueeze(1)
+        features.append(evidence)
+        inside.append((levels * places).sum((2, 3)) / places.sum((2, 3)).clamp_min(1))
+    return torch.cat(features), torch.cat(inside)
+
+
+def _evidence(model: "ScaleAwareCRDModel", images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evidence (N, F) and smoothed levels (N, K, h, w) of images."""
+    parts = [model.evidence(piece) for piece in _pieces(images)]
+    features, levels = (torch.cat(part) for part in zip(*parts, strict=True))
+    return features, levels
+
+
+def _pieces(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield from images.split(max(1, _BATCH_PIXELS // (images.shape[-2] * images.shape[-1])))

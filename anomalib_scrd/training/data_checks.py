@@ -1,0 +1,60 @@
+"""Checks of the data before a run starts."""
+
+__all__ = ["check_run", "check_size"]
+
+from typing import Any
+
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch import Trainer
+
+from anomalib_scrd.data.checks import check_data
+from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.torch_model import ScaleAwareCRDModel
+
+
+def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
+    """Refuse data with which a run would fail later.
+
+    Args:
+        trainer: The trainer, while it sets up a run.
+        stage: Lightning's: fit, validate, test or predict.
+        transform: Transform of the model's pre-processor.
+
+    Raises:
+        ValueError: If anomalib would fail at the data module for lack of validation images.
+        UnreadableImageError: If files are no images.
+    """
+    datamodule = getattr(trainer, "datamodule", None)
+    if (
+        stage == "fit"
+        and isinstance(datamodule, AnomalibDataModule)
+        and not isinstance(datamodule, RepeatableDataModule)
+        and not hasattr(datamodule, "val_data")
+        and trainer.limit_val_batches
+    ):
+        msg = (
+            f"{type(datamodule).__name__} has no validation images (val_split_mode "
+            f"{str(datamodule.val_split_mode.value)!r}), and anomalib fails at that: give another val_split_mode, "
+            "or trainer.limit_val_batches 0 for scores without threshold and normalisation"
+        )
+        raise ValueError(msg)
+    check_data(trainer, stage, transform)
+
+
+def check_size(size: tuple[int, int] | None, model: ScaleAwareCRDModel, backbone: str) -> None:
+    """Refuse a pre-processor that makes images too small for a model.
+
+    Args:
+        size: (height, width) to which the pre-processor resizes; None where it does not.
+        model: The model.
+        backbone: Name of its teacher.
+
+    Raises:
+        ValueError: If the size is too small.
+    """
+    if size is not None and min(size) < model.minimum_size:
+        msg = (
+            f"the pre-processor resizes images to {size[0]} x {size[1]} pixels; backbone {backbone!r} with layers "
+            f"{list(model.teacher.layers)} needs at least {model.minimum_size}"
+        )
+        raise ValueError(msg)

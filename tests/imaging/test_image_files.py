@@ -1,0 +1,181 @@
+"""Files that Pillow opens: depth, colour, orientation, damage."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from numpy.testing import assert_array_equal
+from PIL import Image, ImageOps
+
+from anomalib_scrd.imaging import Orientation, UnreadableImageError, list_pictures, read_picture
+
+RNG = np.random.default_rng(0)
+GREY8 = RNG.integers(0, 256, (12, 9), dtype=np.uint8)
+GREY16 = RNG.integers(0, 65536, (12, 9), dtype=np.uint16)
+COLOUR8 = RNG.integers(0, 256, (12, 9, 3), dtype=np.uint8)
+COLOUR16 = RNG.integers(0, 65536, (12, 9, 3), dtype=np.uint16)
+FLOAT = RNG.normal(0, 1, (12, 9)).astype(np.float32)
+
+
+def only(path: Path):
+    (info,) = list_pictures(path)
+    return read_picture(info)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])
+@pytest.mark.parametrize("pixels", [GREY8, COLOUR8], ids=["grey", "colour"])
+def test_eight_bits(tmp_path: Path, name: str, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(tmp_path / name)
+    picture = only(tmp_path / name)
+    assert picture.info.eight_bit
+    assert_array_equal(picture.pixels, pixels)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("pixels", [GREY16, COLOUR16], ids=["grey", "colour"])
+def test_sixteen_bits(tmp_path: Path, name: str, pixels: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / name), pixels[..., ::-1] if pixels.ndim == 3 else pixels)
+    picture = only(tmp_path / name)
+    assert not picture.info.eight_bit
+    assert_array_equal(picture.pixels, pixels)
+
+
+def test_sixteen_bits_with_alpha(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.dstack([COLOUR16[..., ::-1], GREY16]))
+    assert_array_equal(only(tmp_path / "a.png").pixels, COLOUR16)
+
+
+def test_sixteen_bits_grey_with_alpha(tmp_path: Path) -> None:
+    """A PNG of colour type 4, which OpenCV does not write: by hand."""
+    raw = np.stack([GREY16, np.full_like(GREY16, 65535)], axis=-1).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in raw)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 9, 12, 16, 4, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(UnreadableImageError, match="PNG of 16 bits in the layout LA;16B: save it as TIFF"):
+        only(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.uint16, np.int32, np.uint32, ">u2", ">f4"])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+def test_tiff_of_every_depth(tmp_path: Path, dtype: object, compression: str | None) -> None:
+    pixels = (FLOAT * 3000).astype(dtype) if np.dtype(dtype).kind != "u" else np.abs(FLOAT * 3000).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tiff", pixels, compression=compression, byteorder=">" if ">" in str(dtype) else "<")
+    picture = only(tmp_path / "a.tiff")
+    assert not picture.info.eight_bit
+    assert picture.pixels.dtype.isnative
+    assert_array_equal(picture.pixels, pixels)
+
+
+def test_tiff_where_white_is_zero(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "deep.tif", GREY16, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "flat.tif", GREY8, photometric="miniswhite")
+    assert_array_equal(only(tmp_path / "deep.tif").pixels, 65535 - GREY16.astype(int))
+    assert_array_equal(only(tmp_path / "flat.tif").pixels, 255 - GREY8)
+
+
+def test_pages_of_a_tiff_are_pictures_and_thumbnails_are_not(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(GREY16)
+        file.write(GREY16[::2, ::2], subfiletype=1)
+        file.write(GREY16[::-1])
+    infos = list_pictures(tmp_path / "a.tif")
+    assert [info.index for info in infos] == [0, 2]
+    assert [Path(info.name).name for info in infos] == ["a_0000.tif", "a_0002.tif"]
+    assert_array_equal(read_picture(infos[1]).pixels, GREY16[::-1])
+
+
+def test_planes_of_colour_in_a_tiff(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(COLOUR16, -1, 0), photometric="rgb", planarconfig="separate")
+    assert_array_equal(only(tmp_path / "a.tif").pixels, COLOUR16)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(COLOUR8).convert(mode)
+    name = "a.jpg" if mode in {"CMYK", "YCbCr"} else "a.png"
+    image.save(tmp_path / name)
+    expected = Image.open(tmp_path / name).convert("L" if mode in {"1", "LA"} else "RGB")
+    picture = only(tmp_path / name)
+    assert picture.info.eight_bit
+    assert_array_equal(picture.pixels, np.asarray(expected))
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "deep.tif", "deep.png"])
+def test_exif_orientation_is_applied_and_leads_back(tmp_path: Path, name: str, value: int) -> None:
+    stored = Image.fromarray(GREY16 if "deep" in name else GREY8)
+    exif = Image.Exif()
+    exif[274] = value
+    stored.save(tmp_path / name, exif=exif)
+    if name == "a.jpg":
+        stored = Image.fromarray(np.asarray(Image.open(tmp_path / name)))
+    stored.getexif()[274] = value
+    upright = np.asarray(ImageOps.exif_transpose(stored))
+    picture = only(tmp_path / name)
+    assert_array_equal(picture.pixels, upright)
+    assert picture.orientation.undo(picture.pixels).shape == (12, 9)
+    assert_array_equal(picture.orientation.undo(picture.pixels), np.asarray(stored))
+    assert (picture.orientation == Orientation()) == (value == 1)
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    Image.fromarray(GREY8).save(tmp_path / "a.tif", dpi=(200, 100))
+    height, width = only(tmp_path / "a.tif").spacing
+    assert height == pytest.approx(2 * width)
+    Image.fromarray(GREY8).save(tmp_path / "b.tif", dpi=(100, 100))
+    assert only(tmp_path / "b.tif").spacing == (1.0, 1.0)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.bmp"])
+def test_a_file_that_is_cut_short(tmp_path: Path, name: str) -> None:
+    Image.fromarray(RNG.integers(0, 256, (80, 90), dtype=np.uint8)).save(tmp_path / name)
+    cut(tmp_path / name)
+    with pytest.raises(UnreadableImageError, match=rf"cannot read '{tmp_path / name}': it is damaged"):
+        only(tmp_path / name)
+
+
+def test_what_is_no_picture(tmp_path: Path) -> None:
+    for name, content, reason in (
+        ("a.png", b"", "the file is empty"),
+        ("b.png", b"<html>", "no image file of a known format"),
+        ("c.tif", b"II*\0", "no image file of a known format|it is damaged"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UnreadableImageError, match=reason) as raised:
+            only(tmp_path / name)
+        assert raised.value.path == tmp_path / name
+    with pytest.raises(UnreadableImageError, match="there is no such file"):
+        list_pictures(tmp_path / "d.png")
+
+
+def test_pixels_without_content(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "equal.tif", np.full((4, 4), 7, np.uint16))
+    with pytest.raises(UnreadableImageError, match=r"all pixels are equal \(7\)"):
+        only(tmp_path / "equal.tif")
+    tifffile.imwrite(tmp_path / "nan.tif", np.where(FLOAT > 0.5, np.nan, FLOAT).astype(np.float32))
+    with pytest.raises(UnreadableImageError, match=r"% of the pixels are NaN or infinite"):
+        only(tmp_path / "nan.tif")
+
+
+def test_a_header_that_claims_too_much(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 10**6, 10**6, 8, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(UnreadableImageError, match=r"more pixels than|are more than"):
+        only(tmp_path / "a.png")

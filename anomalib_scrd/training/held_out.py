@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class HeldOut(Callback):
         self.dataset: AnomalibDataset | None = None
         self._batch_size = 1
         self._num_workers = 0
+        self._collate: Callable | None = None
         self._taken_from: tuple[AnomalibDataModule, AnomalibDataset, bool] | None = None
 
     def __len__(self) -> int:
@@ -93,7 +94,7 @@ class HeldOut(Callback):
             self.dataset,
             batch_size=self._batch_size,
             num_workers=self._num_workers if len(self.dataset) >= _WORTH_WORKERS else 0,
-            collate_fn=self.dataset.collate_fn,
+            collate_fn=self._collate or self.dataset.collate_fn,
         )
 
     def images(self, model: LightningModule) -> Iterator[torch.Tensor]:
@@ -156,6 +157,7 @@ class HeldOut(Callback):
         self.dataset = whole.subsample(chosen)
         self.dataset.augmentations = _as_in_validation(datamodule, transform)
         self._batch_size, self._num_workers = datamodule.eval_batch_size, datamodule.num_workers
+        self._collate = datamodule.external_collate_fn  # a tiled ensemble's takes one tile of each image
         datamodule.train_data = whole.subsample([index for index in range(len(whole)) if index not in kept])
         fill_in = validate and not hasattr(datamodule, "val_data")
         if fill_in:
@@ -200,7 +202,7 @@ class HeldOut(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without images: an exported or copied model has no use for the paths of its training set."""
-        return {**self.__dict__, "dataset": None, "_taken_from": None}
+        return {**self.__dict__, "dataset": None, "_collate": None, "_taken_from": None}
 
 
 def held_out_indices(

@@ -204,6 +204,22 @@ def test_without_anomalibs_data_module_one_warning_says_what_happens(
     assert ("loaders" if kind == "loader" else "PlainData") in warnings[0]
 
 
+def test_a_data_modules_own_collation_is_used(tiny_data: Callable) -> None:
+    """A tiled ensemble takes one tile of each image by it."""
+    data = tiny_data()
+    data.setup()
+
+    def tile(items: list) -> ImageBatch:
+        batch = ImageBatch.collate(items)
+        batch.image = batch.image[..., :32, :32]
+        return batch
+
+    data.external_collate_fn = tile
+    held_out = HeldOut()
+    held_out.take(data)
+    assert next(iter(held_out.loader())).image.shape == (3, 3, 32, 32)
+
+
 def test_copies_and_pickles_hold_no_training_paths(tiny_data: Callable) -> None:
     data = tiny_data()
     data.setup()

@@ -23,11 +23,10 @@ from anomalib_scrd.data.explained_errors import ExplainedDataErrors
 from anomalib_scrd.data.patient_scores import PatientScores
 from anomalib_scrd.data.prediction import read_any_format
 from anomalib_scrd.data.stored_window import share_window
-from anomalib_scrd.decision.evaluation import DecisionEvaluator
-from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
 from anomalib_scrd.export.mixin import ModelExport
 from anomalib_scrd.integration.checkpoints import ModelCheckpoints
 from anomalib_scrd.integration.command_line import short_errors
+from anomalib_scrd.integration.default_components import DefaultComponents
 from anomalib_scrd.integration.registration import register
 from anomalib_scrd.loss import LossTerms, ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import Normalisation, SyntheticAnomalies, step_generator
@@ -61,12 +60,11 @@ from anomalib_scrd.training.run_report import RunReport
 from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
-from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
 
 logger = logging.getLogger(__name__)
 
 
-class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
+class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
 
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
@@ -215,20 +213,6 @@ class ScaleAwareCRD(ModelExport, ModelCheckpoints, AnomalibModule):
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
-
-    def configure_post_processor(self) -> CalibratedPostProcessor:
-        """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
-        return CalibratedPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """AUROC and F1 of images and pixels, undefined where they are."""
-        return DecisionEvaluator()
-
-    @classmethod
-    def configure_visualizer(cls) -> DecisionVisualizer:
-        """Pictures with score, label and threshold, and a table of predictions."""
-        return DecisionVisualizer()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""

@@ -88,10 +88,6 @@ def tiny_data(tiny_folder: Path) -> Callable[..., Folder]:
 KNOWN_FAULTS = {
     "test_a_rate_is_changed_without_training": "calibrated scores of the new map scale are compared with raw ones",
     "test_no_warning_that_a_user_cannot_act_on": "Lightning's tip about another logger is still printed",
-    "test_compressed_weights": "the bounds are those of the earlier map's scale",
-    "test_quantised_activations": "the bounds are those of the earlier map's scale",
-    "test_a_resize_that_keeps_the_aspect_ratio": "exports of one fixed size that differs from the training's",
-    "test_an_export_needs_a_size": "exports of one fixed size that differs from the training's",
 }
 
 

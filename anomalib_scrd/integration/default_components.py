@@ -1,0 +1,34 @@
+"""Post-processor, evaluator and visualizer that a model has unless others are given."""
+
+__all__ = ["DefaultComponents"]
+
+from typing import TYPE_CHECKING
+
+from anomalib.metrics import Evaluator
+
+from anomalib_scrd.decision.evaluation import DecisionEvaluator
+from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
+from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as _Module
+else:
+    _Module = object  # anomalib would list a subclass of its module as a model of its own
+
+
+class DefaultComponents(_Module):
+    """Components of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in place of anomalib's."""
+
+    def configure_post_processor(self) -> CalibratedPostProcessor:
+        """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
+        return CalibratedPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """AUROC and F1 of images and pixels, undefined where they are."""
+        return DecisionEvaluator()
+
+    @classmethod
+    def configure_visualizer(cls) -> DecisionVisualizer:
+        """Pictures with score, label and threshold, and a table of predictions."""
+        return DecisionVisualizer()

@@ -33,13 +33,16 @@ class ModelCheckpoints(_Module):
     window: dict[str, Any] | None = None
     _seed: int | None
     _batches_seen: int
+    _epoch_began: int
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position in the training, so that a resumed run goes on with it, and how files became inputs."""
         super().on_save_checkpoint(checkpoint)
+        ended = self._batches_seen - self._epoch_began >= getattr(self._trainer, "num_training_batches", 0)
         checkpoint[_STATE] = {
             "seed": self._seed,
             "batches_seen": self._batches_seen,
+            "epoch_began": self._batches_seen if ended else self._epoch_began,
             "pre_trained": self.hparams["pre_trained"],
             "window": self.window,
         }
@@ -51,6 +54,7 @@ class ModelCheckpoints(_Module):
         state = checkpoint.get(_STATE, {})
         self._seed = state.get("seed", self._seed)
         self._batches_seen = state.get("batches_seen", 0)
+        self._epoch_began = state.get("epoch_began", self._batches_seen)
         if "pre_trained" in state:
             self.hparams["pre_trained"] = state["pre_trained"]
         self.window = state.get("window")

@@ -166,6 +166,8 @@ class ValidationTimes(Callback):
             self._waiting = trainer.strategy.broadcast(late) or self._waiting
         if not self._waiting or self._step_of_thresholds == trainer.global_step:
             return False
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not _ends_epoch(trainer, batch_idx):
+            return False  # a checkpoint does not hold gradients that wait for others
         epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         short = epochs > 0 and progress / epochs <= 0.5 / self.parts
         if short and not _ends_epoch(trainer, batch_idx):

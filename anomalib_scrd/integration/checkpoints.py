@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.options import GROUPS, over_saved
+from anomalib_scrd.training.checkpoint_files import explained_damage
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Module
@@ -66,12 +67,17 @@ class ModelCheckpoints(_Module):
 
         The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network. Fields of a
         group that are given win over those of the checkpoint, which win over the preset's.
+
+        Raises:
+            ValueError: If the file is no whole checkpoint of this model, or an argument is out of range; the message
+                names the file.
         """
         kwargs.setdefault("pre_trained", False)
-        if any(name in GROUPS for name in kwargs):
-            saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True)["hyper_parameters"]
-            kwargs = over_saved(kwargs, saved)
-        return cast("Self", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
+        with explained_damage(checkpoint_path):
+            if any(name in GROUPS for name in kwargs):
+                saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True)["hyper_parameters"]
+                kwargs = over_saved(kwargs, saved)
+            return cast("Self", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
 
 def keep_own_evaluator(model: nn.Module, checkpoint: MutableMapping[str, Any]) -> None:

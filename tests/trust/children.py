@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 def one_thread() -> None:
@@ -22,7 +23,7 @@ def one_thread() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def in_child(work: Callable[[], None], log: Path, kill_after: float | None = None, limit: float = 600) -> str:
+def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None, limit: float = 600) -> str:
     """Do some work in a forked child, which is killed at some moment.
 
     Args:

@@ -272,19 +272,14 @@ def read_settings(path: Path) -> None:
     if not _parsers:
         from anomalib.cli import AnomalibCLI
 
-        cli = AnomalibCLI.__new__(AnomalibCLI)
-        parser = AnomalibCLI.init_parser()
-        subcommands = parser.add_subcommands(required=True, dest="subcommand")
-        cli.parser, cli.subcommand_parsers = parser, {}
-        train = cli.init_parser()
-        cli.add_arguments_to_parser if hasattr(cli, "add_arguments_to_parser") else None  # noqa: B018
         from anomalib.data import AnomalibDataModule
         from anomalib.models import AnomalibModule
+
+        train = AnomalibCLI.init_parser()
 
         train.add_subclass_arguments(AnomalibModule, "model", required=True)
         train.add_subclass_arguments(AnomalibDataModule, "data", required=True)
         train.add_argument("--trainer", type=dict)
-        subcommands.add_subcommand("train", train)
         _parsers.append(train)
     parser = _parsers[0]
     parser.exit_on_error = True

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,11 @@ def kill_trainings(times: int, seed: int, names: list[str], scratch: Path) -> Ro
         part = draw.choice(_PARTS)
         if what == "time":
             after = draw.uniform(0, facts["seconds"])
-            ended = in_child(lambda: fit(images, output, setup) and None, log, kill_after=after)
+            ended = in_child(partial(fit, images, output, setup), log, kill_after=after)
             where = f"after {after:.2f} s"
         else:
             index, delay = moment(what, part, draw, facts)
-            killer = (what, index, delay)
-            ended = in_child(lambda: fit(images, output, setup, None, [Killer(*killer)]) and None, log)
+            ended = in_child(partial(_fit_and_die, images, output, setup, (what, index, delay)), log)
             where = f"{what} {index}, {delay:.3f}"
         killed += ended == "killed"
         fault = f"{ended}: {_tail(log)}" if ended in {"failed", "hung", "crashed"} else None
@@ -206,6 +206,10 @@ def kill_trainings(times: int, seed: int, names: list[str], scratch: Path) -> Ro
         found.unlink(missing_ok=True)
     row.notes.append(f"{killed} were killed before their end, seed {seed}")
     return row
+
+
+def _fit_and_die(images: Path, output: Path, setup: Setup, killer: tuple[str, int, float]) -> None:
+    fit(images, output, setup, None, [Killer(*killer)])  # the killer patches torch.save in the child
 
 
 def _tail(log: Path) -> str:
@@ -361,8 +365,8 @@ def kill_edge_runs(times: int, seed: int, scratch: Path) -> Row:
         fault = None
         if done.returncode:
             fault = f"exit status {done.returncode}: {done.stderr.strip()[-200:]}"
-        elif len(records) != 200 or any(  # noqa: PLR2004
-            abs((record.score or 0) - (1 + int(path[:3])) / 255) > 1e-5 for path, record in records.items()  # noqa: PLR2004
+        elif len(records) != 200 or any(
+            abs((record.score or 0) - (1 + int(path[:3])) / 255) > 1e-5 for path, record in records.items()
         ):
             fault = f"{len(records)} records, or other scores"
         row.count(fault)

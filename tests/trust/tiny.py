@@ -27,7 +27,7 @@ def quiet() -> None:
 
 
 def write_images(root: Path, side: int = 64) -> Path:
-    """12 normal training images, of which 3 are held out: epochs of 3 batches, the last one not full; 2 and 2 others."""
+    """12 training images, of which 3 are held out: epochs of 3 batches, the last one not full; 2 and 2 test images."""
     rng = np.random.default_rng(0)
     grid = np.linspace(0, 6, side)
     for part, count in (("train/good", 12), ("test/good", 2), ("test/spot", 2)):

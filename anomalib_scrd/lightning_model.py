@@ -254,9 +254,9 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             self._seed_order()
 
     @property
-    def batches_of_epoch(self) -> int:
-        """Training batches of the present epoch whose order the seed fixes; 0 without a seed."""
-        return 0 if self.hparams["seed"] is None else self._batches_seen - self._epoch_began
+    def batches_of_epoch(self) -> int | None:
+        """Training batches of the present epoch, whose order the seed fixes; None without a seed."""
+        return None if self.hparams["seed"] is None else self._batches_seen - self._epoch_began
 
     def saw(self, batch: Batch) -> None:
         """Take a training batch, on the model's device, for the one before the next."""

@@ -21,7 +21,8 @@ class ResumedOrder(Callback):
     is restored after it. Lightning starts the loader of validations before the first batch of a resumed training: that
     batch is read before, and the state restored.
 
-    The model's ``batches_of_epoch`` says how many batches are left out, and its ``saw(batch)`` gets the last of them.
+    The model's ``batches_of_epoch`` says how many batches are left out, None for an order that no seed fixes; its
+    ``saw(batch)`` gets the last of them.
     """
 
     def __init__(self) -> None:
@@ -30,18 +31,24 @@ class ResumedOrder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave out what has been seen."""
-        fetcher: Any = trainer.fit_loop._data_fetcher  # noqa: SLF001 - there is no public way to the started loader
-        count = getattr(pl_module, "batches_of_epoch", 0)
-        if count and not any(hasattr(loader, "load_state_dict") for loader in fetcher.combined_loader.flattened):
-            for _ in range(count):
-                batch, _, _ = next(fetcher)
-            fetcher.fetched, fetcher.done = 0, False  # Lightning adds what the checkpoint's progress says
-            pl_module.saw(trainer.strategy.batch_to_device(batch))
-        self._resumes = trainer.ckpt_path is not None
+        count = getattr(pl_module, "batches_of_epoch", None)
+        self._resumes = trainer.ckpt_path is not None and count is not None
         if self._resumes:
-            fetcher.iterator = _read_ahead(fetcher.iterator)
-            next(fetcher.iterator)
+            self._leave_out(trainer, pl_module, count)
         self._state = torch.get_rng_state()
+
+    def _leave_out(self, trainer: Trainer, model: Any, count: int) -> None:
+        fetcher: Any = trainer.fit_loop._data_fetcher  # noqa: SLF001 - there is no public way to the started loader
+        if any(hasattr(loader, "load_state_dict") for loader in fetcher.combined_loader.flattened):
+            return
+        batch = None
+        for _ in range(count):
+            batch, _, _ = next(fetcher)
+        fetcher.fetched, fetcher.done = 0, False  # Lightning adds what the checkpoint's progress says
+        if batch is not None:
+            model.saw(trainer.strategy.batch_to_device(batch))
+        fetcher.iterator = _read_ahead(fetcher.iterator)
+        next(fetcher.iterator)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Restore the random state of the start, in a resumed training."""

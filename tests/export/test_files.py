@@ -74,9 +74,10 @@ def test_an_earlier_file_never_lies_beside_weights_that_are_not_its_own(
         original(self, target)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", once)
+    monkeypatch.setattr(Path, "replace", once)
+    with pytest.raises(KeyboardInterrupt):
         write(tmp_path, "model.xml", "new")
+    monkeypatch.setattr(Path, "replace", original)
     assert contents(tmp_path) == {"model.bin": b"newnew"}
     write(tmp_path, "model.xml", "new")
     assert contents(tmp_path) == {"model.xml": b"new", "model.bin": b"newnew"}

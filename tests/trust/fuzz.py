@@ -271,7 +271,6 @@ def read_settings(path: Path) -> None:
     """Parse settings as ``anomalib train --config`` does, and build what they describe."""
     if not _parsers:
         from anomalib.cli import AnomalibCLI
-
         from anomalib.data import AnomalibDataModule
         from anomalib.models import AnomalibModule
 

@@ -2,8 +2,9 @@
 
 Makes a virtual environment, installs this project and then the newest versions over it, runs the contract tests
 (``tests/integration/test_hooks.py``) and says which hook broke; the table in ``anomalib_scrd/integration/README.md``
-says what that means. ``--anomalib git+https://github.com/open-edge-platform/anomalib`` takes another anomalib, ``--pre``
-pre-releases too. For a scheduled job: the exit status is 1 if a hook broke, 2 if the versions cannot be installed.
+says what that means. ``--anomalib git+https://github.com/open-edge-platform/anomalib`` takes another anomalib, and
+``--pre`` pre-releases too. For a scheduled job: the exit status is 1 if a hook broke, 2 if the
+versions cannot be installed.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""Many times in one process: ``python -m tests.trust.soak --of torch --times 100000``; also openvino, edge, trainings, exports.
+"""Many times in one process: ``python -m tests.trust.soak --of torch --times 100000``.
+
+Also ``--of openvino``, ``edge`` (predictions), ``trainings`` (of 20 steps), ``exports`` (loaded and asked once).
 
 After every hundredth of the work, memory, open files, threads and the time of the work since are noted. It survives if
 the memory of the last two thirds grows by less than a mebibyte in all, or its slope's 95 % interval holds zero; and if
@@ -54,7 +56,7 @@ class Watch:
         fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         self.memory.append(int(fields["VmRSS"].split()[0]) * 1024)
         self.threads.append(int(fields["Threads"]))
-        self.files.append(len(os.listdir("/proc/self/fd")))
+        self.files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
         self.latency.append(latency)
 
     def slope(self, name: str) -> tuple[float, float, float]:

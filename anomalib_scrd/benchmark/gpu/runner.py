@@ -85,8 +85,8 @@ def _head(config: GpuConfig, command: str, device: str) -> list[str]:
     machine = "; ".join(f"{name} {value}" for name, value in facts.items())
     sizes = "TINY SIZES: nothing here is a measurement. " if config.tiny else ""
     note = (
-        f"{sizes}Trainings are those of `anomalib train` on drawn images, with random weights of the teacher, which the "
-        "speed does not depend on. Seconds of a training count from its first step."
+        f"{sizes}Trainings are those of `anomalib train` on drawn images, with random weights of the teacher, on which "
+        "the speed does not depend. Seconds of a training count from its first step."
     )
     return [
         "# GPU",

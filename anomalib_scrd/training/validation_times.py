@@ -139,7 +139,8 @@ class ValidationTimes(Callback):
     def _find_thresholds_without_validation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         find = getattr(getattr(pl_module, "post_processor", None), "fit_to_held_out", None)
         self._validation_started = time.monotonic()
-        with evaluation_mode(pl_module), torch.no_grad():
+        # The loader of held-out images draws random numbers; the training's order must not depend on it.
+        with evaluation_mode(pl_module), torch.no_grad(), torch.random.fork_rng(devices=[]):
             _get_ready(pl_module)
             if find is not None:
                 find(trainer, pl_module)

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torchvision.transforms import v2
 
 from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.training import validation_times
 from anomalib_scrd.training.checkpoint_files import AtomicCheckpointIO
 from tests.models import build_engine, build_model
 
@@ -53,12 +54,12 @@ FORMS: dict[str, tuple[dict, dict, dict]] = {  # model, data, trainer
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_resumed_training_ends_as_the_uninterrupted_one(form: str, tiny_data: Callable, tmp_path: Path) -> None:
-    """Checkpoints in the first epoch, at its end, at the last but one batch of the second, and in the third."""
+    """Checkpoints in the first epoch, at its end, before the last batch of the second one, and in the third."""
     model, images, trainer = FORMS[form]
     keep = ModelCheckpoint(tmp_path / "kept", "{step}", save_top_k=-1, every_n_train_steps=1)
     whole, order = fit(tiny_data(**images), tmp_path / "whole", model, callback=keep, **trainer)
     expected = whole.state_dict()
-    for step in (1, 2, 3, 4) if form == "two batches a step" else (1, 3, 5, 7):
+    for step in {"default": (1, 3, 5, 7), "two batches a step": (3,)}.get(form, (5,)):
         checkpoint = tmp_path / "kept" / f"step={step}.ckpt"
         resumed, rest = fit(tiny_data(**images), tmp_path / str(step), model, checkpoint, **trainer)
         assert rest == order[len(order) - len(rest) :], step
@@ -77,8 +78,11 @@ def test_the_plan_of_validations_changes_no_training(tiny_data: Callable, tmp_pa
         assert torch.equal(value, other), name
 
 
-def test_no_checkpoint_is_written_while_gradients_wait(tiny_data: Callable, tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_while_gradients_wait(
+    tiny_data: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A fit that is planned by epochs would validate in the middle of an accumulation."""
+    monkeypatch.setattr(validation_times, "_WORTH_SAVING", 1e6)
     seen: list[int] = []
 
     class Look(Callback):

@@ -33,6 +33,8 @@ _DAMAGE = (
     ImportError,
 )
 
+_MISMATCH = "Error(s) in loading state_dict"
+
 
 class AtomicCheckpointIO(AnomalibCheckpointIO):
     """anomalib's checkpoint files, written beside their place and moved there.
@@ -76,13 +78,17 @@ def explained_damage(path: _PATH) -> Iterator[None]:
         path: The file.
 
     Raises:
-        ValueError: In place of the errors of torch, pickle and zip, and of a model that the content does not fit.
+        ValueError: In place of the errors of torch, pickle and zip, and of arguments that are none.
+        RuntimeError: If the weights are those of another model.
     """
     try:
         yield
     except OSError:
         raise
     except _DAMAGE as error:
+        if _MISMATCH in str(error):  # a whole file of another model; torch lists the names
+            msg = f"checkpoint {str(path)!r} does not fit this model: {error}"
+            raise RuntimeError(msg) from error
         text = str(error).strip() if isinstance(error, ValueError) else str(error).strip().partition(". ")[0]
         reason = "" if isinstance(error, pickle.UnpicklingError) else f": {text}"
         msg = (

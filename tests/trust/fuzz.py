@@ -310,7 +310,7 @@ def _judge(read: Callable[[Path], None], path: Path) -> str | None:
         read(path)
     except _Slow:
         return f"no answer after {HANG} s"
-    except (ValueError, OSError) as error:  # UnreadableImageError is a ValueError
+    except (ValueError, OSError, RuntimeError) as error:  # UnreadableImageError is a ValueError
         text = f"{error} {getattr(error, 'filename', '')}"
         return None if path.stem in text else f"names no file: {type(error).__name__}: {error}"
     except SystemExit as error:

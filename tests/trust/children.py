@@ -44,6 +44,7 @@ def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(file, 1)
             os.dup2(file, 2)
+            sys.stdout = sys.stderr = os.fdopen(file, "a")  # pytest's own do not write there
             work()
             status = 0
         except BaseException:  # noqa: BLE001 - the parent is told by the status

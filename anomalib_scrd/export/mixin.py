@@ -17,6 +17,7 @@ from torchmetrics import Metric
 
 from anomalib_scrd.export.files import completed_files
 from anomalib_scrd.export.metadata import description, write_onnx_metadata, write_openvino_metadata
+from anomalib_scrd.export.openvino_core import one_core
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
 from anomalib_scrd.export.quantisation import compress_weights, quantise, quantise_with_accuracy_control
 from anomalib_scrd.export.quantisation_images import calibration_images, labelled_images
@@ -172,12 +173,13 @@ class ModelExport(_Module):
         with completed_files(path) as folder:
             onnx = self.to_onnx(folder / "onnx", model_file_name, input_size, **onnx_kwargs)
             model = openvino.convert_model(onnx, **(ov_kwargs or {}))
-            if compression_type == CompressionType.INT8:
-                model = compress_weights(model)
-            elif compression_type == CompressionType.INT8_PTQ:
-                model = quantise(model, *loaders)
-            elif compression_type == CompressionType.INT8_ACQ:
-                model = quantise_with_accuracy_control(model, *loaders, metric=metric, max_drop=max_drop)
+            with one_core():
+                if compression_type == CompressionType.INT8:
+                    model = compress_weights(model)
+                elif compression_type == CompressionType.INT8_PTQ:
+                    model = quantise(model, *loaders)
+                elif compression_type == CompressionType.INT8_ACQ:
+                    model = quantise_with_accuracy_control(model, *loaders, metric=metric, max_drop=max_drop)
             document = description(self, size)
             keep_names_of_outputs(model, document["outputs"])
             write_openvino_metadata(model, document, any_size=size is None)

@@ -52,6 +52,7 @@ with shield():
 print("same" if stack() == before else "gone")
 """
 
+
 def after(shield: str) -> str:
     command = [sys.executable, "-c", _STACK + _SEVERAL_CORES, openvino_core.__file__, shield]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)

@@ -303,7 +303,8 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         """
         if len(self.held_out) >= FEWEST_IMAGES:
             images = torch.cat(list(self.held_out.images(self)))
-            fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
+            scores = fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
+            self.held_out.left_out_scores = scores
 
     def _pre_processing(self) -> Normalisation | None:
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import anomalib.data
 import anomalib.models
+import nncf.openvino.engine
+import openvino
 import pytest
 import timm
 import torch
@@ -274,3 +276,10 @@ def test_h19_a_module_that_is_being_imported(tmp_path: Path, monkeypatch: pytest
     assert module.during is True, "H19: the import system no longer marks modules that are being imported"
     assert not getattr(module.__spec__, "_initializing", False)
     del sys.modules["half_way"]
+
+
+def test_h20_makers_of_openvino_cores() -> None:
+    made = inspect.getsource(openvino.compile_model)
+    assert "core = Core()" in made, "H20: openvino.compile_model makes its core by another name"
+    assert openvino.compile_model.__globals__ is vars(openvino._ov_api), "H20: compile_model is not in _ov_api any more"
+    assert "ov.Core()" in inspect.getsource(nncf.openvino.engine), "H20: NNCF makes its cores by another name"

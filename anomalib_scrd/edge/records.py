@@ -37,6 +37,9 @@ class Record:
         mtime_ns: Time of its last change.
         map: Anomaly map, relative to the folder of results; None if none was asked for.
         overlay: Picture with the map, likewise.
+        patient: Pseudonym of the patient, None without a salt or where the file names none.
+        volume: What pictures of one volume have in common: the file's name where a file holds several pictures,
+            otherwise, with a salt, the pseudonym of its DICOM series; None for a picture by itself.
         error: Why the file could not be read, None if it could.
     """
 
@@ -51,6 +54,8 @@ class Record:
     mtime_ns: int = 0
     map: str | None = None
     overlay: str | None = None
+    patient: str | None = None
+    volume: str | None = None
     error: str | None = None
 
     @property
@@ -87,5 +92,5 @@ class Record:
 
 
 _NAMES = {field.name for field in fields(Record)}
-COLUMNS = ("path", "picture", "score", "anomalous", "height", "width", "map", "overlay", "error")
+COLUMNS = ("path", "picture", "score", "anomalous", "height", "width", "map", "overlay", "patient", "volume", "error")
 """Columns of the CSV file."""

@@ -156,7 +156,7 @@ def test_a_record_survives_both_ways() -> None:
     assert Record.from_json(record.to_json()) == record
     assert record.to_json().endswith("}\n")
     assert record.to_json().count("\n") == 1
-    assert len(COLUMNS) == 9
+    assert len(COLUMNS) == 11
 
 
 def test_nothing_leaves_the_machine(xml_file: Path, images: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from anomalib_scrd.edge.journal import read_records
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report import sections
 from anomalib_scrd.edge.report.cases import Case, Cases
-from anomalib_scrd.edge.report.metrics import Metrics, PixelCounts, image_metrics
+from anomalib_scrd.edge.report.metrics import Metrics, PixelCounts, group_aurocs, image_metrics
 from anomalib_scrd.edge.report.page import page
 from anomalib_scrd.edge.report.parity import compare
 from anomalib_scrd.edge.report.scored import Scored, add_truth_arguments, score
@@ -79,7 +80,7 @@ def _report(
     records, cases = scored.pictures, scored.cases
     scores = [record.score or 0.0 for record in records]
     labels = [cases.anomalous(record) for record in records]
-    metrics = image_metrics(scores, labels, scored.threshold)
+    metrics = replace(image_metrics(scores, labels, scored.threshold), groups=group_aurocs(records, labels))
     counts = PixelCounts(scored.map_threshold)
     if arguments.masks is not None:
         for record, label in zip(records, labels, strict=True):

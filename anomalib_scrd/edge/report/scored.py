@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalib_scrd.edge.engine import Engine
+from anomalib_scrd.edge.engine import Engine, threshold_of
 from anomalib_scrd.edge.identity import identity_of
 from anomalib_scrd.edge.inputs import Inputs
 from anomalib_scrd.edge.journal import read_records
@@ -95,12 +95,11 @@ def score(arguments: argparse.Namespace, engine: Engine) -> Scored:
         status = UNREADABLE
     cases = Cases(files, names, Inputs(engine.facts, engine.size), arguments.output, truth)
     records = [record for record in read_records(arguments.output) if cases.path(record) is not None]
-    own = engine.facts.image_threshold if engine.facts.version else 0.5 if engine.labels else None
     return Scored(
         pictures=[record for record in records if record.error is None],
         failures=[record for record in records if record.error is not None],
         cases=cases,
-        threshold=own if arguments.threshold is None else arguments.threshold,
+        threshold=threshold_of(engine) if arguments.threshold is None else arguments.threshold,
         map_threshold=engine.facts.pixel_threshold or _MAP_THRESHOLD,
         status=status,
     )

@@ -102,6 +102,10 @@ def metrics_section(metrics: Metrics) -> str:
         (name, _shown(value), f"{value.count} {unit}")
         for name, value, unit in (
             ("image AUROC", metrics.auroc, "pictures"),
+            *(
+                (f"{by} AUROC", value, f"{by}s, by the mean of their three highest")
+                for by, value in metrics.groups.items()
+            ),
             ("image average precision", metrics.precision, "pictures"),
             ("image F1 at the threshold", metrics.f1, "pictures"),
             ("pixel AUROC", metrics.pixel_auroc, "pictures whose true regions are known"),

@@ -65,7 +65,7 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
         "window": _plain(getattr(model, "window", None)),
         "thresholds": thresholds,
         "outputs": list(_OUTPUTS if labels else _OUTPUTS[::2]),
-        "arguments": _plain(dict(model.hparams)),
+        "arguments": _plain(dict(model.hparams)) | _tiling(model),
         "training": _plain(model.training_facts),
     }
 
@@ -143,6 +143,12 @@ def _may_be_resized_before(transform: Any, size: tuple[int, int]) -> bool:
         return True
     images = [torch.rand(1, 3, *probe, generator=torch.Generator().manual_seed(0)) for probe in _PROBES]
     return all(torch.allclose(transform(resized(x, size)), transform(x), atol=_ROUNDING) for x in images)
+
+
+def _tiling(model: Any) -> dict[str, Any]:
+    """How the graph cuts images into tiles; nothing where it does not."""
+    tiling = getattr(model.model, "tiling", None)
+    return {} if tiling is None else {"tiling": tiling.to_dict()}
 
 
 def _number(value: Any) -> float | None:

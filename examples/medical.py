@@ -1,15 +1,16 @@
 """Medical images from the files of a hospital to a box without torch: train, export, score, report.
 
-ANOMALIB_SCRD_DATA=DATA python examples/medical.py [--set SET] [--steps 400] [--edge-python PYTHON] [--keep FOLDER]
+ANOMALIB_SCRD_DATA=DATA python examples/medical.py [--set chest_xray] [--steps 400] [--keep FOLDER]
 
 DATA holds chest_xray, brain_mri or lgg_flair, each with train/good, test/good and test/KIND (lgg_flair also
 ground_truth/tumor). Its images are written as a hospital has them: DICOM of 12 and 16 bits with two windows, some of it
 MONOCHROME1, several files a patient (chest_xray, brain_mri), or NIfTI volumes with masks, one a patient (lgg_flair). A
 model of the edge preset is trained on them for 128 x 128 pixels and exported in FP32 and INT8. Both exports score the
-test files by `python -m anomalib_scrd.edge`, run by PYTHON, which has neither torch nor anomalib: without the option a
-fresh environment is made and the edge distribution is installed into it. Printed are the difference between exports and
-training, images per second, AUROC by image and by patient, and where the report of the INT8 export is. DICOM sets are
-also trained on as 16-bit PNG, with the difference of the scores. Without --keep everything is in a temporary folder.
+test files by `python -m anomalib_scrd.edge` in an environment without torch and anomalib: without --edge-python one is
+made, and the edge distribution is installed into it. Printed are the difference between exports and training, images
+per second, AUROC by image and by patient, and where the report of the INT8 export is. DICOM sets are also trained on as
+16-bit PNG, with the difference of the scores. --images takes so many of each folder, for a quick look. Without --keep
+everything is in a temporary folder.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def write_dicom(path: Path, values: np.ndarray, number: int, patient: str) -> No
     data.save_as(path)
 
 
-def make_dicom(source: Path, work: Path) -> dict[str, Any]:
+def make_dicom(source: Path, work: Path, most: int | None = None) -> dict[str, Any]:
     """Write a set as DICOM in `dcm`, and the same values as 16-bit PNG in `png`; gives the folders of MedicalFolder."""
     kinds = sorted(path.name for path in (source / "test").iterdir() if path.name != "good")
     parts = {
@@ -82,7 +83,7 @@ def make_dicom(source: Path, work: Path) -> dict[str, Any]:
     for part, folders in parts.items():
         for suffix in ("dcm", "png"):
             (work / suffix / part).mkdir(parents=True)
-        files = [path for folder in folders for path in sorted((source / folder).iterdir())]
+        files = [path for folder in folders for path in sorted((source / folder).iterdir())[:most]]
         for number, path in enumerate(files):
             values = twelve_bits(path)
             patient = f"{part}-{number // PER_PATIENT}"
@@ -91,11 +92,11 @@ def make_dicom(source: Path, work: Path) -> dict[str, Any]:
     return {"normal_dir": "train", "normal_test_dir": "test/normal", "abnormal_dir": "test/anomalous"}
 
 
-def make_nifti(source: Path, work: Path) -> dict[str, Any]:
+def make_nifti(source: Path, work: Path, most: int | None = None) -> dict[str, Any]:
     """Write slices as one volume a patient in `nii`: images, and masks of the patients who have a tumour."""
     slices: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for part, folders in (("train", ["train/good"]), ("test", ["test/good", "test/tumor"])):
-        for path in (path for folder in folders for path in sorted((source / folder).iterdir())):
+        for path in (path for folder in folders for path in sorted((source / folder).iterdir())[:most]):
             slices[part, path.stem.rsplit("_", 1)[0]].append(path)
     root, affine = work / "nii", np.diag([-1.0, -1.0, 3.0, 1.0])
     for number, ((part, _), files) in enumerate(sorted(slices.items())):
@@ -185,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="chest_xray", choices=("chest_xray", "brain_mri", "lgg_flair"))
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--images", type=int, metavar="N", help="at most, of each folder of DATA")
     parser.add_argument("--edge-python", help="without torch and anomalib; None makes an environment")
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
@@ -201,7 +203,7 @@ def run(source: Path, work: Path, options: argparse.Namespace) -> None:
     python = options.edge_python or edge_environment(work / "environment")
     outside(python)
     volumes = options.set == "lgg_flair"
-    folders = make_nifti(source, work) if volumes else make_dicom(source, work)
+    folders = (make_nifti if volumes else make_dicom)(source, work, options.images)
     files = work / ("nii" if volumes else "dcm")
     trained = Trained(files, folders, options.steps, work / "results")
     known = {name: trained.scores[name] for name in sorted(trained.scores)}

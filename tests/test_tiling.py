@@ -174,9 +174,9 @@ class TestTraining:
         return data.test_dataloader()
 
     def test_what_does_not_fit_is_refused(self, root: Path, tmp_path: Path) -> None:
-        small = TilerConfigurationCallback(enable=True, tile_size=16)
+        small = TilerConfigurationCallback(enable=True, tile_size=16, stride=8)
         with pytest.raises(ValueError, match="tile_size must be at least 32"):
             self.engine(tmp_path, small).fit(self.model(), datamodule=self.data(root))
-        callback = TilerConfigurationCallback(enable=True, tile_size=TILE)
+        callback = TilerConfigurationCallback(enable=True, tile_size=TILE, stride=TILE)
         with pytest.raises(ValueError, match="feature_cache keeps features of whole images"):
             self.engine(tmp_path, callback).fit(self.model(feature_cache=1.0), datamodule=self.data(root))

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 
 import numpy as np
 
@@ -45,12 +44,6 @@ def main(words: list[str]) -> int:
     )
     add_run_arguments(parser)
     add_truth_arguments(parser)
-    parser.add_argument(
-        "--training",
-        type=Path,
-        metavar="FOLDER",
-        help="scores of the training: python -m anomalib_scrd.export.training_scores",
-    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of speed, 0 for none")
     arguments = parser.parse_args(words)
     training = None if arguments.training is None else read_records(arguments.training)
@@ -120,7 +113,7 @@ def _key_figures(
     if len(differences):
         figures["largest difference from the training"] = f"{differences.max():.1e}"
     if speed is not None:
-        figures["per picture"] = f"{np.median(speed.latency_ms):.1f} ms"
+        figures["per picture"] = f"{np.median(speed.latency_ms):.3g} ms"
         figures["pictures per second"] = f"{speed.per_second:.0f}"
     return figures
 

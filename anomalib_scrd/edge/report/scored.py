@@ -43,7 +43,7 @@ class Scored:
 
 
 def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is known about the images.
+    """Add what is known about the images, from people and from the training.
 
     Args:
         parser: The parser of a command.
@@ -53,6 +53,12 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CSV",
         help="columns path and label (0 or 1); else what lies in folders named good or normal is normal",
+    )
+    parser.add_argument(
+        "--training",
+        type=Path,
+        metavar="FOLDER",
+        help="scores and scales of the training: python -m anomalib_scrd.export.training_scores",
     )
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="masks that lie as the images do")
 
@@ -71,7 +77,7 @@ def score(arguments: argparse.Namespace, engine: Engine) -> Scored:
         ValueError: As :func:`~anomalib_scrd.edge.run.run`, or the labels cannot be used.
         OSError: If results cannot be written.
     """
-    for name in ("labels", "masks"):
+    for name in ("labels", "masks", "training"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             msg = f"--{name} must exist, got {str(path)!r}"

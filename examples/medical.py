@@ -73,13 +73,14 @@ def write_dicom(path: Path, values: np.ndarray, number: int, patient: str) -> No
 
 
 def make_dicom(source: Path, work: Path, most: int | None = None) -> dict[str, Any]:
-    """Write a set as DICOM in `dcm`, and the same values as 16-bit PNG in `png`; gives the folders of MedicalFolder."""
+    """Write a set as DICOM in `dcm`, the same values as 16-bit PNG in `png`; gives the folders of MedicalFolder."""
     kinds = sorted(path.name for path in (source / "test").iterdir() if path.name != "good")
     parts = {
         "train": ["train/good"],
         "test/normal": ["test/good"],
         "test/anomalous": [f"test/{kind}" for kind in kinds],
     }
+    rows: list[tuple[str, str]] = []
     for part, folders in parts.items():
         for suffix in ("dcm", "png"):
             (work / suffix / part).mkdir(parents=True)
@@ -87,8 +88,11 @@ def make_dicom(source: Path, work: Path, most: int | None = None) -> dict[str, A
         for number, path in enumerate(files):
             values = twelve_bits(path)
             patient = f"{part}-{number // PER_PATIENT}"
+            rows.append((f"{part}/{number:04d}.png", patient))
             write_dicom(work / "dcm" / part / f"{number:04d}.dcm", values, number, patient)
             Image.fromarray(values).save(work / "png" / part / f"{number:04d}.png")
+    with (work / "png/patients.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "patient"), *rows])
     return {"normal_dir": "train", "normal_test_dir": "test/normal", "abnormal_dir": "test/anomalous"}
 
 
@@ -214,7 +218,8 @@ def run(source: Path, work: Path, options: argparse.Namespace) -> None:
         f"training: {', '.join(f'{name} {value:.4f}' for name, value in trained.metrics.items())}",
     ]
     if not volumes:
-        png = Trained(work / "png", folders, options.steps, work / "results").scores
+        patients = {"patients": {"csv": str(work / "png/patients.csv")}}  # which files the header has told in DICOM
+        png = Trained(work / "png", folders | patients, options.steps, work / "results").scores
         pairs = [(score, png[name.replace(".dcm", ".png")][0]) for name, (score, _) in known.items()]
         lines.append(f"DICOM against the same images as 16-bit PNG: scores differ by {largest(pairs):.1e} at most")
     for name, compression in (("FP32", None), ("INT8", CompressionType.INT8_PTQ)):

@@ -23,7 +23,7 @@ if _WORKERS > 1:
 
 # One for all tests, those of anomalib's inferencer and of NNCF included: several would leave this process with a signal
 # stack that is gone, see `anomalib_scrd.benchmark.exported_models.openvino_core`.
-openvino.Core = openvino._ov_api.Core = cache(openvino.Core)  # noqa: SLF001 - openvino.compile_model makes its own
+openvino.Core = openvino._ov_api.Core = cache(openvino.Core)  # openvino.compile_model makes its own
 
 
 @pytest.fixture(autouse=True)

@@ -338,7 +338,8 @@ class CalibratedPostProcessor(PostProcessor):
                 threshold = float(getattr(self, f"_{part}_threshold"))
                 lowest = float(getattr(self, f"{part}_min"))
                 self._fill(part, threshold, np.array([lowest], np.float32)[np.isfinite([lowest])])
-        if self._asked_rate not in {None, self._used_rate}:
+        # Also at the second loading of the same checkpoint, when the rate in use is already the one that was asked for.
+        if self._asked_rate is not None and (len(self.normal_evidence) or self._asked_rate != self._used_rate):
             self.false_alarm_rate = self._asked_rate
 
 

@@ -19,7 +19,11 @@ _KNOWN_WARNINGS = (
 )
 # Lines of Lightning that advertise, or tell of callbacks that replace themselves.
 _KNOWN_LINES = ("litlogger", "litmodels", "configure_callbacks` will override")
-_LIGHTNING = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero")
+_LIGHTNING = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning_fabric.utilities.rank_zero",
+)
 
 _on_command_line = False
 

@@ -90,7 +90,7 @@ def test_dead_channel_under_fp16_autocast() -> None:
                 convolution.bias[3] = -1e3
             block[-1].conv2.bias[3] = 7.0
     images = torch.randn(4, 3, 64, 64)
-    loss = ScaleAwareContrastiveLoss(1.0, 1.0, 1.0)
+    loss = ScaleAwareContrastiveLoss(1.0, 1.0, 1.0, 0.0)
     for _ in range(3):
         with torch.autocast("cpu", dtype=torch.float16):
             features = model(images, images + 0.1 * torch.randn_like(images), restore=True)

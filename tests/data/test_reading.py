@@ -74,7 +74,7 @@ def phantoms(root: Path) -> tuple[PhantomSlices, Path]:
 
 def medical(root: Path) -> tuple[MedIAnomaly, Path]:
     path = build(root, "Camelyon16") / "train/good/2.png"
-    return MedIAnomaly("Camelyon16", root, train_batch_size=4, num_workers=0, val_split_mode="none"), path
+    return MedIAnomaly("Camelyon16", root, train_batch_size=16, num_workers=0, val_split_mode="none"), path
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -14,7 +14,7 @@ from openvino import opset13 as opset
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
 from anomalib_scrd.export.quantisation import comparison_nodes, compress_weights, preparation_nodes, quantise
-from anomalib_scrd.export.quantisation_images import calibration_images
+from anomalib_scrd.export.quantisation_images import calibration_images, labelled_images
 from tests.export.conftest import EDGE_SIZE, Exported, Trained
 from tests.export.test_agreement import collect, openvino_predict
 
@@ -55,7 +55,7 @@ def quantised_nodes(path: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(("kind", "mean", "largest"), [("FP16", 2e-3, 5e-3), ("INT8", 0.03, 0.1)])
+@pytest.mark.parametrize(("kind", "mean", "largest"), [("FP16", 4e-3, 0.015), ("INT8", 0.1, 0.25)])
 def test_compressed_weights(kind: str, mean: float, largest: float, compress: Callable, edge: Trained) -> None:
     path = compress(kind)
     original = edge_size(edge, path)
@@ -63,7 +63,7 @@ def test_compressed_weights(kind: str, mean: float, largest: float, compress: Ca
     found = differences(path, edge)
     assert found[0] < mean
     assert found[1] < largest
-    assert min(found[2:]) > 0.98
+    assert min(found[2:]) > 0.95
 
 
 def edge_size(edge: Trained, path: Path) -> float:
@@ -76,16 +76,17 @@ def test_quantised_activations(compress: Callable, edge: Trained) -> None:
     """Without the exclusion of the cosine every image gets the same score."""
     path = compress("INT8_PTQ", datamodule=edge.data(root=Path("larger").resolve(), image_size=(96, 80)))
     mean, largest, scores, maps = differences(path, edge)
-    assert mean < 0.1
-    assert largest < 0.4
-    assert scores > 0.9
-    assert maps > 0.85
+    assert mean < 0.15
+    assert largest < 0.5
+    assert scores > 0.8
+    assert maps > 0.95
     assert len(quantised_nodes(path)) > 20
 
 
 def test_quantised_activations_with_accuracy_control(compress: Callable, edge: Trained) -> None:
     metric = AUROC(fields=["pred_score", "gt_label"])
-    path = compress("INT8_ACQ", datamodule=edge.data(), metric=metric, max_drop=0.1)
+    data = edge.data()
+    path = compress("INT8_ACQ", datamodule=data, metric=metric, max_drop=0.1)
     mean, largest, scores, maps = differences(path, edge)
     assert mean < 0.1
     assert largest < 0.4
@@ -93,7 +94,7 @@ def test_quantised_activations_with_accuracy_control(compress: Callable, edge: T
     assert maps > 0.85
     assert len(quantised_nodes(path)) > 20
     # anomalib's own version never resets: the metric would hold every trial since the first
-    assert sum(part.numel() for part in metric.preds) <= len(edge.images)
+    assert sum(part.numel() for part in metric.preds) == len(labelled_images(data))
 
 
 def test_only_the_networks_are_quantised(edge_export: Exported) -> None:
@@ -104,10 +105,10 @@ def test_only_the_networks_are_quantised(edge_export: Exported) -> None:
     assert len(convolutions) > 30
     assert not (comparison | preparation).intersection(convolutions)
     assert not comparison & preparation
-    # the products are the resize, the smoothing of the map, and the weights of the scales, which belong to the networks
+    # the products are the resize and the smoothing of the map
     products = {name for name, kind in types.items() if kind == "MatMul"}
     assert len(products & preparation) == 2
-    assert len(products - preparation - comparison) == 1
+    assert not products - preparation - comparison
     assert len(products & comparison) > 10
     for kind in ("TopK", "SoftPlus"):
         assert all(name in comparison for name, other in types.items() if other == kind), kind

@@ -120,14 +120,19 @@ def test_export(
     untrained: ScaleAwareCRD,
     engine_and_data: Callable[[], tuple[Engine, Folder]],
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ):
-    export, folders = torch.onnx.export, []
+    export, folders, kept = torch.onnx.export, [], tmp_path / "kept"
 
     def export_once(*arguments: object, **options: object) -> object:
         # OpenVINO is converted from ONNX; to trace the same model a second time would take half a minute.
-        folder = Path(str(arguments[2] if len(arguments) > 2 else options["f"])).parent
-        folders.append(folder)
-        return export(*arguments, **options) if len(folders) == 1 else shutil.copytree(*folders, dirs_exist_ok=True)
+        file = Path(str(arguments[2] if len(arguments) > 2 else options["f"]))
+        folders.append(file.parent)
+        if len(folders) == 2:
+            return shutil.copytree(kept, file.parent, dirs_exist_ok=True)
+        program = export(*arguments, **options)
+        shutil.copytree(file.parent, kept)  # the export itself moves its file away
+        return program
 
     monkeypatch.setattr(torch.onnx, "export", export_once)
     suffixes = {ExportType.TORCH: ".pt", ExportType.ONNX: ".onnx", ExportType.OPENVINO: ".xml"}

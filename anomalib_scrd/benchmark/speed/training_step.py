@@ -51,6 +51,8 @@ class TrainingStep:
             current_epoch=0,
             log_every_n_steps=50,
             estimated_stepping_batches=40_000,
+            max_steps=40_000,
+            max_epochs=None,
             gradient_clip_val=None,
             should_stop=False,
         )

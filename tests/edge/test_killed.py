@@ -76,12 +76,13 @@ def test_a_killed_watch_loses_nothing(xml_file: Path, tmp_path: Path) -> None:
     for _ in range(3):
         before = len(read_records(output))
         process = subprocess.Popen(command(words), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        arrive(12)
         end = time.monotonic() + 60
         while len(read_records(output)) <= before:
-            arrive(4)
             assert process.poll() is None
             assert time.monotonic() < end, "the watch hangs"
-        arrive(2)
+            time.sleep(0.002)
+        arrive(5)
         process.kill()
         process.wait()
     arrive(60)

@@ -274,3 +274,13 @@ def test_h19_a_module_that_is_being_imported(tmp_path: Path, monkeypatch: pytest
     assert module.during is True, "H19: the import system no longer marks modules that are being imported"
     assert not getattr(module.__spec__, "_initializing", False)
     del sys.modules["half_way"]
+
+
+def test_h20_tiler_of_a_callback() -> None:
+    from anomalib.callbacks import TilerConfigurationCallback
+
+    model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, visualizer=False)
+    TilerConfigurationCallback(enable=True, tile_size=[64, 96], stride=[32, 48]).setup(None, model, "fit")
+    found = model.model.tiling
+    assert found is not None, "H20: the callback no longer sets model.tiler"
+    assert (found.size, found.stride) == ((64, 96), (32, 48)), "H20: Tiler has other names"

@@ -187,7 +187,7 @@ def run(
 
 def _write_tables(journal: Journal, threshold: float | None) -> None:
     """Write patients.csv and volumes.csv where several pictures belong together."""
-    for by in GROUPS:
+    for by in GROUPS if journal.grouped else ():
         groups = grouped_scores(recorded(journal.folder), by)
         if several(groups):
             partial = journal.partial(by)

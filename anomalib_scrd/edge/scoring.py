@@ -146,11 +146,11 @@ class Scorer:
                 mtime_ns=source.signature.mtime_ns,
                 patient=self._names.patient(picture.info),
                 volume=self._names.volume(picture.info, file.name),
-                **(self._written(picture, prediction["anomaly_map"]) if self._outputs.any_maps else {}),
+                **(self._written(picture, prediction["anomaly_map"], label) if self._outputs.any_maps else {}),
             )
         )
 
-    def _written(self, picture: _Picture, small_map: np.ndarray) -> dict[str, str]:
+    def _written(self, picture: _Picture, small_map: np.ndarray, label: bool | None) -> dict[str, str]:
         """Write map and overlay in the file's order of rows and columns; gives their names."""
         prepared = picture.prepared
         stem = picture.file.name if picture.count == 1 else f"{picture.file.name}.{picture.index:04d}"
@@ -163,7 +163,7 @@ class Scorer:
         if self._outputs.overlays:
             written["overlay"] = name = f"overlays/{stem}.jpg"
             threshold = self._engine.facts.pixel_threshold or _PIXEL_THRESHOLD
-            in_file_order = prepared.to_file(overlaid(prepared.image, anomaly_map, threshold))
+            in_file_order = prepared.to_file(overlaid(prepared.image, anomaly_map, threshold, label))
             write_overlay(self._journal.folder / name, self._journal.partial(name), in_file_order, prepared.orientation)
         return written
 

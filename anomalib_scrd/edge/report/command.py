@@ -178,6 +178,7 @@ normal one, 0.5 by chance. <b>Dice</b>: twice the common area of found and true 
 pictures of another device or another population. Shares: Wilson. AUROC of pictures: DeLong. The rest: 1,000 resamples
 of the pictures, seed 0.</p>
 <p><b>Maps</b>: from three quarters of the map's threshold on, colours are laid over the picture, from black over red to
-yellow; a cyan line surrounds what exceeds the threshold. A map says where a picture differs from normal ones, not
+yellow. In a picture that is called anomalous, a cyan line surrounds what exceeds the threshold of maps, or the peak
+where nothing does; one that is called normal has no line. A map says where a picture differs from normal ones, not
 why.</p>
 """

@@ -136,7 +136,8 @@ def case_cards(title: str, note: str, cases: Sequence[Case], threshold: float) -
     for full in cases:
         case = full.shrunk(_SIDE)
         record = case.record
-        images = [("picture", case.image), ("map over the picture", overlaid(case.image, case.anomaly_map, threshold))]
+        laid = overlaid(case.image, case.anomaly_map, threshold, record.anomalous)
+        images = [("picture", case.image), ("map over the picture", laid)]
         if case.mask is not None and case.mask.any():
             images.append(("true region", np.where(case.mask, 1.0, 0.25).astype(np.float32) * _grey(case.image)))
         row = "".join(f'<img src="{picture_uri(pixels)}" alt="{name}" title="{name}">' for name, pixels in images)

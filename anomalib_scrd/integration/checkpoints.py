@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.options import GROUPS, over_saved
+from anomalib_scrd.tiling import Tiling
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Module
@@ -35,13 +36,14 @@ class ModelCheckpoints(_Module):
     _batches_seen: int
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position in the training, so that a resumed run goes on with it, and how files became inputs."""
+        """Keep the position in the training, for a resumed run, and how files became inputs and inputs became tiles."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[_STATE] = {
             "seed": self._seed,
             "batches_seen": self._batches_seen,
             "pre_trained": self.hparams["pre_trained"],
             "window": self.window,
+            "tiling": None if self.model.tiling is None else self.model.tiling.to_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -54,6 +56,8 @@ class ModelCheckpoints(_Module):
         if "pre_trained" in state:
             self.hparams["pre_trained"] = state["pre_trained"]
         self.window = state.get("window")
+        if state.get("tiling") is not None:
+            self.model.tiling = Tiling.from_dict(state["tiling"])
         share_window(self, self._trainer, loaded=True)
 
     @classmethod

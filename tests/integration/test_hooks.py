@@ -283,3 +283,13 @@ def test_h20_makers_of_openvino_cores() -> None:
     assert "core = Core()" in made, "H20: openvino.compile_model makes its core by another name"
     assert openvino.compile_model.__globals__ is vars(openvino._ov_api), "H20: compile_model is not in _ov_api any more"
     assert "ov.Core()" in inspect.getsource(nncf.openvino.engine), "H20: NNCF makes its cores by another name"
+
+
+def test_h21_tiler_of_a_callback() -> None:
+    from anomalib.callbacks import TilerConfigurationCallback
+
+    model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, visualizer=False)
+    TilerConfigurationCallback(enable=True, tile_size=[64, 96], stride=[32, 48]).setup(None, model, "fit")
+    found = model.model.tiling
+    assert found is not None, "H21: the callback no longer sets model.tiler"
+    assert (found.size, found.stride) == ((64, 96), (32, 48)), "H21: Tiler has other names"

@@ -41,13 +41,14 @@ class ModelCheckpoints(_Module):
         """Keep the position in the training, for a resumed run, and how files became inputs and inputs became tiles."""
         super().on_save_checkpoint(checkpoint)
         ended = self._batches_seen - self._epoch_began >= getattr(self._trainer, "num_training_batches", 0)
+        tiling: Tiling | None = cast("Any", self.model).tiling
         checkpoint[_STATE] = {
             "seed": self._seed,
             "batches_seen": self._batches_seen,
             "epoch_began": self._batches_seen if ended else self._epoch_began,
             "pre_trained": self.hparams["pre_trained"],
             "window": self.window,
-            "tiling": None if self.model.tiling is None else self.model.tiling.to_dict(),
+            "tiling": None if tiling is None else tiling.to_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -62,7 +63,7 @@ class ModelCheckpoints(_Module):
             self.hparams["pre_trained"] = state["pre_trained"]
         self.window = state.get("window")
         if state.get("tiling") is not None:
-            self.model.tiling = Tiling.from_dict(state["tiling"])
+            cast("Any", self.model).tiling = Tiling.from_dict(state["tiling"])
         share_window(self, self._trainer, loaded=True)
 
     @classmethod

@@ -50,7 +50,7 @@ from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.checkpoint_files import write_atomically
 from anomalib_scrd.training.compilation import REDUCE_OVERHEAD, CompiledModules
 from anomalib_scrd.training.console import tidy
-from anomalib_scrd.training.data_checks import check_run, check_size
+from anomalib_scrd.training.data_checks import check_run, check_size, check_tiling
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
 from anomalib_scrd.training.held_out import HeldOut
@@ -189,6 +189,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             UnreadableImageError: If files are no images.
         """
         self.check_size()
+        check_tiling(self.model, cached=self.feature_cache is not None)
         share_window(self, self.trainer)
         check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
         write_atomically(self.trainer)
@@ -261,7 +262,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
     def saw(self, batch: Batch) -> None:
         """Take a training batch, on the model's device, for the one before the next."""
         transform = getattr(self.pre_processor, "transform", None)
-        images = batch.image if transform is None else transform(batch.image)
+        images = cast("torch.Tensor", batch.image if transform is None else transform(batch.image))
         self._full_batches(images, getattr(batch, "image_path", None))
 
     def _seed_order(self) -> None:
@@ -288,6 +289,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         images, paths = cast("torch.Tensor", batch.image), getattr(batch, "image_path", None)
         if self.hparams["optimiser"]["fill_last_batch"]:
             images, paths = self._full_batches(images, paths)
+        images = self.model.tiles(images)
         noisy = mask = None
         if self.loss.needs_noisy:
             generator = step_generator(self._seed or 0, self._batches_seen, rank=self.global_rank, device=images.device)
@@ -329,8 +331,13 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights stay as they are.
         """
         if len(self.held_out) >= FEWEST_IMAGES:
-            images = torch.cat(list(self.held_out.images(self)))
-            fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
+            images = self.model.tiles(torch.cat(list(self.held_out.images(self))))
+            if self.model.tiling is not None:  # the first images get anomalies: tiles of different places
+                order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+                images = images[order.to(images.device)]
+            scores = fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
+            # With tiles they are those of tiles, and no image's.
+            self.held_out.left_out_scores = scores if self.model.tiling is None else None
 
     def _pre_processing(self) -> Normalisation | None:
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""

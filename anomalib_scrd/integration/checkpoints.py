@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.options import GROUPS, over_saved
+from anomalib_scrd.tiling import Tiling
 from anomalib_scrd.training.checkpoint_files import explained_damage
 
 if TYPE_CHECKING:
@@ -37,15 +38,17 @@ class ModelCheckpoints(_Module):
     _epoch_began: int
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position in the training, so that a resumed run goes on with it, and how files became inputs."""
+        """Keep the position in the training, for a resumed run, and how files became inputs and inputs became tiles."""
         super().on_save_checkpoint(checkpoint)
         ended = self._batches_seen - self._epoch_began >= getattr(self._trainer, "num_training_batches", 0)
+        tiling: Tiling | None = cast("Any", self.model).tiling
         checkpoint[_STATE] = {
             "seed": self._seed,
             "batches_seen": self._batches_seen,
             "epoch_began": self._batches_seen if ended else self._epoch_began,
             "pre_trained": self.hparams["pre_trained"],
             "window": self.window,
+            "tiling": None if tiling is None else tiling.to_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -59,6 +62,8 @@ class ModelCheckpoints(_Module):
         if "pre_trained" in state:
             self.hparams["pre_trained"] = state["pre_trained"]
         self.window = state.get("window")
+        if state.get("tiling") is not None:
+            cast("Any", self.model).tiling = Tiling.from_dict(state["tiling"])
         share_window(self, self._trainer, loaded=True)
 
     @classmethod

@@ -17,6 +17,8 @@ from anomalib_scrd.training.checkpoint_files import explained_damage
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Module
+
+    from anomalib_scrd.torch_model import ScaleAwareCRDModel
 else:
     _Module = object  # anomalib would list a subclass of its module as a model of its own
 
@@ -40,6 +42,7 @@ class ModelCheckpoints(_Module):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position in the training, for a resumed run, and how files became inputs and inputs became tiles."""
         super().on_save_checkpoint(checkpoint)
+        tiling = cast("ScaleAwareCRDModel", self.model).tiling
         ended = self._batches_seen - self._epoch_began >= getattr(self._trainer, "num_training_batches", 0)
         checkpoint[_STATE] = {
             "seed": self._seed,
@@ -47,7 +50,7 @@ class ModelCheckpoints(_Module):
             "epoch_began": self._batches_seen if ended else self._epoch_began,
             "pre_trained": self.hparams["pre_trained"],
             "window": self.window,
-            "tiling": None if self.model.tiling is None else self.model.tiling.to_dict(),
+            "tiling": None if tiling is None else tiling.to_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -62,7 +65,7 @@ class ModelCheckpoints(_Module):
             self.hparams["pre_trained"] = state["pre_trained"]
         self.window = state.get("window")
         if state.get("tiling") is not None:
-            self.model.tiling = Tiling.from_dict(state["tiling"])
+            cast("ScaleAwareCRDModel", self.model).tiling = Tiling.from_dict(state["tiling"])
         share_window(self, self._trainer, loaded=True)
 
     @classmethod

@@ -262,7 +262,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
     def saw(self, batch: Batch) -> None:
         """Take a training batch, on the model's device, for the one before the next."""
         transform = getattr(self.pre_processor, "transform", None)
-        images = batch.image if transform is None else transform(batch.image)
+        images = cast("torch.Tensor", batch.image if transform is None else transform(batch.image))
         self._full_batches(images, getattr(batch, "image_path", None))
 
     def _seed_order(self) -> None:

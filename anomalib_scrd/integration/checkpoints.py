@@ -17,8 +17,6 @@ from anomalib_scrd.training.checkpoint_files import explained_damage
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Module
-
-    from anomalib_scrd.torch_model import ScaleAwareCRDModel
 else:
     _Module = object  # anomalib would list a subclass of its module as a model of its own
 
@@ -42,8 +40,8 @@ class ModelCheckpoints(_Module):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the position in the training, for a resumed run, and how files became inputs and inputs became tiles."""
         super().on_save_checkpoint(checkpoint)
-        tiling = cast("ScaleAwareCRDModel", self.model).tiling
         ended = self._batches_seen - self._epoch_began >= getattr(self._trainer, "num_training_batches", 0)
+        tiling: Tiling | None = cast("Any", self.model).tiling
         checkpoint[_STATE] = {
             "seed": self._seed,
             "batches_seen": self._batches_seen,
@@ -65,7 +63,7 @@ class ModelCheckpoints(_Module):
             self.hparams["pre_trained"] = state["pre_trained"]
         self.window = state.get("window")
         if state.get("tiling") is not None:
-            cast("ScaleAwareCRDModel", self.model).tiling = Tiling.from_dict(state["tiling"])
+            cast("Any", self.model).tiling = Tiling.from_dict(state["tiling"])
         share_window(self, self._trainer, loaded=True)
 
     @classmethod

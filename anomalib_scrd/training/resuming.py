@@ -33,7 +33,7 @@ class ResumedOrder(Callback):
         """Leave out what has been seen."""
         count = getattr(pl_module, "batches_of_epoch", None)
         self._resumes = trainer.ckpt_path is not None and count is not None
-        if self._resumes:
+        if trainer.ckpt_path is not None and count is not None:
             self._leave_out(trainer, pl_module, count)
         self._state = torch.get_rng_state()
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -102,7 +103,7 @@ def main(
         accelerator = "cpu" if place.type == "cpu" else "gpu"
         engine = Engine(default_root_dir=scratch, max_steps=steps, accelerator=accelerator, devices=1, logger=False)
         engine.fit(model, datamodule=data)
-        transform = model.pre_processor.transform
+        transform: Any = getattr(model.pre_processor, "transform", None)
         batch = next(iter(data.test_dataloader()))
         images = transform(batch.image).to(place)
     forms = FORMS if compile else FORMS[:-1]

@@ -3,7 +3,6 @@
 __all__ = ["export_model", "file_of", "file_size", "open_file", "openvino_core", "predict_file"]
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from anomalib.data import AnomalibDataModule
 from anomalib.deploy.export import CompressionType
 from anomalib.models.components import AnomalibModule
 from numpy.typing import NDArray
+
+from anomalib_scrd.export.openvino_core import openvino_core
 
 # What the exporter writes in any case; anomalib's default of 14 makes it try to go back, with a traceback.
 _ONNX: dict[str, Any] = {"opset_version": 18}
@@ -79,16 +80,3 @@ def predict_file(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
     for batch in batches:
         outputs = predict([batch.image.numpy()])
         yield batch.update(**{name: torch.from_numpy(outputs[name]) for name in ("pred_score", "anomaly_map")})
-
-
-@cache
-def openvino_core() -> Any:
-    """OpenVINO's ``Core``, one for the whole process.
-
-    Each core of its own would give the thread another signal stack (OpenVINO 2026.4, CPU plugin), and put the one that
-    it found back at its end. Cores that end in the order in which they began leave a stack that is gone, and the next
-    signal, of a child process that ends for instance, kills the process without a word.
-    """
-    import openvino
-
-    return openvino.Core()

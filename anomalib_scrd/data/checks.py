@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 
 from anomalib_scrd.data.degenerate_sets import check_sets
 from anomalib_scrd.data.file_checks import check_images, files_for_anomalib
-from anomalib_scrd.data.resizing import resize_each_image
+from anomalib_scrd.data.resizing import resize_each_image, warn_of_shapes
 
 
 def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
@@ -29,7 +29,11 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
     datasets = datasets_of(trainer)
     images = files_for_anomalib(datasets, ["image_path"])
     check_images(images, set(files_for_anomalib(datasets, ["mask_path"])) - set(images))
-    resize_each_image(loaders_of(trainer), transform)
+    loaders = loaders_of(trainer)
+    resize_each_image(loaders, transform)
+    sizes = [getattr(getattr(trainer, "datamodule", None), f"{part}_batch_size", None) for part in ("train", "eval")]
+    sizes += [getattr(loader, "batch_size", None) for loader in loaders]
+    warn_of_shapes(images, transform, max((size for size in sizes if size), default=1))
     if stage == "fit":
         datamodule = getattr(trainer, "datamodule", None)
         training, validation, test = (getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test"))

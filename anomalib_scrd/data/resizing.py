@@ -3,14 +3,16 @@
 anomalib enlarges images of different sizes to the largest of their batch before the pre-processor resizes them.
 """
 
-__all__ = ["resize_each_image", "resize_of"]
+__all__ = ["resize_each_image", "resize_of", "warn_of_shapes"]
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from anomalib.data import AnomalibDataset, PredictDataset
 from anomalib.data.transforms.utils import extract_transforms_by_type
+from PIL import Image
 from torchvision.transforms.v2 import Compose, Resize, Transform
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,34 @@ def resize_each_image(loaders: Iterable[Any], transform: Any) -> None:
                 type(dataset).__name__,
                 list(resize.size),
             )
+
+
+def warn_of_shapes(images: Iterable[str | Path], transform: Any, batch_size: int) -> None:
+    """Warn where no resizing of single images helps: the model's keeps the aspect ratio, and they differ in it.
+
+    Args:
+        images: Image files that Pillow can open.
+        transform: Transform of the model's pre-processor.
+        batch_size: Largest number of images in a batch.
+    """
+    resize = resize_of(transform)
+    if resize is None or batch_size == 1 or len(resize.size or ()) > 1:
+        return
+    first = None
+    for path in images:
+        with Image.open(path) as image:
+            width, height = image.size
+        if first is None:
+            first = str(path), width / height
+        elif width / height != first[1]:
+            logger.warning(
+                "the pre-processor's Resize to one number keeps the aspect ratio, and images of different shapes, %r "
+                "and %r for example, would be stretched to the largest of their batch: scores would depend on their "
+                "neighbours. Give a batch size of 1, or train with Resize((height, width))",
+                first[0],
+                str(path),
+            )
+            return
 
 
 def _followed_by(first: Transform | None, second: Transform) -> Transform:

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from anomalib_scrd.export.files import completed_files
+from anomalib_scrd.export.input_range import check_range, marked, out_of_range
 from anomalib_scrd.export.metadata import description, write_onnx_metadata, write_openvino_metadata
+from anomalib_scrd.export.openvino_core import one_core
 from anomalib_scrd.export.openvino_outputs import keep_names_of_outputs
 from anomalib_scrd.export.quantisation import compress_weights, quantise, quantise_with_accuracy_control
 from anomalib_scrd.export.quantisation_images import calibration_images, labelled_images
@@ -57,18 +59,27 @@ class ModelExport(_Module):
 
         Returns:
             ``pred_score`` (B, ...), ``anomaly_map`` (B, 1, h, w) at the size of the training and, with a
-            post-processor, ``pred_label`` and ``pred_mask``.
+            post-processor, ``pred_label`` and ``pred_mask``. An exported graph gives NaN for the score and map of an
+            image whose pixels are far out of [0, 1], and calls it anomalous.
+
+        Raises:
+            ValueError: If pixels are far out of [0, 1].
         """
         del args, kwargs
+        exporting = torch.compiler.is_compiling()
+        if not exporting:
+            check_range(batch)
         transform = getattr(self.pre_processor, "transform", None)
         if transform is None:
             images = batch if self.pre_processor is None else self.pre_processor(batch)
-        elif torch.compiler.is_compiling():
+        elif exporting:
             images = transformed(transform, batch)
         else:
             images = transform(batch)
         predictions = self.model(images)
-        return predictions if self.post_processor is None else self.post_processor(predictions)
+        if self.post_processor is not None:
+            predictions = self.post_processor(predictions)
+        return marked(predictions, out_of_range(batch)) if exporting else predictions
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export to a file for anomalib's ``TorchInferencer``; arguments as in ``ExportMixin.to_torch``.
@@ -172,12 +183,13 @@ class ModelExport(_Module):
         with completed_files(path) as folder:
             onnx = self.to_onnx(folder / "onnx", model_file_name, input_size, **onnx_kwargs)
             model = openvino.convert_model(onnx, **(ov_kwargs or {}))
-            if compression_type == CompressionType.INT8:
-                model = compress_weights(model)
-            elif compression_type == CompressionType.INT8_PTQ:
-                model = quantise(model, *loaders)
-            elif compression_type == CompressionType.INT8_ACQ:
-                model = quantise_with_accuracy_control(model, *loaders, metric=metric, max_drop=max_drop)
+            with one_core():
+                if compression_type == CompressionType.INT8:
+                    model = compress_weights(model)
+                elif compression_type == CompressionType.INT8_PTQ:
+                    model = quantise(model, *loaders)
+                elif compression_type == CompressionType.INT8_ACQ:
+                    model = quantise_with_accuracy_control(model, *loaders, metric=metric, max_drop=max_drop)
             document = description(self, size)
             keep_names_of_outputs(model, document["outputs"])
             write_openvino_metadata(model, document, any_size=size is None)

@@ -1,7 +1,8 @@
 """Fits the weights of levels and extents on held-out normal images and their copies with synthetic anomalies."""
 
-__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "fit_weights"]
+__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "left_out_scores"]
 
+import copy
 import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 
 from anomalib_scrd.loss import places_of
 from anomalib_scrd.noise import MIXED, Normalisation, SyntheticAnomalies
+from anomalib_scrd.scoring.fitted_weights import FittedWeights
 
 if TYPE_CHECKING:
     from anomalib_scrd.torch_model import ScaleAwareCRDModel
@@ -20,6 +22,9 @@ FIT_EXTENTS = ((0.03, 0.1), (0.12, 0.3), (0.4, 0.9))
 FEWEST_IMAGES = 2
 """Fewest normal images that have a spread."""
 
+MANY_IMAGES = 16
+"""So many images do not notice that the weights were fitted to them: their scores are those of new images."""
+
 # Images that get anomalies: more add time and change nothing.
 _MOST_IMAGES = 20
 # Pixels of a batch: four images of 256 x 256.
@@ -29,7 +34,7 @@ _BATCH_PIXELS = 2**18
 @torch.no_grad()
 def fit_weights(
     model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
-) -> None:
+) -> torch.Tensor | None:
     """Fit the weights of the score and of the map; nothing is changed if they cannot be fitted.
 
     Every held-out image, of the first 20, gets an anomaly of each of the four kinds at each of three extents. The
@@ -42,12 +47,15 @@ def fit_weights(
         normalisation: How they were normalised; None where they were not.
         seed: Seed of the anomalies: the same weights come out again.
 
+    Returns:
+        :func:`left_out_scores` of the images; None if they are too many to need it, or too few, or nothing is fitted.
+
     Raises:
         ValueError: If there are too few images, or the model's distances are not finite.
     """
     scoring = model.map_and_score
     if scoring.published:
-        return
+        return None
     training = model.training
     model.eval()
     try:
@@ -59,6 +67,29 @@ def fit_weights(
         model.train(training)
     scoring.score_weights.fit(normal, anomalous)
     scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
+    few = FEWEST_IMAGES < len(images) < MANY_IMAGES
+    return left_out_scores(scoring.score_weights, normal, anomalous) if few else None
+
+
+def left_out_scores(weights: FittedWeights, normal: torch.Tensor, anomalous: torch.Tensor | None) -> torch.Tensor:
+    """Score each of a few normal images by weights that are fitted without it.
+
+    Args:
+        weights: Weights of the score; left as they are.
+        normal: (N, F) evidence of normal images, more than two.
+        anomalous: (M N, F) evidence of the same images with M anomalies each, all images next to each other; or None.
+
+    Returns:
+        (N,) scores.
+    """
+    weights, count = copy.deepcopy(weights), len(normal)
+    scores = []
+    for index in range(count):
+        others = torch.arange(count, device=normal.device) != index
+        spoilt = None if anomalous is None else anomalous.unflatten(0, (-1, count))[:, others].flatten(0, 1)
+        weights.fit(normal[others], spoilt)
+        scores.append(weights(normal[~others]))
+    return torch.cat(scores)
 
 
 def _anomalous_evidence(

@@ -19,11 +19,13 @@ _KNOWN_WARNINGS = (
 )
 # Lines of Lightning that advertise, or tell of callbacks that replace themselves.
 _KNOWN_LINES = ("litlogger", "litmodels", "configure_callbacks` will override")
-_LIGHTNING = (
-    "lightning.pytorch.utilities.rank_zero",
-    "lightning.fabric.utilities.rank_zero",
-    "lightning_fabric.utilities.rank_zero",
+# Which of these loggers has the lines depends on what was imported last: both names of Lightning may be installed.
+_LIGHTNING = tuple(
+    f"{package}.utilities.rank_zero"
+    for package in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 )
+# torch says this for every loader; the text names the argument to change, and once is enough.
+_ONCE = "This DataLoader will create"
 
 _on_command_line = False
 
@@ -48,6 +50,7 @@ def tidy() -> None:
     global _on_command_line  # noqa: PLW0603 - how the process was started
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("once", message=_ONCE)
     for name in _LIGHTNING:
         logging.getLogger(name).addFilter(_LEAVES_OUT)
     if "anomalib.cli.cli" not in sys.modules:

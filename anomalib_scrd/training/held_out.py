@@ -55,6 +55,8 @@ class HeldOut(Callback):
 
     Attributes:
         dataset: The images that are held out, read and augmented as validation images are; None if there are none.
+        left_out_scores: (N,) score of each of them by weights that were fitted without it, where they are few; else
+            None. See :func:`~anomalib_scrd.scoring.fitting.fit_weights`.
 
     Raises:
         ValueError: If share is not in [0, 1).
@@ -67,6 +69,7 @@ class HeldOut(Callback):
         self.share = float(share)
         self.seed = int(seed)
         self.dataset: AnomalibDataset | None = None
+        self.left_out_scores: torch.Tensor | None = None
         self._batch_size = 1
         self._num_workers = 0
         self._collate: Callable | None = None
@@ -134,7 +137,7 @@ class HeldOut(Callback):
             validate: Whether a data module without validation images gets the held-out ones.
         """
         self.give_back()
-        self.dataset = None
+        self.dataset = self.left_out_scores = None
         if not self.share:
             return
         obstacle = _obstacle(datamodule)
@@ -202,7 +205,7 @@ class HeldOut(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without images: an exported or copied model has no use for the paths of its training set."""
-        return {**self.__dict__, "dataset": None, "_collate": None, "_taken_from": None}
+        return {**self.__dict__, "dataset": None, "left_out_scores": None, "_collate": None, "_taken_from": None}
 
 
 def held_out_indices(
@@ -228,6 +231,8 @@ def held_out_indices(
     """
     folder = os.path.commonpath([Path(path).parent for path in paths]) if len(paths) else ""
     names = [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+    if together is not None:  # medical images: the same ones in another format give the same model
+        names = [name.removesuffix(Path(name).suffix) for name in names]
     candidates = [index for index in range(len(names)) if normal is None or normal[index]]
     wanted = min(max(round(share * len(candidates)), min(_FEW, len(candidates) // _SMALL_SET_SHARE)), ENOUGH)
     if not share or not wanted:

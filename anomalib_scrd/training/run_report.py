@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from anomalib_scrd.presets import PRESETS
 from anomalib_scrd.training.console import say
 from anomalib_scrd.training.modes import evaluation_mode
 
@@ -92,15 +93,16 @@ def next_command(model: Any, checkpoint: str) -> str:
         checkpoint: Its path.
 
     Returns:
-        A command line, with the arguments in which the model differs from the defaults. The teacher's weights are in
+        A command line, with the arguments in which the model differs from its preset. The teacher's weights are in
         the checkpoint and need not be had again.
     """
     parameters = inspect.signature(type(model).__init__).parameters
+    preset = PRESETS.get(model.hparams.get("preset", ""))
     words = ["anomalib", "predict", "--model", type(model).__name__]
     for name, value in model.hparams.items():
         if name in _COMPONENTS or name not in parameters or name == "pre_trained":
             continue
-        default = parameters[name].default
+        default = getattr(preset, name, parameters[name].default)
         for flag, setting in _differences(f"--model.{name}", _plain(value), _plain(default)):
             words += [flag, setting if isinstance(setting, str) else json.dumps(setting)]
     if "pre_trained" in parameters:

@@ -277,6 +277,25 @@ def test_loaders_are_given_the_models_resizing(root: Path, caplog: pytest.LogCap
     assert "Plain: images of different sizes in one batch would be enlarged" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("resize", "batch_size", "told"), [(Resize(40), 2, True), (Resize(40), 1, False), (Resize((40, 40)), 2, False)]
+)
+def test_shapes_that_a_resize_leaves_different_are_told(
+    resize: Resize, batch_size: int, told: bool, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_model()
+    model.pre_processor.transform = resize
+    predict = PredictDataset(root / "defect")
+    engine(root).predict(model, dataloaders=loader(predict, batch_size))
+    assert "stretched to the largest" not in caplog.text  # all have one shape
+    Image.open(root / "defect/3.png").resize((90, 40)).save(root / "defect/3.png")
+    engine(root).predict(model, dataloaders=loader(PredictDataset(root / "defect"), batch_size))
+    assert ("stretched to the largest of their batch" in caplog.text) == told
+    if told:
+        assert "defect/0.png" in caplog.text
+        assert "defect/3.png" in caplog.text
+
+
 def test_subsets_are_looked_at(root: Path, model: ScaleAwareCRD) -> None:
     DEEP["16 bits"](root / "normal/deep")
     data = Folder("x", "normal", root, num_workers=0, val_split_mode="none", test_split_mode="none")

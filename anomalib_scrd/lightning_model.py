@@ -286,7 +286,9 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             The loss, ().
         """
         del args, kwargs
-        images, paths = cast("torch.Tensor", batch.image), getattr(batch, "image_path", None)
+        # A plain tensor: torch.compile of torch 2.10 recurses without end into torchvision's subclass.
+        images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
+        paths = getattr(batch, "image_path", None)
         if self.hparams["optimiser"]["fill_last_batch"]:
             images, paths = self._full_batches(images, paths)
         images = self.model.tiles(images)

@@ -38,7 +38,7 @@ _ONE_FILE = 2**31 - 2**26
 
 
 class ModelExport(_Module):
-    """What :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` adds to anomalib's exports.
+    """Additions of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` to anomalib's exports.
 
     Images are resized in the graph, with anti-aliasing as in training, whatever their size. Files appear under their
     names when they are complete, and carry :mod:`metadata <anomalib_scrd.export.metadata>`.

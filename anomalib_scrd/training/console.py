@@ -1,4 +1,4 @@
-"""What a run says on the console."""
+"""Console output of a run."""
 
 __all__ = ["say", "tidy"]
 

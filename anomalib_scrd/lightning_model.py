@@ -303,7 +303,9 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         """
         if len(self.held_out) >= FEWEST_IMAGES:
             images = torch.cat(list(self.held_out.images(self)))
-            scores = fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
+            normalised = self._pre_processing()
+            self.note_range(images if normalised is None else normalised.undo(images))
+            scores = fit_weights(self.model, images, normalised, self._seed or 0)
             self.held_out.left_out_scores = scores
 
     def _pre_processing(self) -> Normalisation | None:

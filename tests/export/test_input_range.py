@@ -11,6 +11,7 @@ from anomalib.data import InferenceBatch
 from anomalib_scrd.export.input_range import check_range, marked, out_of_range
 from tests.export.conftest import Exported, Trained
 from tests.export.test_agreement import onnx_predict, openvino_predict, rows, torch_predict
+from tests.models import build_model
 
 
 def test_pixels_are_looked_at_image_by_image() -> None:
@@ -61,3 +62,16 @@ def test_inferencers_of_anomalib_with_a_deep_array(
     predict = torch_predict(edge.model.to_torch(tmp_path))
     with pytest.raises(ValueError, match=r"images must have pixels in \[0, 1\]"):
         predict(torch.from_numpy(deep.astype(np.float32)).permute(2, 0, 1))
+
+
+def test_a_training_on_other_ranges_takes_them() -> None:
+    """A data set with a reader of its own may standardise its images."""
+    model = build_model().eval()
+    images = 3 * torch.randn(2, 3, 64, 64)
+    with pytest.raises(ValueError, match="images must have pixels in"):
+        model(images)
+    model.note_range(torch.rand(2, 3, 8, 8))
+    assert dict(model.training_facts) == {}
+    model.note_range(images)
+    with torch.no_grad():
+        assert model(images).pred_score.isfinite().all()

@@ -93,5 +93,5 @@ class ChannelStandardisation(nn.Module):
             dead = variance <= _DEAD_SHARE * typical + _DEAD_CONSTANT * mean.square()
             variance = torch.where(dead, typical, variance).clamp_min(_MIN_VARIANCE)
             # One pass, in float32 inside whatever the features are: the product alone may leave float16.
-            result.append(F.batch_norm(feature, mean, variance, eps=0.0))
+            result.append(F.batch_norm(feature, mean, variance, eps=_MIN_VARIANCE * 1e-10))
         return result

@@ -1,31 +1,30 @@
 """The teacher's features of clean training images, kept from one epoch to the next."""
 
-__all__ = ["FeatureCache"]
+__all__ = ["FeatureCache", "unsteady_step"]
 
 import logging
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from anomalib.data.transforms import ExportableCenterCrop, SquarePad
 from lightning.pytorch import Callback, LightningModule, Trainer
-
-from anomalib_scrd.training.steady_images import Thumbnails, refuse_augmentations
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms import v2
 
 logger = logging.getLogger(__name__)
 
-_GIB = 2**30
+# Transforms without randomness. By exact type: a subclass may be random.
+_STEADY = {ExportableCenterCrop, SquarePad, v2.CenterCrop, v2.ConvertImageDtype, v2.Grayscale, v2.Identity}
+_STEADY |= {v2.Normalize, v2.Pad, v2.RGB, v2.Resize, v2.ToDtype, v2.ToImage, v2.ToPureTensor}
 
 
 class FeatureCache(Callback):
     """Keeps the teacher's features of clean training images: after the first epoch only noisy ones need a pass.
 
-    The features are kept before their standardisation, in their precision and memory layout, so the training is the one
-    without a cache up to rounding (none for ResNets on CPUs): the teacher's batches are smaller, and a library may take
-    another algorithm for them. Each process keeps its own, in the memory of the model's device. Images for which there
-    is no room, and those of another size than the first, are computed in every epoch. Checkpoints hold nothing of it.
-
-    Augmentations are refused at the start where they can be seen; any other change of an image is an error at the end
-    of the epoch.
+    The training equals one without a cache up to rounding. Each process keeps features on its device, checkpoints keep
+    none. Images beyond the memory, and those of another size than the first, are computed in every epoch. Random
+    transforms are refused at the start of a training, other changes of an image at the end of an epoch.
 
     Args:
         memory: Memory in GiB.
@@ -36,55 +35,53 @@ class FeatureCache(Callback):
         self.begin(0)
 
     def begin(self, images: int) -> None:
-        """Forget everything and get ready for so many images."""
-        self._images, self._room = images, 0
-        self._kept: dict[str, list[torch.Tensor]] = {}  # by path: (C_k * H_k * W_k,) per scale
+        """Drop what is kept and expect so many images."""
+        self._images, self._room = images, -1  # -1: unknown until the first features
         self._size: torch.Size | None = None
-        self._layouts: list[tuple[torch.Size, tuple[int, ...]]] = []  # shape and strides of a feature of one image
-        self.thumbnails = Thumbnails()
+        self._kept: dict[str, tuple[Tensor, ...]] = {}  # by path: (1, C_k, H_k, W_k) per scale, not standardised
+        self._looks: dict[str, Tensor] = {}  # by path: a thumbnail, (C * 4 * 4,)
+        self._changed: list[tuple[list[str], Tensor]] = []  # on the device: the host reads it once per epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse images that change from epoch to epoch or have no number, and get ready."""
+        """Refuse sets without a length and transforms that may be random."""
         dataset: Any = getattr(trainer.train_dataloader, "dataset", None)
-        refuse_augmentations(dataset, getattr(pl_module, "pre_processor", None))
         if not hasattr(dataset, "__len__"):
             msg = f"feature_cache needs one training set with a length, got {dataset!r}"
             raise ValueError(msg)
+        transform = getattr(getattr(pl_module, "pre_processor", None), "transform", None)
+        for name, source in (("augmentations of the training images", dataset), ("pre_processor", transform)):
+            if (step := unsteady_step(source)) is not None:
+                msg = f"feature_cache needs the same images in every epoch; the {name} may change them, got {step!r}"
+                raise ValueError(msg)
         self.begin(len(dataset))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report images that changed, in every process if in any: the others would wait for one that has stopped."""
-        del pl_module
-        self.thumbnails.check(lambda found: trainer.strategy.reduce_boolean_decision(found, all=False))
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Report changed images, in all processes if in any: one that goes on alone would wait for the others."""
+        changed = {p for paths, marks in self._changed for p, mark in zip(paths, marks.tolist(), strict=True) if mark}
+        self._changed = []
+        if trainer.strategy.reduce_boolean_decision(bool(changed), all=False):
+            rule = f"feature_cache needs the same images in every epoch, each with its own path; {len(changed)} changed"
+            msg = f"{rule}, got another image for {min(changed, default='a path of another process')!r}"
+            raise ValueError(msg)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the memory back."""
-        del trainer, pl_module
+    def on_train_end(self, *_: Any) -> None:
+        """Free the memory."""
         self.begin(0)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the memory back."""
-        del exception
-        self.on_train_end(trainer, pl_module)
+    on_exception = on_train_end  # type: ignore[assignment]
 
     @torch.no_grad()
-    def features(
-        self,
-        teacher: Callable[[torch.Tensor], list[torch.Tensor]],
-        images: torch.Tensor,
-        noisy_images: torch.Tensor | None,
-        paths: Sequence[str] | None,
-    ) -> list[torch.Tensor]:
-        """The teacher's features of clean and noisy images; it is asked for those that are not kept.
+    def features(self, teacher: Any, images: Tensor, noisy: Tensor | None, paths: list[str] | None) -> list[Tensor]:
+        """The teacher's features of clean and noisy images, computed where they are not kept.
 
         Args:
-            teacher: The teacher.
+            teacher: The teacher, from images to a list of feature maps.
             images: (B, 3, H, W), clean.
-            noisy_images: (b, 3, H, W), or None.
-            paths: What tells the clean images apart, B of them.
+            noisy: (b, 3, H, W), or None.
+            paths: Identity of the clean images, B of them.
 
         Returns:
-            One (B + b, C_k, H_k, W_k) per scale.
+            One (B + b, C_k, H_k, W_k) per scale, in the memory layout of the teacher.
 
         Raises:
             ValueError: If there are no paths.
@@ -92,54 +89,36 @@ class FeatureCache(Callback):
         if paths is None:
             msg = "feature_cache needs batches with image_path, which tells images apart, got None"
             raise ValueError(msg)
-        noisy = [] if noisy_images is None else [noisy_images]
+        behind = [] if noisy is None else [noisy]
         self._size = self._size or images.shape[1:]
         if images.shape[1:] != self._size:
-            return teacher(torch.cat([images, *noisy]))
-        self.thumbnails.see(images, paths)
-        new = [place for place, path in enumerate(paths) if path not in self._kept]
-        shown = [torch.stack([images[place] for place in new])] if new else []
-        computed = teacher(torch.cat([*shown, *noisy])) if shown or noisy else []
-        if computed and not self._layouts:
-            self._make_room(computed)
-        # Features of each computed image, of all scales: the new ones, then the noisy ones.
-        rows = [list(row) for row in zip(*(_as_rows(feature).unbind() for feature in computed), strict=True)]
-        sources = [self._kept.get(path, []) for path in paths] + rows[len(new) :]
-        for place, row in zip(new, rows, strict=False):
-            sources[place] = row
-            if paths[place] not in self._kept and len(self._kept) < self._room:
-                self._kept[paths[place]] = [feature.clone() for feature in row]
-        if len(new) == len(paths):
-            return computed
-        return [
-            torch.stack([source[scale] for source in sources]).as_strided(
-                (len(sources), *shape), (shape.numel(), *stride)
-            )
-            for scale, (shape, stride) in enumerate(self._layouts)
-        ]
-
-    def _make_room(self, features: Sequence[torch.Tensor]) -> None:
-        """Decide of how many images features like these are kept."""
-        self._layouts = [(feature.shape[1:], feature.stride()[1:]) for feature in map(_dense, features)]
-        size = sum(shape.numel() for shape, _ in self._layouts) * features[0].element_size()
-        self._room = min(self._images, int(self.memory * _GIB) // size)
-        logger.log(
-            logging.INFO if self._room == self._images else logging.WARNING,
-            "Features of %d training images, %.3f GiB: %d in memory, %d computed in every epoch.",
-            self._images,
-            self._images * size / _GIB,
-            self._room,
-            self._images - self._room,
-        )
+            return teacher(torch.cat([images, *behind]))
+        looks = F.adaptive_avg_pool2d(images.float(), 4).flatten(1)
+        first = torch.stack([self._looks.setdefault(path, look) for path, look in zip(paths, looks, strict=True)])
+        self._changed.append((paths, ((looks - first).abs() > 1e-4 * (1 + first.abs())).any(dim=1)))
+        kept = [self._kept.get(path) for path in paths]
+        new = [image for image, row in zip(images.split(1), kept, strict=True) if row is None]
+        computed = teacher(torch.cat([*new, *behind])) if new or behind else []
+        if computed and self._room < 0:
+            size = sum(feature[0].nbytes for feature in computed)
+            self._room = min(self._images, int(self.memory * 2**30) // size)
+            rest, needed = self._images - self._room, self._images * size / 2**30
+            text = "Teacher's features of images: %d in memory, %d computed in every epoch, %.3f GiB for all"
+            logger.log(logging.WARNING if rest else logging.INFO, text, self._room, rest, needed)
+        fresh = zip(*(feature.split(1) for feature in computed), strict=True)
+        rows = [next(fresh) if row is None else row for row in kept] + list(fresh)
+        for path, row in zip(paths, rows, strict=False):
+            if path not in self._kept and len(self._kept) < self._room:
+                self._kept[path] = tuple(feature.clone() for feature in row)
+        return computed if len(new) == len(paths) else [torch.cat(scale) for scale in zip(*rows, strict=True)]
 
 
-def _dense(features: torch.Tensor) -> torch.Tensor:
-    """Features whose images each lie in one piece of memory, in whatever order of dimensions."""
-    last = sum((size - 1) * stride for size, stride in zip(features.shape[1:], features.stride()[1:], strict=True))
-    return features if last == features[0].numel() - 1 else features.contiguous()
-
-
-def _as_rows(features: torch.Tensor) -> torch.Tensor:
-    """Features (B, C, H, W) as (B, C * H * W), in the order in which they lie in memory."""
-    dense = _dense(features)
-    return dense.as_strided((len(dense), dense[0].numel()), (dense.stride(0), 1))
+def unsteady_step(source: Any) -> Any:
+    """The first step that may be random of a transform, or of a data set's augmentations; None if there is none."""
+    if type(source) in {v2.Compose, nn.Sequential}:
+        steps = getattr(source, "transforms", source)
+    elif source is None or callable(source):
+        return None if source is None or type(source) in _STEADY else source
+    else:  # a data set, possibly made of others
+        steps = getattr(source, "datasets", [getattr(source, "dataset", getattr(source, "augmentations", None))])
+    return next((step for step in map(unsteady_step, steps) if step is not None), None)

@@ -16,8 +16,7 @@ from torchvision.transforms import v2
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.components.teacher import Teacher
-from anomalib_scrd.training.feature_cache import FeatureCache
-from anomalib_scrd.training.steady_images import unsteady_step
+from anomalib_scrd.training.feature_cache import FeatureCache, unsteady_step
 from tests.models import build_engine, build_model
 from tests.training.test_step_counts import images, no_waiting, ready
 
@@ -46,6 +45,7 @@ FORMS: dict[str, dict] = {
 # Images of a batch of five with anomalies: a share of them, rounded up.
 NOISY = {"plain": 0, "default": 2, "published": BATCH}
 ONE = 1
+ALONE = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=lambda found, **_: found))
 
 
 class Recorder(Callback):
@@ -232,7 +232,7 @@ def test_other_sizes_pass_by() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found, teacher(torch.cat([large, large])), strict=True))
     cache.features(teacher, small.flip(0), None, ["b", "a"])
     assert seen == [4] * 4
-    cache.thumbnails.check()
+    cache.on_train_epoch_end(ALONE, None)
 
 
 # --- What it costs ------------------------------------------------------------------------------------------------

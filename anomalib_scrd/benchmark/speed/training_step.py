@@ -45,15 +45,11 @@ class TrainingStep:
         self.module: Any = build_contender(config, name, side).to(self.images.device).train()
         # what a step asks its trainer for; the module keeps a weak reference only
         self.trainer: Any = SimpleNamespace(
-            global_rank=0,
+            **dict.fromkeys(("global_rank", "global_step", "current_epoch"), 0),
+            **dict.fromkeys(("estimated_stepping_batches", "max_steps"), 40_000),
+            **dict.fromkeys(("max_epochs", "gradient_clip_val"), None),
             world_size=1,
-            global_step=0,
-            current_epoch=0,
             log_every_n_steps=50,
-            estimated_stepping_batches=40_000,
-            max_steps=40_000,
-            max_epochs=None,
-            gradient_clip_val=None,
             should_stop=False,
         )
         self.module.trainer = self.trainer

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from anomalib import LearningType
@@ -48,14 +48,15 @@ from anomalib_scrd.presets import PresetName, resolved, without_effect
 from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.checkpoint_files import write_atomically
-from anomalib_scrd.training.compilation import CompiledModules
+from anomalib_scrd.training.compilation import REDUCE_OVERHEAD, CompiledModules
 from anomalib_scrd.training.console import tidy
-from anomalib_scrd.training.data_checks import check_run, check_size
+from anomalib_scrd.training.data_checks import check_run, check_size, check_tiling
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.logged_terms import named_terms
 from anomalib_scrd.training.pre_processing import normalisation
+from anomalib_scrd.training.resuming import ResumedOrder, loader_starts_again
 from anomalib_scrd.training.run_report import RunReport
 from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
@@ -88,9 +89,11 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         feature_cache: Memory of the model's device, in GiB per process, for the teacher's features of clean training
             images, which are then computed in the first epoch only; 0 for none. Refused with augmentations.
         compile_model: Whether to train with ``torch.compile``, which needs a compiler; exports and tests do without.
+            ``reduce-overhead`` also records the kernels of a GPU as CUDA graphs, for small students, whose kernels take
+            less time than their launches.
         seed: Seed of the student's weights, of the order of the training images and of the synthetic anomalies, in
             [0, 2**63 - 1], also on anomalib's command line, which ignores ``--seed_everything``. A training that is
-            resumed at the end of an epoch goes on as the uninterrupted one. None draws from the global random state.
+            resumed goes on as the uninterrupted one, also within an epoch. None draws from the global random state.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
@@ -123,7 +126,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         scoring: ScoringOptions | GroupValue = None,
         optimiser: OptimiserOptions | GroupValue = None,
         feature_cache: float = 0.0,
-        compile_model: bool = False,
+        compile_model: bool | Literal["reduce-overhead"] = False,
         seed: int | None = None,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
@@ -145,7 +148,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             student, loss, noise = chosen.student.as_dict(), chosen.loss.as_dict(), chosen.noise.as_dict()
             scoring, optimiser = chosen.scoring.as_dict(), chosen.optimiser.as_dict()
             feature_cache = number("feature_cache", plain(feature_cache), low=0, high=10_000)
-            compile_model = switch("compile_model", compile_model)
+            compile_model = switch("compile_model", compile_model, REDUCE_OVERHEAD)
             seed = None if seed is None else whole_number("seed", plain(seed), low=0, high=2**63 - 1)
             super().__init__(
                 pre_processor=pre_processor,
@@ -159,10 +162,10 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             self.feature_cache = FeatureCache(feature_cache) if feature_cache > 0 else None
             with seeded_weights(seed):
                 self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student, scoring)
-            self.compiled = CompiledModules(*((self.model, self.model.teacher) if compile_model else ()))
+            mode = REDUCE_OVERHEAD if compile_model == REDUCE_OVERHEAD else None
+            self.compiled = CompiledModules(*((self.model, self.model.teacher) if compile_model else ()), mode=mode)
             self._seed = seed
-            self._batches_seen = 0
-            self._seeded_at = -1
+            self._batches_seen = self._epoch_began = 0
             self._full_batches = FullBatches()
             self._normalisation: Normalisation | None = None
             self._terms: tuple[LossTerms, int] | None = None
@@ -186,14 +189,15 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             UnreadableImageError: If files are no images.
         """
         self.check_size()
+        check_tiling(self.model, cached=self.feature_cache is not None)
         share_window(self, self.trainer)
         check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
+        write_atomically(self.trainer)
         if stage == "fit":
-            write_atomically(self.trainer)
             if self._without_length:
                 set_default_length(self.trainer)  # before optimisers and schedules ask for the length
             # A checkpoint, which is read after this, brings its own.
-            self._seed, self._batches_seen, self._seeded_at = self.hparams["seed"], 0, -1
+            self._seed, self._batches_seen, self._epoch_began = self.hparams["seed"], 0, 0
 
     def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
@@ -209,14 +213,22 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [self.held_out, ValidationTimes(), RunReport(), ExplainedDataErrors(), PatientScores(), self.compiled]
+        own = [
+            self.held_out,
+            ResumedOrder(),
+            ValidationTimes(),
+            RunReport(),
+            ExplainedDataErrors(),
+            PatientScores(),
+            self.compiled,
+        ]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
-        self.on_train_epoch_start()  # asking for the number of steps starts the loader of the first epoch
+        self._seed_order()  # asking for the number of steps starts the loader of the first epoch
         return optimiser_and_schedule(self.model.trainable_parameters(), self.hparams["optimiser"], self.trainer)
 
     def on_fit_start(self) -> None:
@@ -238,10 +250,25 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
 
     def on_train_epoch_start(self) -> None:
         """Fix the order of the images, where the model has a seed."""
+        if loader_starts_again(self.trainer):
+            self._epoch_began = self._batches_seen
+            self._seed_order()
+
+    @property
+    def batches_of_epoch(self) -> int | None:
+        """Training batches of the present epoch, whose order the seed fixes; None without a seed."""
+        return None if self.hparams["seed"] is None else self._batches_seen - self._epoch_began
+
+    def saw(self, batch: Batch) -> None:
+        """Take a training batch, on the model's device, for the one before the next."""
+        transform = getattr(self.pre_processor, "transform", None)
+        images = cast("torch.Tensor", batch.image if transform is None else transform(batch.image))
+        self._full_batches(images, getattr(batch, "image_path", None))
+
+    def _seed_order(self) -> None:
         seed = self.hparams["seed"]
-        if seed is not None and self._seeded_at != self._batches_seen:
-            self._seeded_at = self._batches_seen
-            seed_epoch(seed, self._batches_seen, self.global_rank)
+        if seed is not None:
+            seed_epoch(seed, self._epoch_began, self.global_rank)
 
     def on_fit_end(self) -> None:
         """Let go of the last images."""
@@ -262,6 +289,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         images, paths = cast("torch.Tensor", batch.image), getattr(batch, "image_path", None)
         if self.hparams["optimiser"]["fill_last_batch"]:
             images, paths = self._full_batches(images, paths)
+        images = self.model.tiles(images)
         noisy = mask = None
         if self.loss.needs_noisy:
             generator = step_generator(self._seed or 0, self._batches_seen, rank=self.global_rank, device=images.device)
@@ -269,6 +297,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             noisy, mask = self.synthetic_anomalies(
                 images[:count], generator=generator, normalisation=self._normalisation, turn=self._batches_seen
             )
+        self.compiled.begin_step()
         standardise = self.model.standardise
         if standardise is not None and not self.hparams["compile_model"]:  # a compiled step would be compiled again
             standardise.learning = self._batches_seen < standardise.batches
@@ -302,11 +331,15 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights stay as they are.
         """
         if len(self.held_out) >= FEWEST_IMAGES:
-            images = torch.cat(list(self.held_out.images(self)))
+            images = self.model.tiles(torch.cat(list(self.held_out.images(self))))
             normalised = self._pre_processing()
             self.note_range(images if normalised is None else normalised.undo(images))
+            if self.model.tiling is not None:  # the first images get anomalies: tiles of different places
+                order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+                images = images[order.to(images.device)]
             scores = fit_weights(self.model, images, normalised, self._seed or 0)
-            self.held_out.left_out_scores = scores
+            # With tiles they are those of tiles, and no image's.
+            self.held_out.left_out_scores = scores if self.model.tiling is None else None
 
     def _pre_processing(self) -> Normalisation | None:
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""

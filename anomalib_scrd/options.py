@@ -143,14 +143,14 @@ def _betas(name: str, value: Any) -> Any:
     return [float(beta) for beta in value]
 
 
-def switch(name: str, value: Any) -> bool:
-    """Check that a value is true or false.
+def switch(name: str, value: Any, *words: str) -> Any:
+    """Check that a value is true or false, or one of some words.
 
     Raises:
         ValueError: If it is not.
     """
-    if not isinstance(value, bool):
-        _fail(name, "true or false", value)
+    if not isinstance(value, bool) and value not in words:
+        _fail(name, " or ".join(["true, false" if words else "true or false", *words]), value)
     return value
 
 

@@ -20,6 +20,7 @@ from anomalib_scrd.loss import split_batch
 from anomalib_scrd.options import GroupValue, ScoringOptions, StudentOptions
 from anomalib_scrd.presets import PresetName, resolved
 from anomalib_scrd.scoring.map_and_score import MapAndScore
+from anomalib_scrd.tiling import Tiling
 
 # From this many channels on, RD4AD's decoders (and the ResNets they mirror) have bottleneck blocks.
 _BOTTLENECK_CHANNELS = 512
@@ -59,9 +60,15 @@ class ScaleAwareCRDModel(nn.Module):
         student: See :class:`~anomalib_scrd.options.StudentOptions`.
         scoring: See :class:`~anomalib_scrd.options.ScoringOptions`.
 
+    Attributes:
+        tiling: How predictions cut images into tiles; None for whole images. Assigning ``tiler``, as anomalib's
+            ``TilerConfigurationCallback`` does, sets it.
+
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
     """
+
+    tiling: Tiling | None = None
 
     def __init__(
         self,
@@ -111,6 +118,22 @@ class ScaleAwareCRDModel(nn.Module):
             depth=depths,
         )
         self.map_and_score = MapAndScore(len(channels), **scoring)
+
+    @property
+    def tiler(self) -> Any:
+        """Name under which anomalib looks for ``tiling``."""
+        return self.tiling
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Take anomalib's tiler over: a module's own ``__setattr__`` passes by properties of its class."""
+        if name == "tiler":
+            self.tiling = None if value is None else Tiling.of(value)
+        else:
+            super().__setattr__(name, value)
+
+    def tiles(self, images: torch.Tensor) -> torch.Tensor:
+        """Cut images, (B, C, H, W), into the tiles that the model is trained on; the images themselves without them."""
+        return images if self.tiling is None else self.tiling.cut(images)
 
     @property
     def minimum_size(self) -> int:
@@ -203,7 +226,24 @@ class ScaleAwareCRDModel(nn.Module):
         return teacher, student, None if self.scale_adaptation is None else self.scale_adaptation(embedding)
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
-        """Compute anomaly map and score of images, (B, 3, H, W)."""
+        """Compute anomaly map and score of images, (B, 3, H, W).
+
+        In tiles, the score of an image is the highest of its tiles; in the published form the mean of its map.
+        """
+        if self.tiling is None:
+            return self._predict(images)
+        tiles = self.tiling.cut(images)
+        # All tiles at once would need the memory of as many images; an export has one network all the same.
+        pieces = [tiles] if torch.compiler.is_compiling() else tiles.split(len(images))
+        parts = [self._predict(piece) for piece in pieces]
+        scores = torch.cat([cast("torch.Tensor", part.pred_score) for part in parts])
+        maps = torch.cat([cast("torch.Tensor", part.anomaly_map) for part in parts])
+        anomaly_map = self.tiling.join(maps, *images.shape[-2:])
+        highest = scores.reshape(-1, len(self.tiling.places(*images.shape[-2:]))).amax(dim=1)
+        mean = anomaly_map.flatten(1).mean(dim=1)
+        return InferenceBatch(pred_score=mean if self.map_and_score.published else highest, anomaly_map=anomaly_map)
+
+    def _predict(self, images: torch.Tensor) -> InferenceBatch:
         teacher, student, weights = self.compared(images)
         return self.map_and_score(teacher, student, images.shape[-2:], weights)
 

@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_scrd.data.phantom_drawing import LESION_SIZES
 from anomalib_scrd.data.phantom_files import PhantomSpec, is_drawn, write_phantoms
 from anomalib_scrd.data.validation import RepeatableDataModule
+from anomalib_scrd.integration.command_line import short_errors
 
 logger = logging.getLogger(__name__)
 
@@ -85,18 +86,22 @@ class PhantomSlices(RepeatableDataModule):
             test_split_mode=TestSplitMode.FROM_DIR,
             seed=seed,
         )
-        self.root = Path(root)
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.spec = PhantomSpec(
-            height=height,
-            width=width,
-            n_train=n_train,
-            n_val_good=n_val_good,
-            n_val_lesions=n_val_lesions,
-            n_test_good=n_test_good,
-            n_test_lesions=n_test_lesions,
-            seed=seed,
-        )
+        with short_errors():
+            if not isinstance(root, str | Path):
+                msg = f"root must be a path, got {root!r}"
+                raise ValueError(msg)  # noqa: TRY004 - as every other argument
+            self.root = Path(root)
+            height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+            self.spec = PhantomSpec(
+                height=height,
+                width=width,
+                n_train=n_train,
+                n_val_good=n_val_good,
+                n_val_lesions=n_val_lesions,
+                n_test_good=n_test_good,
+                n_test_lesions=n_test_lesions,
+                seed=seed,
+            )
         self._announced = False
 
     def prepare_data(self) -> None:

@@ -7,6 +7,7 @@ side, positions inside the head in units of its outline (the ellipse of radius 1
 __all__ = ["LESION_SIZES", "draw_slices", "sample_anatomy", "sample_lesions"]
 
 import math
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -19,8 +20,11 @@ _LESION_DISTANCES = {"small": (0.35, 0.8), "medium": (0.3, 0.7), "large": (0.15,
 _LAYERS = ((0.73, 0.0), (0.08, 0.07), (0.17, 0.13), (0.49, 0.15))  # tone and depth: scalp, skull, fluid, cortex
 _WHITE, _FLUID, _DEEP_GREY = 0.67, 0.17, 0.53
 # Tone, centre of the right one and half axes of paired structures: deep grey matter and two horns of the ventricles.
-_PAIRED = ((_DEEP_GREY, (0.30, -0.08), (0.10, 0.22)), (_FLUID, (0.10, -0.15), (0.06, 0.20)))
-_PAIRED += ((_FLUID, (0.17, 0.27), (0.06, 0.19)),)
+_PAIRED = (
+    (_DEEP_GREY, (0.30, -0.08), (0.10, 0.22)),
+    (_FLUID, (0.10, -0.15), (0.06, 0.20)),
+    (_FLUID, (0.17, 0.27), (0.06, 0.19)),
+)
 
 
 def sample_anatomy(count: int, generator: Generator) -> dict[str, Tensor]:
@@ -60,7 +64,7 @@ def draw_slices(
     uniform = anatomy["uniform"].T[..., None, None]  # (12, N, 1, 1)
     place, axes = _head_coordinates(anatomy["warp"], uniform, height, width)
     # Value of random grids that span the head, (N, 1, G, G) at (N, H, W, 2), as (N, H, W).
-    grid = {"mode": "bicubic", "align_corners": True, "padding_mode": "reflection"}
+    grid: dict[str, Any] = {"mode": "bicubic", "align_corners": True, "padding_mode": "reflection"}
     folds, texture = (F.grid_sample(anatomy[name], place, **grid)[:, 0] for name in ("folds", "texture"))
     depth = 1 - place.norm(dim=-1)  # (N, H, W), below the skin
     image, brain = torch.zeros_like(depth), depth

@@ -13,6 +13,7 @@ import torch
 
 from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
+from anomalib_scrd.training.checkpoint_files import explained_damage
 
 _PREFIX = "post_processor."
 _CONFIG = "anomalib_post_processor_config"
@@ -33,8 +34,9 @@ def change_rate(checkpoint: str | Path, rate: float, output: str | Path | None =
         ValueError: If the checkpoint does not hold the scores of normal images, or rate is out of range.
         OSError: If a file cannot be read or written.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    weights = content["state_dict"]
+    with explained_damage(checkpoint):
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights = content["state_dict"]
     own = {name[len(_PREFIX) :]: value for name, value in weights.items() if name.startswith(_PREFIX)}
     if not len(own.get("normal_evidence", ())):
         msg = (

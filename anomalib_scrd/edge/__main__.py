@@ -18,6 +18,15 @@ COMMANDS = {
     "names": "anomalib_scrd.edge.names_command",
 }
 _DEFAULT = "run"
+_HELP = """usage: python -m anomalib_scrd.edge [COMMAND] MODEL IMAGES --output FOLDER ...
+
+Scores images with an exported model, without torch and anomalib.
+
+commands, each with --help:
+  run      score a folder, or watch one (without a command it is this one)
+  report   score a folder, and write one HTML file about the export
+  gallery  score a folder, and write pages with its pictures by score
+  names    print which file stands behind a hashed name"""
 _CANNOT_START, _CANNOT_WRITE = 2, 4
 
 
@@ -32,8 +41,7 @@ def main(words: list[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if words is None else words)
     if words[:1] in (["--help"], ["-h"]):
-        print(__doc__)
-        print(f"Commands: {', '.join(COMMANDS)}; each has --help.")
+        print(_HELP)
         return 0
     name = words.pop(0) if words and words[0] in COMMANDS else _DEFAULT
     # What readers of image files warn of may quote a patient's data from the headers.

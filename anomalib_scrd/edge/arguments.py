@@ -23,7 +23,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-error", choices=("stop", "skip"), help="at a file that cannot be read; stop, but skip with --watch"
     )
-    parser.add_argument("--salt", type=Path, metavar="FILE", help="hash names with this salt, made where missing")
+    parser.add_argument(
+        "--salt", type=Path, metavar="FILE", help="hash names of files and patients with this salt, made where missing"
+    )
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="auto: by the file")
     parser.add_argument(
         "--hint", choices=("throughput", "latency"), help="what counts; throughput, but latency with --watch"

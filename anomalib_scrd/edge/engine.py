@@ -1,6 +1,17 @@
 """What runs an exported model: one interface, two engines."""
 
-__all__ = ["ENGINES", "Engine", "Hint", "Request", "batch_for", "check_outputs", "fill", "load_engine", "trimmed"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "Hint",
+    "Request",
+    "batch_for",
+    "check_outputs",
+    "fill",
+    "load_engine",
+    "threshold_of",
+    "trimmed",
+]
 
 import os
 from pathlib import Path
@@ -13,6 +24,7 @@ from anomalib_scrd.edge.facts import ModelFacts
 Hint = Literal["throughput", "latency"]
 ENGINES = ("openvino", "onnxruntime")
 _NEEDED = ("pred_score", "anomaly_map")
+_THRESHOLD = 0.5  # where anomalib's post-processor puts it
 _BATCH, _BATCH_PIXELS = 8, 8 * 128 * 128
 
 
@@ -149,6 +161,18 @@ def check_outputs(names: set[str], path: Path, *, maps: bool) -> list[str]:
         raise ValueError(msg)
     wanted = ("pred_score", "pred_label", "anomaly_map") if maps else ("pred_score", "pred_label")
     return [name for name in wanted if name in names]
+
+
+def threshold_of(engine: Engine) -> float | None:
+    """Score above which the model calls an image anomalous.
+
+    Args:
+        engine: The loaded model.
+
+    Returns:
+        What its file says; where it says nothing, anomalib's 0.5 if the model writes labels; otherwise None.
+    """
+    return engine.facts.image_threshold if engine.facts.version else _THRESHOLD if engine.labels else None
 
 
 def batch_for(size: tuple[int, int] | None, hint: Hint) -> int:

@@ -1,6 +1,6 @@
 """Maps in colour: how the threshold of the map is seen at a glance."""
 
-__all__ = ["coloured", "heat", "opacities", "outline", "overlaid"]
+__all__ = ["coloured", "heat", "opacities", "outline", "overlaid", "regions"]
 
 import numpy as np
 
@@ -21,6 +21,7 @@ _COLOURS = np.array(
 )
 _OUTLINE = np.array((0, 255, 255), np.uint8)
 _OPAQUE = 0.75
+_NEAR_PEAK = 0.9
 _FAINT = 0.375  # up to three quarters of the threshold nothing is laid over a picture
 
 
@@ -79,13 +80,35 @@ def outline(region: np.ndarray) -> np.ndarray:
     return region & ~inner
 
 
-def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Lay a map over its picture: faint where it is low, an outline where it exceeds the threshold.
+def regions(anomaly_map: np.ndarray, threshold: float, anomalous: bool | None) -> np.ndarray:
+    """Where a picture is anomalous, in agreement with what it is called, as the training's masks are.
+
+    Args:
+        anomaly_map: (H, W).
+        threshold: Of the map.
+        anomalous: What the picture is called; None without a decision.
+
+    Returns:
+        (H, W) bool: what exceeds the threshold. Nothing in a picture that is called normal; in one that is called
+        anomalous where nothing does, what has at least nine tenths of the map's highest value.
+    """
+    values = np.asarray(anomaly_map)
+    peak = values.max()
+    if anomalous and peak <= threshold:
+        return values >= peak - (1 - _NEAR_PEAK) * abs(peak)
+    return (values > threshold) & (anomalous is not False)
+
+
+def overlaid(
+    image: np.ndarray, anomaly_map: np.ndarray, threshold: float = 0.5, anomalous: bool | None = None
+) -> np.ndarray:
+    """Lay a map over its picture: faint where it is low, an outline around the anomalous regions.
 
     Args:
         image: (H, W) or (H, W, 3) in [0, 1].
         anomaly_map: (H, W).
         threshold: Of the map, above 0.
+        anomalous: See :func:`regions`.
 
     Returns:
         (H, W, 3) uint8.
@@ -95,5 +118,5 @@ def overlaid(image: np.ndarray, anomaly_map: np.ndarray, threshold: float = 0.5)
     opacity = opacities(strength)[..., None]
     mixed = (1 - opacity) * (grey * 255) + opacity * coloured(strength)
     result = mixed.round().astype(np.uint8)
-    result[outline(np.asarray(anomaly_map) > threshold)] = _OUTLINE
+    result[outline(regions(anomaly_map, threshold, anomalous))] = _OUTLINE
     return result

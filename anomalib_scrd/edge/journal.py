@@ -68,6 +68,9 @@ class Journal:
         maps: Kind of the maps that a scored picture must have, None for none: without it, it counts as not done.
         overlays: The same for overlays.
 
+    Attributes:
+        grouped: Whether a picture in it belongs to a patient or a volume.
+
     Raises:
         ValueError: If the folder holds results of another model or with other settings, something else, or another
             process writes into it.
@@ -86,6 +89,7 @@ class Journal:
         _lock(self._scores, folder)
         shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
         (folder / _PARTIAL).mkdir()
+        self.grouped = False
         self._done: dict[bytes, bool | None] = {}
         self._known_bad: set[bytes] = set()
         _end_line(self._scores, folder / SCORES)
@@ -104,6 +108,7 @@ class Journal:
 
     def _remember(self, group: Sequence[Record]) -> None:
         first = group[0]
+        self.grouped |= first.patient is not None or first.volume is not None
         key = _key(first.path, first.signature)
         if first.error is not None:
             self._known_bad.add(key + first.error.encode("utf-8", "surrogateescape"))

@@ -1,11 +1,11 @@
-"""Names of files in what is written: their relative paths, or pseudonyms with a salt that the user keeps."""
+"""Names of files and patients in what is written: relative paths, or pseudonyms with a salt that the user keeps."""
 
 __all__ = ["Names"]
 
 import os
 from pathlib import Path, PurePosixPath
 
-from anomalib_scrd.imaging import Pseudonyms
+from anomalib_scrd.imaging import PictureInfo, Pseudonyms
 
 
 class Names:
@@ -38,3 +38,28 @@ class Names:
         if self._pseudonyms is None:
             return str(relative)
         return self._pseudonyms.of(os.fsencode(str(relative)).hex())  # any bytes may be in a name
+
+    def patient(self, info: PictureInfo) -> str | None:
+        """Name a picture's patient.
+
+        Args:
+            info: The picture.
+
+        Returns:
+            The pseudonym that ``MedicalFolder`` gives with the same salt; None without a salt or a patient.
+        """
+        return None if self._pseudonyms is None else self._pseudonyms.of(info.patient) or None
+
+    def volume(self, info: PictureInfo, name: str) -> str | None:
+        """Name what pictures of one volume have in common.
+
+        Args:
+            info: The picture.
+            name: Name of its file.
+
+        Returns:
+            The file's name where it holds several pictures, otherwise a pseudonym of its series; None without one.
+        """
+        if info.count > 1:
+            return name
+        return None if self._pseudonyms is None else self._pseudonyms.of(info.volume) or None

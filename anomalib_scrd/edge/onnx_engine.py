@@ -68,13 +68,20 @@ class ONNXEngine:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - of many kinds, without a common one
+            metadata = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+            names = {output.name for output in self._session.get_outputs()}
+            entries = self._session.get_inputs()
+        except Exception as error:  # noqa: BLE001 - of many kinds, without a common one; of a name that is no text too
             msg = f"ONNX Runtime cannot load {str(path)!r}: {str(error).strip().splitlines()[0]}"
             raise ValueError(msg) from None
-        self.facts = ModelFacts.read(self._session.get_modelmeta().custom_metadata_map.get(KEY), path)
-        self.outputs = check_outputs({output.name for output in self._session.get_outputs()}, path, maps=maps)
+        self.facts = ModelFacts.read(metadata, path)
+        self.outputs = check_outputs(names, path, maps=maps)
         self.labels = "pred_label" in self.outputs
-        (entry,) = self._session.get_inputs()
+        if len(entries) != 1 or len(entries[0].shape) != 4:  # noqa: PLR2004
+            shapes = [entry.shape for entry in entries]
+            msg = f"{str(path)!r} has inputs {shapes}; a model of this project has one, (N, 3, H, W)"
+            raise ValueError(msg)
+        (entry,) = entries
         batch, _, height, width = entry.shape
         if isinstance(batch, int) and batch != 1:
             msg = f"{str(path)!r} takes batches of {batch} images; export it for one, or for any number"

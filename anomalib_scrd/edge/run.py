@@ -11,10 +11,11 @@ from pathlib import Path
 from signal import Signals
 
 from anomalib_scrd.edge.arguments import add_output_arguments, add_run_arguments, load_named_engine
-from anomalib_scrd.edge.engine import Engine
+from anomalib_scrd.edge.engine import Engine, threshold_of
+from anomalib_scrd.edge.groups import GROUPS, grouped_scores, several, write_groups
 from anomalib_scrd.edge.identity import identity_of
 from anomalib_scrd.edge.inputs import preparation_of
-from anomalib_scrd.edge.journal import Journal
+from anomalib_scrd.edge.journal import Journal, recorded
 from anomalib_scrd.edge.names import Names
 from anomalib_scrd.edge.pipeline import grouped, in_order
 from anomalib_scrd.edge.progress import Progress
@@ -172,6 +173,7 @@ def run(
                     progress.step(bad=1)
                     progress.failure(records[0].path, failure)
                     stopped = stopped or on_error == "stop"
+            _write_tables(journal, threshold_of(engine) if outputs.threshold is None else outputs.threshold)
         finally:
             journal.close()
             progress.close()
@@ -181,3 +183,13 @@ def run(
     elif stop and not watched:
         print("stopped; the same command goes on from here", file=sys.stderr)
     return summary
+
+
+def _write_tables(journal: Journal, threshold: float | None) -> None:
+    """Write patients.csv and volumes.csv where several pictures belong together."""
+    for by in GROUPS if journal.grouped else ():
+        groups = grouped_scores(recorded(journal.folder), by)
+        if several(groups):
+            partial = journal.partial(by)
+            write_groups(groups, partial, by, threshold)
+            partial.replace(journal.folder / f"{by}s.csv")

@@ -17,7 +17,7 @@ from anomalib_scrd.edge.names import Names
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.edge.sources import SourceFile, signature
-from anomalib_scrd.imaging import Prepared, UnreadableImageError
+from anomalib_scrd.imaging import PictureInfo, Prepared, UnreadableImageError
 
 _DIGITS = 9  # of a decimal number that gives back the same float32
 _PIXEL_THRESHOLD = 0.5  # where anomalib's post-processor puts it
@@ -56,9 +56,14 @@ class _File:
 @dataclass(frozen=True)
 class _Picture:
     file: _File
-    index: int
+    info: PictureInfo
     count: int
     prepared: Prepared
+
+    @property
+    def index(self) -> int:
+        """Its number in the file."""
+        return self.info.index
 
 
 class Scorer:
@@ -106,7 +111,7 @@ class Scorer:
             infos = self._inputs.pictures(file.source.path)
             for info in infos:
                 prepared = self._inputs.read(info)
-                yield _Picture(file, info.index, len(infos), prepared), self._inputs.fitted(prepared)
+                yield _Picture(file, info, len(infos), prepared), self._inputs.fitted(prepared)
         except UnreadableImageError as error:
             file.error = error.reason or str(error)
             return
@@ -139,11 +144,13 @@ class Scorer:
                 width=width,
                 size=source.signature.size,
                 mtime_ns=source.signature.mtime_ns,
-                **(self._written(picture, prediction["anomaly_map"]) if self._outputs.any_maps else {}),
+                patient=self._names.patient(picture.info),
+                volume=self._names.volume(picture.info, file.name),
+                **(self._written(picture, prediction["anomaly_map"], label) if self._outputs.any_maps else {}),
             )
         )
 
-    def _written(self, picture: _Picture, small_map: np.ndarray) -> dict[str, str]:
+    def _written(self, picture: _Picture, small_map: np.ndarray, label: bool | None) -> dict[str, str]:
         """Write map and overlay in the file's order of rows and columns; gives their names."""
         prepared = picture.prepared
         stem = picture.file.name if picture.count == 1 else f"{picture.file.name}.{picture.index:04d}"
@@ -156,7 +163,7 @@ class Scorer:
         if self._outputs.overlays:
             written["overlay"] = name = f"overlays/{stem}.jpg"
             threshold = self._engine.facts.pixel_threshold or _PIXEL_THRESHOLD
-            in_file_order = prepared.to_file(overlaid(prepared.image, anomaly_map, threshold))
+            in_file_order = prepared.to_file(overlaid(prepared.image, anomaly_map, threshold, label))
             write_overlay(self._journal.folder / name, self._journal.partial(name), in_file_order, prepared.orientation)
         return written
 

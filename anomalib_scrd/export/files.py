@@ -21,7 +21,8 @@ def completed_files(path: Path) -> Iterator[Path]:
 
     They are written into a hidden folder beside the final place, flushed to the disk and renamed. Whatever happens
     before, an earlier file keeps its name and content. The file itself is renamed last: where it appears, those that it
-    refers to are there.
+    refers to are there. Where there are some, an earlier file of its name is removed before they are renamed: it would
+    be read with weights that are not its own by whoever comes between, or after a kill at this moment.
 
     Args:
         path: The file. Its folder is made if it does not exist.
@@ -41,6 +42,8 @@ def completed_files(path: Path) -> Iterator[Path]:
             files.sort(key=lambda file: file.name == path.name)
             for file in files:
                 _flush(file)
+            if len(files) > 1:
+                path.unlink(missing_ok=True)
             for file in files:
                 file.replace(path.parent / file.name)
             _flush(path.parent)

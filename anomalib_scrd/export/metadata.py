@@ -65,7 +65,7 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
         "window": _plain(getattr(model, "window", None)),
         "thresholds": thresholds,
         "outputs": list(_OUTPUTS if labels else _OUTPUTS[::2]),
-        "arguments": _plain(dict(model.hparams)),
+        "arguments": _plain(dict(model.hparams)) | _tiling(model),
         "training": _plain(model.training_facts),
     }
 
@@ -145,6 +145,12 @@ def _may_be_resized_before(transform: Any, size: tuple[int, int]) -> bool:
     pairs = [(transform(resized(x, size)), transform(x)) for x in images]
     # A resize that keeps the aspect ratio gives another shape.
     return all(one.shape == other.shape and torch.allclose(one, other, atol=_ROUNDING) for one, other in pairs)
+
+
+def _tiling(model: Any) -> dict[str, Any]:
+    """How the graph cuts images into tiles; nothing where it does not."""
+    tiling = getattr(model.model, "tiling", None)
+    return {} if tiling is None else {"tiling": tiling.to_dict()}
 
 
 def _number(value: Any) -> float | None:

@@ -9,7 +9,7 @@ __all__ = ["main", "write_training_scores"]
 
 import argparse
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 
 from anomalib_scrd.data import MedicalPredictDataset
 from anomalib_scrd.edge.journal import Journal
+from anomalib_scrd.edge.names import Names
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.imaging import PictureInfo
 from anomalib_scrd.lightning_model import ScaleAwareCRD
@@ -28,8 +29,9 @@ _MOST = 8.0  # standard deviations beyond which the model's map counts no more
 class _Writer(Callback):
     """Writes predictions as they come."""
 
-    def __init__(self, journal: Journal, root: Path, pictures: list[PictureInfo]) -> None:
+    def __init__(self, journal: Journal, root: Path, pictures: list[PictureInfo], names: Names) -> None:
         self._journal = journal
+        self._names = names
         self._root = root
         self._pictures = iter(pictures)
         self._group: list[Record] = []
@@ -66,7 +68,8 @@ class _Writer(Callback):
         labels = [None] * len(scores) if outputs.pred_label is None else outputs.pred_label.flatten().tolist()
         for score, label in zip(scores, labels, strict=True):
             info = next(self._pictures)
-            name = info.path.name if self._root.is_file() else info.path.relative_to(self._root).as_posix()
+            relative = info.path.name if self._root.is_file() else info.path.relative_to(self._root)
+            name = self._names(PurePosixPath(relative))
             if self.levels:
                 self._write_scales(f"{name}.{info.index:04d}.npz", self.levels.pop(0), model)
             stat = info.path.stat()
@@ -79,6 +82,8 @@ class _Writer(Callback):
                     anomalous=None if label is None else bool(label),
                     size=stat.st_size,
                     mtime_ns=stat.st_mtime_ns,
+                    patient=self._names.patient(info),
+                    volume=self._names.volume(info, name),
                 )
             )
             if len(self._group) == self._total[info.path]:
@@ -96,7 +101,7 @@ class _Writer(Callback):
         np.savez(path, maps=standardised, weights=weight.ravel(), layers=np.array(model.model.teacher.layers))
 
 
-def write_training_scores(checkpoint: Path, images: Path, output: Path) -> None:
+def write_training_scores(checkpoint: Path, images: Path, output: Path, salt: Path | None = None) -> None:
     """Predict images with a checkpoint by anomalib's engine, and write the scores.
 
     Args:
@@ -104,6 +109,7 @@ def write_training_scores(checkpoint: Path, images: Path, output: Path) -> None:
         images: Folder or file; see :class:`~anomalib_scrd.data.MedicalPredictDataset`. Files that cannot be read are
             left out.
         output: New folder of the results: ``scores.jsonl``, ``scores.csv``, and the maps of the scales in ``scales``.
+        salt: File with the salt of the names, where those of the export are hashed; None keeps them.
 
     Raises:
         ValueError: If the folder holds results already.
@@ -114,8 +120,9 @@ def write_training_scores(checkpoint: Path, images: Path, output: Path) -> None:
         raise ValueError(msg)
     model = ScaleAwareCRD.load_from_checkpoint(checkpoint, map_location="cpu")
     dataset = MedicalPredictDataset(images, model, on_error="skip")
+    names = Names(salt)
     journal = Journal(output, {"format": 1, "engine": "training"})
-    writer = _Writer(journal, images, dataset.pictures)
+    writer = _Writer(journal, images, dataset.pictures, names)
     scoring = model.model.map_and_score
     hook = None if scoring.published else scoring.smooth_maps.register_forward_hook(writer.keep_levels)
     try:
@@ -140,8 +147,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
     parser.add_argument("images", metavar="IMAGES", type=Path)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--salt", type=Path, metavar="FILE", help="hash names with this salt, as the report does")
     arguments = parser.parse_args(words)
-    write_training_scores(arguments.checkpoint, arguments.images, arguments.output)
+    write_training_scores(arguments.checkpoint, arguments.images, arguments.output, arguments.salt)
     return 0
 
 

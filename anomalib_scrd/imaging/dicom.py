@@ -49,12 +49,6 @@ _TAGS = [
     "PixelRepresentation",
     "PixelSpacing",
     "PlanarConfiguration",
-    *(
-        f"{colour}PaletteColorLookupTable{part}"
-        for colour in ("Red", "Green", "Blue")
-        for part in ("Descriptor", "Data")
-    ),
-    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
     "RescaleIntercept",
     "RescaleSlope",
     "Rows",

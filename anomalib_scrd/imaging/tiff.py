@@ -2,6 +2,8 @@
 
 __all__ = ["is_tiff", "list_pages", "read_page"]
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +74,7 @@ def read_page(info: PictureInfo) -> Picture:
     """
     with _open(info.path) as file:
         page = file.pages[info.index]
-        try:
-            pixels = page.asarray()
-        except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
-            raise UnreadableImageError.of(info.path, f"it is damaged, or of a rare kind ({error})") from None
+        pixels = page.asarray()
         axes, bits, photometric = page.axes, int(page.bitspersample), page.photometric
         value = int(page.tags.valueof(274, 1))
         resolution = [page.tags.valueof(tag, (1, 1)) for tag in (282, 283)]
@@ -101,12 +100,17 @@ def read_page(info: PictureInfo) -> Picture:
     )
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The opened file, whose pages are read later; errors inside are those of the file."""
     try:
         import tifffile
     except ImportError:
         raise missing_package(path, "tifffile") from None
     try:
-        return tifffile.TiffFile(path)
+        with tifffile.TiffFile(path) as file:
+            yield file
+    except UnreadableImageError:
+        raise
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
-        raise UnreadableImageError.of(path, f"it is damaged ({error})") from None
+        raise UnreadableImageError.of(path, f"it is damaged, or of a rare kind ({error})") from None

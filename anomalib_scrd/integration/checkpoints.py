@@ -12,6 +12,8 @@ from typing_extensions import Self
 
 from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.options import GROUPS, over_saved
+from anomalib_scrd.tiling import Tiling
+from anomalib_scrd.training.checkpoint_files import explained_damage
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Module
@@ -33,15 +35,20 @@ class ModelCheckpoints(_Module):
     window: dict[str, Any] | None = None
     _seed: int | None
     _batches_seen: int
+    _epoch_began: int
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position in the training, so that a resumed run goes on with it, and how files became inputs."""
+        """Keep the position in the training, for a resumed run, and how files became inputs and inputs became tiles."""
         super().on_save_checkpoint(checkpoint)
+        ended = self._batches_seen - self._epoch_began >= getattr(self._trainer, "num_training_batches", 0)
+        tiling: Tiling | None = cast("Any", self.model).tiling
         checkpoint[_STATE] = {
             "seed": self._seed,
             "batches_seen": self._batches_seen,
+            "epoch_began": self._batches_seen if ended else self._epoch_began,
             "pre_trained": self.hparams["pre_trained"],
             "window": self.window,
+            "tiling": None if tiling is None else tiling.to_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -51,9 +58,12 @@ class ModelCheckpoints(_Module):
         state = checkpoint.get(_STATE, {})
         self._seed = state.get("seed", self._seed)
         self._batches_seen = state.get("batches_seen", 0)
+        self._epoch_began = state.get("epoch_began", self._batches_seen)
         if "pre_trained" in state:
             self.hparams["pre_trained"] = state["pre_trained"]
         self.window = state.get("window")
+        if state.get("tiling") is not None:
+            cast("Any", self.model).tiling = Tiling.from_dict(state["tiling"])
         share_window(self, self._trainer, loaded=True)
 
     @classmethod
@@ -62,12 +72,17 @@ class ModelCheckpoints(_Module):
 
         The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network. Fields of a
         group that are given win over those of the checkpoint, which win over the preset's.
+
+        Raises:
+            ValueError: If the file is no whole checkpoint of this model, or an argument is out of range; the message
+                names the file.
         """
         kwargs.setdefault("pre_trained", False)
-        if any(name in GROUPS for name in kwargs):
-            saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True)["hyper_parameters"]
-            kwargs = over_saved(kwargs, saved)
-        return cast("Self", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
+        with explained_damage(checkpoint_path):
+            if any(name in GROUPS for name in kwargs):
+                saved = torch.load(checkpoint_path, map_location="cpu", weights_only=True)["hyper_parameters"]
+                kwargs = over_saved(kwargs, saved)
+            return cast("Self", super().load_from_checkpoint(checkpoint_path, *args, **kwargs))
 
 
 def keep_own_evaluator(model: nn.Module, checkpoint: MutableMapping[str, Any]) -> None:

@@ -1,7 +1,12 @@
-"""Checkpoints that appear under their name only when they are complete."""
+"""Checkpoints that appear under their name only when they are complete, and are named when they are not whole."""
 
-__all__ = ["AtomicCheckpointIO", "write_atomically"]
+__all__ = ["AtomicCheckpointIO", "explained_damage", "write_atomically"]
 
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +16,24 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import Trainer
 
 from anomalib_scrd.atomic_files import replacing
+
+# What torch, pickle and zip raise for damaged files, and a constructor for arguments that are none.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    ImportError,
+)
+
+_MISMATCH = "Error(s) in loading state_dict"
 
 
 class AtomicCheckpointIO(AnomalibCheckpointIO):
@@ -37,9 +60,46 @@ class AtomicCheckpointIO(AnomalibCheckpointIO):
         with replacing(str(path), "checkpoint") as part, part.open("wb") as file:
             torch.save(checkpoint, file)
 
+    def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint; arguments as Lightning's.
+
+        Raises:
+            ValueError: If the file is no whole checkpoint; the message names it.
+        """
+        with explained_damage(path):
+            return super().load_checkpoint(path, *args, **kwargs)
+
+
+@contextmanager
+def explained_damage(path: _PATH) -> Iterator[None]:
+    """Name the file in the errors of a damaged checkpoint: torch's do not, and recommend to run the code in it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: In place of the errors of torch, pickle and zip, and of arguments that are none.
+        RuntimeError: If the weights are those of another model.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except _DAMAGE as error:
+        if _MISMATCH in str(error):  # a whole file of another model; torch lists the names
+            msg = f"checkpoint {str(path)!r} does not fit this model: {error}"
+            raise RuntimeError(msg) from error
+        text = str(error).strip() if isinstance(error, ValueError) else str(error).strip().partition(". ")[0]
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f": {text}"
+        msg = (
+            f"checkpoint {str(path)!r} is damaged, or no checkpoint of this model, and is not loaded "
+            f"({type(error).__name__}{reason})"
+        )
+        raise ValueError(msg) from error
+
 
 def write_atomically(trainer: Trainer) -> None:
-    """Have a trainer write its checkpoints so, unless it was given another way to write them.
+    """Have a trainer write and read its checkpoints so, unless it was given another way to do it.
 
     Args:
         trainer: Trainer whose strategy has been chosen.

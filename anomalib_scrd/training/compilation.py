@@ -1,6 +1,6 @@
 """Compiled forms of modules, for the time of a training."""
 
-__all__ = ["CompiledModules"]
+__all__ = ["REDUCE_OVERHEAD", "CompiledModules"]
 
 from typing import Any
 
@@ -8,26 +8,36 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+REDUCE_OVERHEAD = "reduce-overhead"
+"""Mode of ``torch.compile`` with CUDA graphs."""
+
 
 class CompiledModules(Callback):
     """Compiles modules while a training runs. The modules themselves stay as they are, for validation and export.
 
     Args:
         modules: What is compiled.
+        mode: Mode of ``torch.compile``; None for its default.
     """
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(self, *modules: nn.Module, mode: str | None = None) -> None:
         self._modules = modules
+        self._mode = mode
         self._compiled: dict[nn.Module, Any] = {}
 
     def __call__(self, module: nn.Module) -> Any:
         """The compiled form of a module, or the module where there is none."""
         return self._compiled.get(module, module)
 
+    def begin_step(self) -> None:
+        """Tell CUDA graphs that the outputs of the step before are no longer needed."""
+        if self._compiled and self._mode == REDUCE_OVERHEAD:
+            torch.compiler.cudagraph_mark_step_begin()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compile; the compiler runs with the first call."""
         del trainer, pl_module
-        self._compiled = {module: torch.compile(module) for module in self._modules}
+        self._compiled = {module: torch.compile(module, mode=self._mode) for module in self._modules}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the compiled forms."""

@@ -1,7 +1,8 @@
 """Checks of the data before a run starts."""
 
-__all__ = ["check_run", "check_size"]
+__all__ = ["check_run", "check_size", "check_tiling"]
 
+import logging
 from typing import Any
 
 from anomalib.data import AnomalibDataModule
@@ -10,6 +11,8 @@ from lightning.pytorch import Trainer
 from anomalib_scrd.data.checks import check_data
 from anomalib_scrd.data.validation import RepeatableDataModule
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
+
+logger = logging.getLogger(__name__)
 
 
 def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
@@ -58,3 +61,26 @@ def check_size(size: tuple[int, int] | None, model: ScaleAwareCRDModel, backbone
             f"{list(model.teacher.layers)} needs at least {model.minimum_size}"
         )
         raise ValueError(msg)
+
+
+def check_tiling(model: ScaleAwareCRDModel, *, cached: bool) -> None:
+    """Refuse tiles that do not fit a model, and warn of maps with seams.
+
+    Args:
+        model: The model.
+        cached: Whether features of the teacher are kept.
+
+    Raises:
+        ValueError: If the tiles are too small, or features are kept, which go by whole images.
+    """
+    tiling = model.tiling
+    if tiling is None:
+        return
+    if min(tiling.size) < model.minimum_size:
+        msg = f"tile_size must be at least {model.minimum_size}, the stride of the embedding, got {tiling.size}"
+        raise ValueError(msg)
+    if cached:
+        msg = "feature_cache keeps features of whole images, and the model is trained on tiles: give feature_cache 0"
+        raise ValueError(msg)
+    if any(stride == size for size, stride in zip(tiling.size, tiling.stride, strict=True)):
+        logger.warning("the tiles do not overlap, so maps have seams: give the tiler a stride below its tile_size")

@@ -231,6 +231,8 @@ def held_out_indices(
     """
     folder = os.path.commonpath([Path(path).parent for path in paths]) if len(paths) else ""
     names = [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+    if together is not None:  # medical images: the same ones in another format give the same model
+        names = [name.removesuffix(Path(name).suffix) for name in names]
     candidates = [index for index in range(len(names)) if normal is None or normal[index]]
     wanted = min(max(round(share * len(candidates)), min(_FEW, len(candidates) // _SMALL_SET_SHARE)), ENOUGH)
     if not share or not wanted:

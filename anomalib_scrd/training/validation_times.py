@@ -139,7 +139,8 @@ class ValidationTimes(Callback):
     def _find_thresholds_without_validation(self, trainer: Trainer, pl_module: LightningModule) -> None:
         find = getattr(getattr(pl_module, "post_processor", None), "fit_to_held_out", None)
         self._validation_started = time.monotonic()
-        with evaluation_mode(pl_module), torch.no_grad():
+        # The loader of held-out images draws random numbers; the training's order must not depend on it.
+        with evaluation_mode(pl_module), torch.no_grad(), torch.random.fork_rng(devices=[]):
             _get_ready(pl_module)
             if find is not None:
                 find(trainer, pl_module)
@@ -166,6 +167,8 @@ class ValidationTimes(Callback):
             self._waiting = trainer.strategy.broadcast(late) or self._waiting
         if not self._waiting or self._step_of_thresholds == trainer.global_step:
             return False
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not _ends_epoch(trainer, batch_idx):
+            return False  # a checkpoint does not hold gradients that wait for others
         epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         short = epochs > 0 and progress / epochs <= 0.5 / self.parts
         if short and not _ends_epoch(trainer, batch_idx):

@@ -102,6 +102,28 @@ def items(data: MedicalFolder, part: str = "train") -> dict[str, torch.Tensor]:
     return {Path(dataset[index].image_path).stem: dataset[index].image for index in range(len(dataset))}
 
 
+def test_training_on_dicom_and_on_16_bit_png_gives_the_same_scores(tmp_path: Path) -> None:
+    """The same images are held out, the same window is decided on, the same weights come out."""
+    scores = {}
+    for kind in ("dicom", "png"):
+        root = tmp_path / kind
+        write_set(root, lambda index, kind=kind: kind if kind == "png" else KINDS[1 + index % 4])
+        rows = [
+            f"{part}/{index:02d}.png,{part}{index}" for part, n in (("normal", 12), ("bad", 6)) for index in range(n)
+        ]
+        (root / "patients.csv").write_text("\n".join(["file,patient", *rows]), encoding="utf-8")
+        patients = {"csv": str(root / "patients.csv")} if kind == "png" else "dicom"
+        data, model = module(root, patients=patients), small_model(seed=0)
+        runner = engine(tmp_path / f"results_{kind}", max_steps=4)
+        runner.fit(model, datamodule=data)
+        assert len(model.held_out) > 0
+        batches = runner.predict(model, datamodule=data)
+        scores[kind] = {Path(item.image_path).stem: item.pred_score.item() for batch in batches for item in batch}
+    assert scores["dicom"].keys() == scores["png"].keys()
+    for name, score in scores["dicom"].items():
+        assert score == pytest.approx(scores["png"][name], abs=1e-4), name
+
+
 @pytest.mark.parametrize("kind", KINDS[1:])
 @pytest.mark.parametrize("augmentations", [None, Resize((32, 32))], ids=["whole", "resized"])
 def test_dicom_and_16_bit_png_are_the_same_tensors(tmp_path: Path, kind: str, augmentations: object) -> None:

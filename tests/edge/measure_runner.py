@@ -1,6 +1,6 @@
 """Speed and memory of the edge runner, reading PNG files included, beside benchmark_app on the same file.
 
-python tests/edge/measure_runner.py MODEL.xml [--images 20000] [--few 4000] [--rounds 5] [--seconds 10]
+python tests/edge/measure_runner.py MODEL.xml [--images 20000] [--few 2000] [--rounds 3] [--seconds 5]
 
 Prints the rate of the runner between its first and its last result, the rate that OpenVINO's benchmark_app gives for
 the same file and precision (one image a request or the runner's batch, whichever is faster, data in memory), their
@@ -81,9 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--images", type=int, default=20000, help="of the long run")
-    parser.add_argument("--few", type=int, default=4000, help="of each round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=10, help="of benchmark_app")
+    parser.add_argument("--few", type=int, default=2000, help="of each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=5, help="of benchmark_app")
     arguments = parser.parse_args()
     engine = load_engine(arguments.model, maps=False)
     size, batch = engine.size or (128, 128), engine.batch

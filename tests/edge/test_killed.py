@@ -53,6 +53,51 @@ def test_killed_runs_end_with_the_results_of_one(xml_file: Path, tmp_path: Path)
     assert not (output / ".partial").exists()
 
 
+def test_a_killed_watch_loses_nothing(xml_file: Path, tmp_path: Path) -> None:
+    """Signal 9 while files arrive, in pieces and by renaming; the next watch goes on."""
+    images, output = tmp_path / "images", tmp_path / "results"
+    images.mkdir()
+    whole = {f"{index:03d}.png": save_grey(tmp_path / "ready" / f"{index:03d}.png", index + 1) for index in range(60)}
+    arriving = iter(whole.items())
+
+    def arrive(count: int) -> None:
+        for _, (name, path) in zip(range(count), arriving, strict=False):
+            data = path.read_bytes()
+            if int(name[:3]) % 2:
+                (images / f".{name}").write_bytes(data)
+                (images / f".{name}").rename(images / name)
+                continue
+            with (images / name).open("wb", buffering=0) as file:  # in two pieces
+                file.write(data[: len(data) // 2])
+                time.sleep(0.02)
+                file.write(data[len(data) // 2 :])
+
+    words = (xml_file, images, "--output", output, "--watch", "--quiet")
+    for _ in range(3):
+        before = len(read_records(output))
+        process = subprocess.Popen(command(words), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+        arrive(12)
+        end = time.monotonic() + 60
+        while len(read_records(output)) <= before:
+            assert process.poll() is None
+            assert time.monotonic() < end, "the watch hangs"
+            time.sleep(0.002)
+        arrive(5)
+        process.kill()
+        process.wait()
+    arrive(60)
+    process = subprocess.Popen(command(words), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while len(read_records(output)) < 60 and time.monotonic() < end:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 0
+    records = [Record.from_json(line) for line in (output / "scores.jsonl").read_text().splitlines()]
+    assert sorted(record.path for record in records if record) == sorted(whole)  # each once
+    for record in read_records(output):
+        assert record.score == pytest.approx((int(record.path[:3]) + 1) / 255), record
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 

@@ -29,7 +29,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-def save_dicom(path: Path, frames: np.ndarray, *, inverted: bool = False) -> None:
+def save_dicom(path: Path, frames: np.ndarray, *, inverted: bool = False, **elements: object) -> None:
     """(N, H, W) of 12 bits, with a rescale intercept of -100 and a patient in the header."""
     pydicom = pytest.importorskip("pydicom")
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
@@ -46,6 +46,8 @@ def save_dicom(path: Path, frames: np.ndarray, *, inverted: bool = False) -> Non
     data.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     data.RescaleIntercept, data.RescaleSlope = -100, 1
     data.PixelData = frames.astype(np.uint16).tobytes()
+    for name, value in elements.items():
+        setattr(data, name, value)
     path.parent.mkdir(parents=True, exist_ok=True)
     data.save_as(path, enforce_file_format=True)
 
@@ -103,4 +105,29 @@ def test_report_of_volumes(model: Path, output: Path, tmp_path: Path) -> None:
     text = (output / "report.html").read_text(encoding="utf-8")
     assert "two.dcm picture 1" in text
     assert json.dumps("limits") in text.replace("&quot;", '"')
-    assert not any(part in text for value in PATIENT for part in value.split("^"))
+    assert main(["gallery", *words[1:-2], "--salt", str(tmp_path / "salt"), "--output", str(tmp_path / "gallery")]) == 0
+    for path in [*output.rglob("*"), *(tmp_path / "gallery").rglob("*")]:
+        content = str(path.name).encode() + (path.read_bytes() if path.is_file() else b"")
+        assert not any(part.encode() in content for value in PATIENT for part in value.split("^")), path
+
+
+@pytest.mark.parametrize("directions", [[1, 0, 0, 0, 1, 0], [0, 1, 0, -1, 0, 0], [-1, 0, 0, 0, -1, 0]])
+def test_padded_and_turned_pictures_have_maps_in_the_order_of_the_file(
+    directions: list[float], output: Path, tmp_path: Path
+) -> None:
+    """Rows are twice as high as columns are wide; the picture is turned for display and padded to a square."""
+    preparation = Preparation(Window("values", limits=(0.0, 4000.0)), pad_to_square=True)
+    model = build_openvino(tmp_path / "padded.xml", FACTS | {"window": preparation.to_dict()})
+    frames = np.full((1, 24, 20), 100)
+    frames[0, 18:21, 3:6] = 3100  # as large as a pixel of the model's input
+    save_dicom(tmp_path / "images" / "one.dcm", frames, ImageOrientationPatient=directions, PixelSpacing=[2, 1])
+    words = [str(model), str(tmp_path / "images"), "--output", str(output), "--maps", "npz", "--overlays"]
+    assert main(words) == 0
+    (record,) = read_records(output)
+    assert (record.height, record.width) == (24, 20)
+    anomaly_map = read_map(output / record.map)
+    assert anomaly_map.shape == (24, 20)
+    row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
+    assert abs(row - 19) <= 1
+    assert abs(column - 4) <= 2
+    assert anomaly_map[:12].max() < 0.1  # nothing is mirrored

@@ -208,6 +208,20 @@ class TestGallery:
         assert moved[1:4] == [6, 6, False]
         assert moved[5] == "0.4"
 
+    def test_shows_the_scales_of_the_training(self, make: Make, tmp_path: Path) -> None:
+        (tmp_path / "training" / "scales" / "good").mkdir(parents=True)
+        np.savez(
+            tmp_path / "training" / "scales" / "good" / "3.png.0000.npz",
+            maps=np.random.default_rng(0).random((2, 4, 4)).astype(np.float16),
+            weights=np.array([0.25, 0.75]),
+            layers=np.array(["layer1", "layer2"]),
+        )
+        text = make("gallery", "--training", tmp_path / "training")
+        page = assert_alone(text)
+        assert page.tags.count("img") == 2 * 9 + 2
+        assert 'alt="map of layer2" title="layer2"><figcaption>0.75</figcaption>' in text
+        make("gallery", "--training", tmp_path / "missing", status=2)
+
     def test_raw_scores_have_no_threshold(self, images: Path, tmp_path: Path) -> None:
         model = build_onnx(tmp_path / "raw.onnx", None)
         assert main(["gallery", str(model), str(images), "--output", str(tmp_path / "raw"), "--quiet"]) == 0

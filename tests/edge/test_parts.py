@@ -11,7 +11,8 @@ import pytest
 import torch
 from torchvision.transforms.v2.functional import resize as torch_resize
 
-from anomalib_scrd.edge.heat import heat, opacities, outline, overlaid
+from anomalib_scrd.decision.calibrated_score import labels_and_outlines
+from anomalib_scrd.edge.heat import heat, opacities, outline, overlaid, regions
 from anomalib_scrd.edge.pipeline import in_order
 from anomalib_scrd.edge.records import COLUMNS, Record
 from anomalib_scrd.edge.resizing import resize
@@ -150,13 +151,26 @@ class TestHeat:
         expected[2:4, 3:6] = False  # the rim of the picture is no border
         np.testing.assert_array_equal(outline(region), expected)
 
+    @pytest.mark.parametrize("anomalous", [False, True])
+    @pytest.mark.parametrize("threshold", [0.3, 2.0])
+    def test_regions_are_those_of_the_training(self, threshold: float, anomalous: bool) -> None:
+        maps = torch.rand(1, 7, 9, generator=torch.Generator().manual_seed(0))
+        thresholds = torch.tensor(0.5), torch.tensor(threshold)
+        _, masks = labels_and_outlines(torch.tensor([float(anomalous)]), maps, *thresholds)
+        np.testing.assert_array_equal(regions(maps[0].numpy(), threshold, anomalous), masks[0].numpy())
+        assert masks.any() == anomalous
+
+    def test_regions_without_a_decision(self) -> None:
+        anomaly_map = np.array([[0.2, 0.4]])
+        np.testing.assert_array_equal(regions(anomaly_map, 0.3, None), [[False, True]])
+
 
 def test_a_record_survives_both_ways() -> None:
     record = Record("a,\n\udcff", 3, 7, 0.123456789, True, 5, 6, 1, 2**62, "m", None, None)
     assert Record.from_json(record.to_json()) == record
     assert record.to_json().endswith("}\n")
     assert record.to_json().count("\n") == 1
-    assert len(COLUMNS) == 9
+    assert len(COLUMNS) == 11
 
 
 def test_nothing_leaves_the_machine(xml_file: Path, images: Path, tmp_path: Path) -> None:

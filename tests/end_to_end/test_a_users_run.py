@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from anomalib.cli.cli import AnomalibCLI
-from anomalib.data.utils import read_image
 from PIL import Image
 
 from anomalib_scrd import ScaleAwareCRD

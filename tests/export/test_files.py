@@ -63,6 +63,26 @@ def test_the_file_itself_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert renamed == ["model.bin", "a.onnx"]
 
 
+def test_an_earlier_file_never_lies_beside_weights_that_are_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two renames: there is no export, instead of one with another's weights."""
+    write(tmp_path, "model.xml", "old")
+    original = Path.replace
+
+    def once(self: Path, target: Path) -> None:
+        original(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", once)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, "model.xml", "new")
+    monkeypatch.setattr(Path, "replace", original)
+    assert contents(tmp_path) == {"model.bin": b"newnew"}
+    write(tmp_path, "model.xml", "new")
+    assert contents(tmp_path) == {"model.xml": b"new", "model.bin": b"newnew"}
+
+
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), ValueError("other"), FileNotFoundError(errno.ENOENT, "data")])
 def test_other_errors_pass_and_leave_the_earlier_file(raised: BaseException, tmp_path: Path) -> None:
     write(tmp_path, "model.xml", "old")

@@ -283,3 +283,38 @@ def test_h20_makers_of_openvino_cores() -> None:
     assert "core = Core()" in made, "H20: openvino.compile_model makes its core by another name"
     assert openvino.compile_model.__globals__ is vars(openvino._ov_api), "H20: compile_model is not in _ov_api any more"
     assert "ov.Core()" in inspect.getsource(nncf.openvino.engine), "H20: NNCF makes its cores by another name"
+
+
+def test_h21_tiler_of_a_callback() -> None:
+    from anomalib.callbacks import TilerConfigurationCallback
+
+    model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, visualizer=False)
+    TilerConfigurationCallback(enable=True, tile_size=[64, 96], stride=[32, 48]).setup(None, model, "fit")
+    found = model.model.tiling
+    assert found is not None, "H21: the callback no longer sets model.tiler"
+    assert (found.size, found.stride) == ((64, 96), (32, 48)), "H21: Tiler has other names"
+
+
+def test_h22_the_started_loader(tiny_data: Callable[..., Folder], tmp_path: Path) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    class Hooks(Callback):
+        def on_train_start(self, trainer: Trainer, _module: object) -> None:
+            fetcher = trainer.fit_loop._data_fetcher
+            assert (fetcher.fetched, fetcher.done) == (0, False), "H22: the loader has been read before on_train_start"
+            assert len(fetcher.combined_loader.flattened) == 1
+            first, index, _ = next(fetcher.iterator)
+            assert (len(first.image), index) == (4, 0), "H22: the loader's iterator gives something else"
+            fetcher.iterator = iter([(first, 0, 0)] * 3)
+
+        def on_train_batch_start(self, trainer: Trainer, _module: object, batch: object, _index: int) -> None:
+            assert len(batch.image) == 4, "H22: the iterator cannot be replaced any more"
+
+        def on_train_epoch_start(self, trainer: Trainer, _module: object) -> None:
+            loop = trainer.fit_loop
+            seen.append((trainer.current_epoch, not loop.is_resuming and not loop.epoch_loop.restarting))
+
+    build_engine(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[Hooks()], logger=False).fit(
+        build_model(layers=["layer1", "layer2"], scoring={"held_out": 0.0}), datamodule=tiny_data()
+    )
+    assert seen == [(0, True), (1, True)], "H22: the loop tells something else"

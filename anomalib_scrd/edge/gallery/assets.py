@@ -12,6 +12,9 @@ body { max-width: none; } #counts { max-width: none; }
 .card.above { border-color: var(--anomalous); } .card[hidden] { display: none; }
 .stack { position: relative; height: 170px; } .stack img { position: absolute; inset: 0; width: 100%; height: 100%;
   object-fit: contain; }
+.scales { display: flex; gap: 4px; margin-top: 4px; } .scales figure { margin: 0; flex: 1; min-width: 0; }
+.scales img { width: 100%; height: 48px; object-fit: contain; display: block; }
+.scales figcaption { font-size: 11px; text-align: center; }
 .card p { font-size: 12px; margin: 6px 0 0; overflow-wrap: anywhere; }
 .truth.normal { color: var(--normal); } .truth.anomalous { color: var(--anomalous); }
 """

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from anomalib_scrd.edge.heat import coloured, heat, opacities
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report.cases import Case, picture_uri
 from anomalib_scrd.edge.report.page import page
+from anomalib_scrd.edge.report.scales import Scales, load_scales
 from anomalib_scrd.edge.report.scored import Scored, add_truth_arguments, score
 
 _SIDE = 192
@@ -51,7 +53,7 @@ def main(words: list[str]) -> int:
     names = ["gallery.html", *(f"gallery-{index + 2}.html" for index in range(len(parts) - 1))]
     everything = _everything(records, scored)
     for index, (name, part) in enumerate(zip(names, parts, strict=True)):
-        text = _page(part, names, index, scored, everything)
+        text = _page(part, names, index, scored, everything, arguments.training)
         (arguments.output / name).write_text(text, encoding="utf-8", errors="replace")
     for old in arguments.output.glob("gallery-*.html"):
         if old.name not in names:
@@ -71,8 +73,23 @@ def _everything(records: Sequence[Record], scored: Scored) -> str:
     return json.dumps(data).replace("<", "\\u003c")
 
 
-def _page(part: Sequence[Record], names: Sequence[str], index: int, scored: Scored, everything: str) -> str:
-    cards = "".join(_card(record, scored.cases.load(record), scored.map_threshold) for record in part)
+def _page(
+    part: Sequence[Record],
+    names: Sequence[str],
+    index: int,
+    scored: Scored,
+    everything: str,
+    training: Path | None,
+) -> str:
+    cards = "".join(
+        _card(
+            record,
+            scored.cases.load(record),
+            scored.map_threshold,
+            None if training is None else load_scales(training, record),
+        )
+        for record in part
+    )
     links = "".join(
         f"<b>{number + 1}</b> " if number == index else f'<a href="{name}">{number + 1}</a> '
         for number, name in enumerate(names)
@@ -89,7 +106,7 @@ def _page(part: Sequence[Record], names: Sequence[str], index: int, scored: Scor
     return page("Pictures by score", body, style=STYLE, script=SCRIPT)
 
 
-def _card(record: Record, full: Case | None, threshold: float) -> str:
+def _card(record: Record, full: Case | None, threshold: float, scales: Scales | None) -> str:
     name = escape(record.path) + (f" picture {record.picture}" if record.pictures > 1 else "")
     value = round(record.score or 0.0, _DIGITS)
     if full is None:
@@ -101,5 +118,17 @@ def _card(record: Record, full: Case | None, threshold: float) -> str:
     return (
         f'<div class="card" data-score="{value}"><div class="stack"><img src="{picture_uri(case.image)}" alt="">'
         f'<img class="map" src="{picture_uri(np.concatenate([coloured(strength), alpha], axis=-1))}" alt=""></div>'
-        f'<p><b>{value:.4g}</b> <span class="truth {truth}">{truth}</span><br>{name}</p></div>'
+        f'{_levels(scales)}<p><b>{value:.4g}</b> <span class="truth {truth}">{truth}</span><br>{name}</p></div>'
     )
+
+
+def _levels(scales: Scales | None) -> str:
+    """Maps of the scales in a row, with their weights."""
+    if scales is None:
+        return ""
+    shown = "".join(
+        f'<figure><img src="{picture_uri(pixels)}" alt="map of {escape(layer)}" title="{escape(layer)}">'
+        f"<figcaption>{weight:.2f}</figcaption></figure>"
+        for layer, pixels, weight, _ in scales.pictures()
+    )
+    return f'<div class="scales" title="maps of the scales, finest first, and their weights">{shown}</div>'

@@ -18,7 +18,7 @@ from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report.truth import Truth
 from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.edge.sources import SourceFile
-from anomalib_scrd.imaging import UnreadableImageError
+from anomalib_scrd.imaging import Orientation, PictureInfo, UnreadableImageError
 
 _QUALITY = 80
 
@@ -75,6 +75,8 @@ class Cases:
         self._inputs = inputs
         self._output = output
         self._truth = truth
+        self._listed: dict[str, dict[int, PictureInfo]] = {}
+        self._labels: dict[tuple[str, int], bool | None] = {}
 
     def path(self, record: Record) -> PurePosixPath | None:
         """Path of a record's file below the folder of images; None if it is gone or has changed."""
@@ -86,9 +88,32 @@ class Cases:
         return None if self.path(record) is None else self._sources[record.path].path
 
     def anomalous(self, record: Record) -> bool | None:
-        """Whether it is anomalous; None if that is not known."""
+        """Whether it is anomalous; None if that is not known.
+
+        Of an anomalous file with several pictures and a mask, those that the mask leaves empty are normal.
+        """
+        key = record.path, record.picture
+        if key not in self._labels:
+            self._labels[key] = self._find_label(record)
+        return self._labels[key]
+
+    def _find_label(self, record: Record) -> bool | None:
         path = self.path(record)
-        return None if path is None else self._truth.label(path)
+        label = None if path is None else self._truth.label(path)
+        if label and path is not None and record.volume == record.path:
+            try:
+                mask = self._truth.mask(path, self._info(record), self._inputs.volumes, Orientation())
+            except (UnreadableImageError, KeyError):
+                return label
+            return label if mask is None else bool(mask.any())
+        return label
+
+    def _info(self, record: Record) -> PictureInfo:
+        """Where the picture is; a volume is listed once, which reads it whole."""
+        if record.path not in self._listed:
+            infos = self._inputs.pictures(self._sources[record.path].path)
+            self._listed[record.path] = {info.index: info for info in infos}
+        return self._listed[record.path][record.picture]
 
     def load(self, record: Record) -> Case | None:
         """Read a picture and its map.
@@ -103,13 +128,12 @@ class Cases:
         if path is None or record.map is None:
             return None
         try:
-            infos = self._inputs.pictures(self._sources[record.path].path)
-            info = next(info for info in infos if info.index == record.picture)
+            info = self._info(record)
             image, orientation = self._inputs.shown(info)
             anomaly_map = orientation.apply(read_map(self._output / record.map))
-        except (OSError, UnreadableImageError, StopIteration):
+        except (OSError, KeyError):
             return None
-        label = self._truth.label(path)
+        label = self.anomalous(record)
         mask = np.zeros(image.shape[:2], bool) if label is False else None
         if label:
             mask = self._truth.mask(path, info, self._inputs.volumes, orientation)

@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from anomalib_scrd.edge.journal import read_records
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report import sections
 from anomalib_scrd.edge.report.cases import Case, Cases
-from anomalib_scrd.edge.report.metrics import Metrics, PixelCounts, image_metrics
+from anomalib_scrd.edge.report.metrics import Metrics, PixelCounts, group_aurocs, image_metrics
 from anomalib_scrd.edge.report.page import page
 from anomalib_scrd.edge.report.parity import compare
 from anomalib_scrd.edge.report.scored import Scored, add_truth_arguments, score
@@ -44,12 +44,6 @@ def main(words: list[str]) -> int:
     )
     add_run_arguments(parser)
     add_truth_arguments(parser)
-    parser.add_argument(
-        "--training",
-        type=Path,
-        metavar="FOLDER",
-        help="scores of the training: python -m anomalib_scrd.export.training_scores",
-    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of speed, 0 for none")
     arguments = parser.parse_args(words)
     training = None if arguments.training is None else read_records(arguments.training)
@@ -79,7 +73,7 @@ def _report(
     records, cases = scored.pictures, scored.cases
     scores = [record.score or 0.0 for record in records]
     labels = [cases.anomalous(record) for record in records]
-    metrics = image_metrics(scores, labels, scored.threshold)
+    metrics = replace(image_metrics(scores, labels, scored.threshold), groups=group_aurocs(records, labels))
     counts = PixelCounts(scored.map_threshold)
     if arguments.masks is not None:
         for record, label in zip(records, labels, strict=True):
@@ -119,7 +113,7 @@ def _key_figures(
     if len(differences):
         figures["largest difference from the training"] = f"{differences.max():.1e}"
     if speed is not None:
-        figures["per picture"] = f"{np.median(speed.latency_ms):.1f} ms"
+        figures["per picture"] = f"{np.median(speed.latency_ms):.3g} ms"
         figures["pictures per second"] = f"{speed.per_second:.0f}"
     return figures
 
@@ -184,6 +178,7 @@ normal one, 0.5 by chance. <b>Dice</b>: twice the common area of found and true 
 pictures of another device or another population. Shares: Wilson. AUROC of pictures: DeLong. The rest: 1,000 resamples
 of the pictures, seed 0.</p>
 <p><b>Maps</b>: from three quarters of the map's threshold on, colours are laid over the picture, from black over red to
-yellow; a cyan line surrounds what exceeds the threshold. A map says where a picture differs from normal ones, not
+yellow. In a picture that is called anomalous, a cyan line surrounds what exceeds the threshold of maps, or the peak
+where nothing does; one that is called normal has no line. A map says where a picture differs from normal ones, not
 why.</p>
 """

@@ -1,12 +1,15 @@
 """Everything that is measured on pictures whose truth is known."""
 
-__all__ = ["Metrics", "PixelCounts", "image_metrics"]
+__all__ = ["Metrics", "PixelCounts", "group_aurocs", "image_metrics"]
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 
+from anomalib_scrd.edge.groups import GROUPS, grouped_scores, labels_of, several
+from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report.cases import Case
 from anomalib_scrd.edge.report.statistics import (
     Interval,
@@ -33,6 +36,7 @@ class Metrics:
         sensitivity: Share of anomalous pictures above it.
         pixel_auroc: Area under the ROC curve of pixels.
         pixel_dice: Overlap of regions at the map's threshold.
+        groups: Area under the ROC curve of patients and volumes, by ``patient`` and ``volume``.
     """
 
     auroc: Interval | None = None
@@ -42,6 +46,7 @@ class Metrics:
     sensitivity: Interval | None = None
     pixel_auroc: Interval | None = None
     pixel_dice: Interval | None = None
+    groups: Mapping[str, Interval] = field(default_factory=dict)
 
     def with_pixels(self, counts: "PixelCounts") -> "Metrics":
         """Add the metrics of pixels.
@@ -131,3 +136,26 @@ def image_metrics(scores: Sequence[float], labels: Sequence[bool | None], thresh
 
         result = replace(result, f1=bootstrap(f1, normal, anomalous))
     return result
+
+
+def group_aurocs(records: Sequence[Record], labels: Sequence[bool | None]) -> dict[str, Interval]:
+    """Measure how well the scores of patients and volumes tell normal from anomalous ones.
+
+    Args:
+        records: Pictures, those of a file one behind the other.
+        labels: Their truth, None where it is not known.
+
+    Returns:
+        AUROC by ``patient`` and ``volume``; without those of whom no two pictures are known, or all are of one kind.
+    """
+    found = {}
+    for by in GROUPS:
+        truth = labels_of(records, labels, by)
+        files = (file for _, file in groupby(records, key=lambda record: record.path))
+        groups = grouped_scores(files, by)
+        normal, anomalous = (
+            np.array([group.score for group in groups if truth[group.name] is kind]) for kind in (False, True)
+        )
+        if several(groups) and len(normal) and len(anomalous):
+            found[by] = auroc(normal, anomalous)
+    return found

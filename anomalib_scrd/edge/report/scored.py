@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from anomalib_scrd.edge.engine import Engine
+from anomalib_scrd.edge.engine import Engine, threshold_of
 from anomalib_scrd.edge.identity import identity_of
 from anomalib_scrd.edge.inputs import Inputs
 from anomalib_scrd.edge.journal import read_records
@@ -43,7 +43,7 @@ class Scored:
 
 
 def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is known about the images.
+    """Add what is known about the images, from people and from the training.
 
     Args:
         parser: The parser of a command.
@@ -53,6 +53,12 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="CSV",
         help="columns path and label (0 or 1); else what lies in folders named good or normal is normal",
+    )
+    parser.add_argument(
+        "--training",
+        type=Path,
+        metavar="FOLDER",
+        help="scores and scales of the training: python -m anomalib_scrd.export.training_scores",
     )
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="masks that lie as the images do")
 
@@ -71,7 +77,7 @@ def score(arguments: argparse.Namespace, engine: Engine) -> Scored:
         ValueError: As :func:`~anomalib_scrd.edge.run.run`, or the labels cannot be used.
         OSError: If results cannot be written.
     """
-    for name in ("labels", "masks"):
+    for name in ("labels", "masks", "training"):
         path = getattr(arguments, name)
         if path is not None and not path.exists():
             msg = f"--{name} must exist, got {str(path)!r}"
@@ -95,12 +101,11 @@ def score(arguments: argparse.Namespace, engine: Engine) -> Scored:
         status = UNREADABLE
     cases = Cases(files, names, Inputs(engine.facts, engine.size), arguments.output, truth)
     records = [record for record in read_records(arguments.output) if cases.path(record) is not None]
-    own = engine.facts.image_threshold if engine.facts.version else 0.5 if engine.labels else None
     return Scored(
         pictures=[record for record in records if record.error is None],
         failures=[record for record in records if record.error is not None],
         cases=cases,
-        threshold=own if arguments.threshold is None else arguments.threshold,
+        threshold=threshold_of(engine) if arguments.threshold is None else arguments.threshold,
         map_threshold=engine.facts.pixel_threshold or _MAP_THRESHOLD,
         status=status,
     )

@@ -21,19 +21,21 @@ from pathlib import Path
 import numpy as np
 
 from anomalib_scrd.edge.engine import Engine
-from anomalib_scrd.edge.heat import coloured, heat, overlaid
+from anomalib_scrd.edge.heat import overlaid
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report.cases import Case, picture_uri
 from anomalib_scrd.edge.report.charts import Series, histogram, scatter
 from anomalib_scrd.edge.report.metrics import Metrics
 from anomalib_scrd.edge.report.page import definitions, table
 from anomalib_scrd.edge.report.parity import Parity
+from anomalib_scrd.edge.report.scales import load_scales
 from anomalib_scrd.edge.report.speed import Speed, machine
 from anomalib_scrd.edge.report.statistics import Interval
 
 _SIDE = 240
 _F32_TOLERANCE = 1e-4
 _LISTED = 200
+_SCALES_SHOWN = 4
 
 
 def tiles(values: Mapping[str, str]) -> str:
@@ -102,6 +104,10 @@ def metrics_section(metrics: Metrics) -> str:
         (name, _shown(value), f"{value.count} {unit}")
         for name, value, unit in (
             ("image AUROC", metrics.auroc, "pictures"),
+            *(
+                (f"{by} AUROC", value, f"{by}s, by the mean of their three highest")
+                for by, value in metrics.groups.items()
+            ),
             ("image average precision", metrics.precision, "pictures"),
             ("image F1 at the threshold", metrics.f1, "pictures"),
             ("pixel AUROC", metrics.pixel_auroc, "pictures whose true regions are known"),
@@ -130,7 +136,8 @@ def case_cards(title: str, note: str, cases: Sequence[Case], threshold: float) -
     for full in cases:
         case = full.shrunk(_SIDE)
         record = case.record
-        images = [("picture", case.image), ("map over the picture", overlaid(case.image, case.anomaly_map, threshold))]
+        laid = overlaid(case.image, case.anomaly_map, threshold, record.anomalous)
+        images = [("picture", case.image), ("map over the picture", laid)]
         if case.mask is not None and case.mask.any():
             images.append(("true region", np.where(case.mask, 1.0, 0.25).astype(np.float32) * _grey(case.image)))
         row = "".join(f'<img src="{picture_uri(pixels)}" alt="{name}" title="{name}">' for name, pixels in images)
@@ -151,37 +158,27 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
     Returns:
         HTML; "" where there is nothing.
     """
-    rows: list[str] = []
-    weights: list[np.ndarray] = []
-    layers: list[str] = []
-    for record in records:
-        path = folder / "scales" / f"{record.path}.{record.picture:04d}.npz"
-        if not path.is_file():
-            continue
-        with np.load(path) as arrays:
-            maps, weight, layers = (
-                arrays["maps"].astype(np.float32),
-                arrays["weights"],
-                [str(x) for x in arrays["layers"]],
-            )
-        weights.append(weight)
-        if len(rows) < 4:  # noqa: PLR2004
-            top = max(float(maps.max()), 1e-6)
-            shown = "".join(
-                f'<td><img src="{picture_uri(coloured(heat(part, top / 2)))}" height="120" '
-                f'alt="map of {escape(layer)}"><br>'
-                f"weight {value:.3f}, highest {part.max():.2f}</td>"
-                for part, value, layer in zip(maps, weight, layers, strict=True)
-            )
-            rows.append(f"<tr><td>{escape(record.path)}<br>score {record.score:.4g}</td>{shown}</tr>")
-    if not rows:
+    found = [(record, scales) for record in records if (scales := load_scales(folder, record)) is not None]
+    if not found:
         return ""
+    layers = found[0][1].layers
+    rows = "".join(
+        f"<tr><td>{escape(record.path)}<br>score {record.score:.4g}</td>"
+        + "".join(
+            f'<td><img src="{picture_uri(pixels)}" height="120" alt="map of {escape(layer)}"><br>'
+            f"weight {weight:.3f}, highest {highest:.2f}</td>"
+            for layer, pixels, weight, highest in scales.pictures()
+        )
+        + "</tr>"
+        for record, scales in found[:_SCALES_SHOWN]
+    )
     head = "".join(f"<th>{escape(layer)}</th>" for layer in ("picture", *layers))
-    mean = ", ".join(f"{layer} {value:.3f}" for layer, value in zip(layers, np.mean(weights, axis=0), strict=True))
+    means = np.mean([scales.weights for _, scales in found], axis=0)
+    mean = ", ".join(f"{layer} {value:.3f}" for layer, value in zip(layers, means, strict=True))
     return (
         "<h2>Scales</h2><p>Standardised maps of the scales, finest first, in colours that reach to the highest value "
         "of each picture, and the weights that the model gives to the scales of that picture.</p>"
-        f"<table><tr>{head}</tr>{''.join(rows)}</table><p>Mean weights of {len(weights)} pictures: {mean}.</p>"
+        f"<table><tr>{head}</tr>{rows}</table><p>Mean weights of {len(found)} pictures: {mean}.</p>"
     )
 
 
@@ -299,6 +296,8 @@ def left_out_section(failures: Sequence[Record]) -> str:
 def _shown(interval: Interval | None) -> str:
     if interval is None or math.isnan(interval.value):
         return ""
+    if interval.low == interval.high:
+        return f"{interval.value:.3f} [equal in all resamples]"
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 

@@ -1,0 +1,174 @@
+"""The same seed twice: ``python -m tests.trust.repeat``; weights, scores and pictures, byte for byte.
+
+Two trainings through Python and two through anomalib's command line, each from another global random state, and a
+training by Lightning's own DDP with two processes (gloo).
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+if __name__ == "__main__":
+    from tests.trust.children import one_thread
+
+    one_thread()
+
+import torch
+
+from tests.trust.children import Row, in_child
+from tests.trust.tiny import Setup, data, quiet, write_images
+
+_MODEL = {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1", "layer2"], "seed": 3}
+_STEPS = 6
+
+
+def digest(folder: Path, checkpoint: Path) -> dict[str, str]:
+    """Hashes of the weights, of the table of scores, and of the pictures."""
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    weights = hashlib.sha256()
+    for name, value in state.items():
+        weights.update(name.encode() + value.numpy().tobytes())
+    found = {"weights": weights.hexdigest()}
+    tables = sorted(folder.rglob("*.csv"))
+    pictures = sorted(path for path in folder.rglob("*.png"))
+    if not (tables and pictures):
+        msg = f"no table or pictures in {folder}"
+        raise RuntimeError(msg)
+    # a table names the pictures, whose folders differ
+    text = "".join(path.read_text().replace(str(folder), "") for path in tables)
+    found["scores"] = hashlib.sha256(text.encode()).hexdigest()
+    found["pictures"] = hashlib.sha256(b"".join(path.read_bytes() for path in pictures)).hexdigest()
+    found["number of pictures"] = str(len(pictures))
+    return found
+
+
+def by_python(images: Path, folder: Path, state: int) -> None:
+    """Train and test with an engine."""
+    from anomalib.engine import Engine
+
+    from anomalib_scrd import ScaleAwareCRD
+
+    quiet()
+    torch.manual_seed(state)
+    model = ScaleAwareCRD(**_MODEL, pre_processor=ScaleAwareCRD.configure_pre_processor((64, 64)))
+    engine = Engine(default_root_dir=folder, max_steps=_STEPS, accelerator="cpu", logger=False)
+    engine.fit(model, datamodule=data(images))
+    engine.test(model, datamodule=data(images))
+    (folder / "digest.json").write_text(json.dumps(digest(folder, Path(engine.best_model_path))))
+
+
+def by_command_line(images: Path, folder: Path, state: int) -> None:
+    """Train and test with ``anomalib train``."""
+    from anomalib.cli.cli import main as anomalib
+
+    quiet()
+    torch.manual_seed(state)
+    settings = {
+        "seed_everything": state,
+        "model": {"class_path": "ScaleAwareCRD", "init_args": _MODEL},
+        "data": {
+            "class_path": "Folder",
+            "init_args": {
+                "name": "tiny",
+                "root": str(images),
+                "normal_dir": "train/good",
+                "normal_test_dir": "test/good",
+                "abnormal_dir": "test/spot",
+                "train_batch_size": 4,
+                "eval_batch_size": 4,
+                "num_workers": 0,
+                "val_split_mode": "same_as_test",
+            },
+        },
+        "trainer": {"max_steps": _STEPS, "accelerator": "cpu", "logger": False},
+        "default_root_dir": str(folder),
+    }
+    file = folder / "settings.yaml"
+    folder.mkdir(parents=True)
+    file.write_text(json.dumps(settings))
+    sys.argv = ["anomalib", "train", "--config", str(file)]
+    anomalib()
+    (checkpoint,) = [path for path in folder.rglob("*.ckpt") if "latest" not in path.parts]
+    (folder / "digest.json").write_text(json.dumps(digest(next(folder.rglob("v0")), checkpoint)))
+
+
+def by_two_processes(images: Path, folder: Path) -> None:
+    """Train by Lightning's DDP; each process writes its weights, and hashes of its images with anomalies."""
+    from lightning.pytorch import Callback
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from tests.models import build_engine, build_model
+
+    class Watch(Callback):
+        def on_fit_start(self, trainer: object, module: object) -> None:
+            made = module.synthetic_anomalies
+            self.places: list[str] = []
+
+            def kept(*arguments: object, **more: object) -> object:
+                noisy, mask = made(*arguments, **more)
+                self.places += [hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in mask]
+                return noisy, mask
+
+            module.synthetic_anomalies = kept
+
+        def on_train_end(self, trainer: object, module: object) -> None:
+            content = {"places": self.places, "steps": trainer.global_step}
+            (folder / f"{trainer.global_rank}.json").write_text(json.dumps(content))
+            torch.save(dict(module.model.student.named_parameters()), folder / f"{trainer.global_rank}.pt")
+
+    quiet()
+    folder.mkdir(parents=True)
+    strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
+    engine = build_engine(
+        folder, max_steps=4, logger=False, devices=2, strategy=strategy, callbacks=[Watch()], enable_model_summary=False
+    )
+    engine.fit(build_model(**Setup({"seed": 3, "layers": ["layer1", "layer2"]}).model), datamodule=data(images))
+
+
+def compare(scratch: Path) -> Row:
+    """Do all of it and compare."""
+    row = Row("same seed again: Python, command line; two processes by Lightning's DDP")
+    images = write_images(scratch / "images")
+    found: dict[str, dict[str, str]] = {}
+    for name, work in {"python": by_python, "command line": by_command_line}.items():
+        for state in (1, 2):
+            folder = scratch / f"{name}{state}".replace(" ", "")
+            ended = in_child(lambda work=work, folder=folder, state=state: work(images, folder, state), scratch / "log")
+            if ended != "done":
+                row.count(f"{name}: {ended}: {(scratch / 'log').read_text()[-600:]}")
+                return row
+            found[f"{name} {state}"] = json.loads((folder / "digest.json").read_text())
+    for first, second in (("python 1", "python 2"), ("command line 1", "command line 2")):
+        for part, value in found[first].items():
+            row.count(None if value == found[second][part] else f"{part} differ between {first} and {second}")
+    same = found["python 1"]["weights"] == found["command line 1"]["weights"]
+    row.count(None if same else "weights differ between Python and command line")
+    folder = scratch / "two"
+    ended = in_child(lambda: by_two_processes(images, folder), scratch / "log", limit=300)
+    if ended != "done" or not (folder / "1.pt").exists():
+        row.count(f"two processes: {ended}: {(scratch / 'log').read_text()[-600:]}")
+        return row
+    weights = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    differ = [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])]
+    row.count(f"{len(differ)} weights differ between two processes" if differ else None)
+    places = [set(json.loads((folder / f"{rank}.json").read_text())["places"]) for rank in (0, 1)]
+    row.count("two processes drew the same anomalies" if places[0] & places[1] or not all(places) else None)
+    return row
+
+
+def main() -> int:
+    """Run the command line."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="trust-") as name:
+        os.chdir(name)
+        row = compare(Path(name))
+        os.chdir("/")
+    print(row)
+    return int(bool(row.lost))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

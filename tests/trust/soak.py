@@ -1,0 +1,216 @@
+"""Many times in one process: ``python -m tests.trust.soak --of torch --times 100000``.
+
+Also ``--of openvino``, ``edge`` (predictions), ``trainings`` (of 20 steps), ``exports`` (loaded and asked once).
+
+After every hundredth of the work, memory, open files, threads and the time of the work since are noted. It survives if
+the memory of the last two thirds grows by less than a mebibyte in all, or its slope's 95 % interval holds zero; and if
+there are no more files and threads at the end than at a third. The slope of the latency is printed beside it, and says
+something on a quiet machine only.
+"""
+
+import argparse
+import contextlib
+import gc
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+if __name__ == "__main__":
+    from tests.trust.children import one_thread
+
+    one_thread()
+
+import numpy as np
+from scipy import stats
+
+from tests.trust.children import Row
+
+_SAMPLES = 100
+_MEBI = 2**20
+
+
+@dataclass
+class Watch:
+    """What was seen of a process while it did something many times.
+
+    Args:
+        memory: Resident memory in bytes, a value per sample.
+        latency: Seconds of one piece of work.
+        files: Open files.
+        threads: Threads.
+    """
+
+    memory: list[int] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+
+    def look(self, latency: float) -> None:
+        """Take a sample."""
+        gc.collect()
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        self.memory.append(int(fields["VmRSS"].split()[0]) * 1024)
+        self.threads.append(int(fields["Threads"]))
+        self.files.append(sum(1 for _ in Path("/proc/self/fd").iterdir()))
+        self.latency.append(latency)
+
+    def slope(self, name: str) -> tuple[float, float, float]:
+        """Growth from one sample to the next in the last two thirds: its value, and the ends of a 95 % interval."""
+        values = np.array(getattr(self, name), float)[len(self.memory) // 3 :]
+        fit = stats.linregress(np.arange(len(values)), values)
+        half = stats.t.ppf(0.975, len(values) - 2) * fit.stderr
+        return fit.slope, fit.slope - half, fit.slope + half
+
+    def fault(self) -> str | None:
+        """What grew; None if nothing did."""
+        slope, low, high = self.slope("memory")
+        growth = slope * len(self.memory) * 2 / 3
+        if low > 0 and growth > _MEBI:
+            return f"memory grows by {growth / _MEBI:.1f} MiB [{low:.0f}, {high:.0f}] bytes a sample"
+        third = len(self.memory) // 3
+        for name in ("files", "threads"):
+            values = getattr(self, name)
+            if values[-1] > values[third]:
+                return f"{name} grow from {values[third]} to {values[-1]}"
+        return None
+
+
+def soak(work: Callable[[], object], times: int) -> Watch:
+    """Do something many times and watch the process."""
+    watch = Watch()
+    samples = min(_SAMPLES, times)
+    gc.collect()
+    gc.freeze()  # what was imported need not be looked through at every sample
+    try:
+        for part in np.array_split(np.arange(times), samples):
+            start = time.perf_counter()
+            for _ in part:
+                work()
+            watch.look((time.perf_counter() - start) / len(part))
+    finally:
+        gc.unfreeze()
+    return watch
+
+
+def _torch(scratch: Path) -> Callable[[], object]:
+    import torch
+
+    from tests.models import build_model
+
+    torch.set_num_threads(1)
+    model = build_model(layers=["layer1", "layer2"], seed=3).eval()
+    images = torch.rand(1, 3, 64, 64)
+
+    def predict() -> object:
+        with torch.inference_mode():
+            return model(images)
+
+    return predict
+
+
+def _model_file(scratch: Path) -> Path:
+    from tests.edge.conftest import build_openvino
+
+    return build_openvino(scratch / "model.xml")
+
+
+def _openvino(scratch: Path) -> Callable[[], object]:
+    import openvino
+
+    compiled = openvino.Core().compile_model(_model_file(scratch), "CPU", {"INFERENCE_NUM_THREADS": 1})
+    images = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    return lambda: compiled(images)["pred_score"]
+
+
+def _edge(scratch: Path) -> Callable[[], object]:
+    """The runner's engine, one image after the other."""
+    from anomalib_scrd.edge.engine import load_engine
+
+    engine = load_engine(_model_file(scratch), threads=1, hint="latency")
+    image = np.random.default_rng(0).random((16, 16), np.float32)
+
+    def predict() -> object:
+        request = engine.request()
+        request.put(image)
+        request.start()
+        return request.result()
+
+    return predict
+
+
+def _trainings(scratch: Path) -> Callable[[], object]:
+    """Trainings of 20 steps."""
+    import shutil
+
+    import torch
+
+    from tests.trust.tiny import Setup, fit, quiet, write_images
+
+    quiet()
+    torch.set_num_threads(1)
+    images, output = write_images(scratch / "images"), scratch / "output"
+
+    def train() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            fit(images, output, Setup(trainer={"max_steps": 20}))
+        shutil.rmtree(output)
+
+    return train
+
+
+def _exports(scratch: Path) -> Callable[[], object]:
+    """An exported file, loaded and asked once."""
+    from anomalib_scrd.edge.engine import load_engine
+
+    file = _model_file(scratch)
+    image = np.zeros((16, 16), np.float32)
+
+    def load() -> None:
+        engine = load_engine(file, threads=1)
+        request = engine.request()
+        request.put(image)
+        request.start()
+        request.result()
+        engine.close()
+
+    return load
+
+
+KINDS = {"torch": _torch, "openvino": _openvino, "edge": _edge, "trainings": _trainings, "exports": _exports}
+TIMES = {"torch": 100_000, "openvino": 100_000, "edge": 100_000, "trainings": 200, "exports": 1000}
+
+
+def main(words: list[str]) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.trust.soak", description=__doc__)
+    parser.add_argument("--of", choices=tuple(KINDS), default="torch")
+    parser.add_argument("--times", type=int, help="by default 100,000 predictions, 200 trainings, 1,000 exports")
+    arguments = parser.parse_args(words)
+    times = arguments.times or TIMES[arguments.of]
+    row = Row(f"{times} times {arguments.of} in one process")
+    with tempfile.TemporaryDirectory(prefix="trust-") as name:
+        os.chdir(name)
+        watch = soak(KINDS[arguments.of](Path(name)), times)
+        os.chdir("/")
+    row.count(watch.fault())
+    per = times / len(watch.memory)
+    memory, low, high = (value / per for value in watch.slope("memory"))
+    late, first, last = (value / per * 1e9 for value in watch.slope("latency"))
+    row.notes.append(
+        f"memory {memory:.2f} [{low:.2f}, {high:.2f}] bytes each, at the end {watch.memory[-1] / _MEBI:.0f} MiB"
+    )
+    row.notes.append(
+        f"latency {np.median(watch.latency) * 1e3:.3g} ms, slope {late:.2g} [{first:.2g}, {last:.2g}] ns each"
+    )
+    row.notes.append(f"files {watch.files[0]} to {watch.files[-1]}, threads {watch.threads[0]} to {watch.threads[-1]}")
+    print(row)
+    return int(bool(row.lost))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -61,6 +61,7 @@ class ONNXEngine:
         except ImportError:
             msg = "engine onnxruntime needs the package onnxruntime: pip install onnxruntime"
             raise ValueError(msg) from None
+        self._path = path
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1 if hint == "throughput" else threads
@@ -100,7 +101,14 @@ class ONNXEngine:
 
     def submit(self, images: np.ndarray) -> "Future[list[np.ndarray]]":
         """Run the model on (N, 3, H, W) in one of the engine's threads."""
-        return self._pool.submit(self._session.run, self.outputs, {self._input: images})
+        return self._pool.submit(self._run, images)
+
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        try:
+            return self._session.run(self.outputs, {self._input: images})
+        except Exception as error:  # noqa: BLE001 - of many kinds, without a common one
+            msg = f"ONNX Runtime cannot run {str(self._path)!r}: {str(error).strip().splitlines()[0]}"
+            raise ValueError(msg) from None
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -91,7 +91,7 @@ class OpenVINOEngine:
             first.put(np.zeros(self.size or (_ANY_SIDE, _ANY_SIDE), np.float32))
             first.start()
             first.result()
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a name or an entry that is no text
             msg = f"OpenVINO cannot load {str(path)!r} on {device!r}: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from None
 

@@ -64,6 +64,8 @@ _TAGS = [
 ]
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _DEFERRED = 2**16  # bytes of a value that stays in the file
+# What a decoder written in Rust (pylibjpeg-rle) raises for damaged data: no `Exception`, and it has no module.
+_PANIC = "PanicException"
 
 
 def list_frames(path: Path) -> list[PictureInfo]:
@@ -184,13 +186,15 @@ def _decode(path: Path, header: Any, index: int) -> np.ndarray:
             except (AttributeError, ValueError, RuntimeError):
                 # That reads one frame of a file and trips over rare ones: deflated, or of several fragments.
                 pixels = pixel_array(pydicom.dcmread(path, force=True), index=index, **options)
-        except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
+        except BaseException as error:  # damaged files raise all kinds
+            if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+                raise
             raise UnreadableImageError.of(path, _reason(error, f"{getattr(syntax, 'name', syntax)}")) from None
     pixels = pixels[..., :3] if pixels.ndim == 3 else pixels  # noqa: PLR2004
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _reason(error: Exception, syntax: str) -> str:
+def _reason(error: BaseException, syntax: str) -> str:
     """Why the pixels cannot be decoded, in words that quote nothing of the header but the transfer syntax."""
     text = str(error)
     if isinstance(error, NotImplementedError):

@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torchvision.transforms.v2.functional import resize as torch_resize
 
 from anomalib_scrd.decision.calibrated_score import labels_and_outlines
+from anomalib_scrd.edge.engine import load_engine
 from anomalib_scrd.edge.heat import heat, opacities, outline, overlaid, regions
 from anomalib_scrd.edge.pipeline import in_order
 from anomalib_scrd.edge.records import COLUMNS, Record
@@ -19,6 +21,7 @@ from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.edge.sources import walk
 from anomalib_scrd.imaging import list_files
 from tests.conftest import ROOT
+from tests.edge.conftest import build_onnx, build_openvino
 
 
 @pytest.mark.parametrize("size", [(32, 32), (17, 50), (200, 130), (61, 75)])
@@ -189,3 +192,33 @@ print([name for name in events if name.startswith(outside)])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".onnx"])
+def test_names_that_are_no_text_are_told_with_the_file(suffix: str, tmp_path: Path) -> None:
+    """Damaged bytes: each engine's binding raises a UnicodeDecodeError, which names no file."""
+    path = (build_openvino if suffix == ".xml" else build_onnx)(tmp_path / f"model{suffix}")
+    content = path.read_bytes()
+    assert content.count(b"pred_label") >= 1
+    path.write_bytes(content.replace(b"pred_label", b"\xe5\xe2\x99d_label"))
+    with pytest.raises(ValueError, match=rf"model\{suffix}'") as caught:
+        load_engine(path, threads=1)
+    assert not isinstance(caught.value, UnicodeDecodeError)
+
+
+def test_a_file_that_fails_at_its_first_image_is_named(tmp_path: Path) -> None:
+    """ONNX Runtime checks some attributes only when it computes."""
+    path = build_onnx(tmp_path / "model.onnx")
+    model = onnx.load(path)
+    (axes,) = [entry for entry in model.graph.initializer if entry.name == "all"]
+    axes.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 2, 9], np.int64), "all"))
+    path.write_bytes(model.SerializeToString())
+
+    def first() -> None:
+        request = load_engine(path, threads=1).request()
+        request.put(np.zeros((16, 16), np.float32))
+        request.start()
+        request.result()
+
+    with pytest.raises(ValueError, match=r"ONNX Runtime cannot (load|run) '.*model\.onnx'"):
+        first()

@@ -247,3 +247,17 @@ def test_the_representation_of_a_picture_tells_nothing(path: Path) -> None:
     assert picture.info.patient == IDENTIFYING["PatientID"]
     for value in IDENTIFYING.values():
         assert value not in repr(picture)
+
+
+def test_a_decoder_that_panics_ends_nothing(path: Path) -> None:
+    """pylibjpeg-rle is written in Rust: what it raises for some damaged data is no `Exception`."""
+    write_dicom(path, np.random.default_rng(0).integers(0, 4096, (64, 48), dtype=np.uint16), syntax=RLELossless)
+    content = path.read_bytes()
+    reasons = []
+    for place in range(len(content) - 400, len(content), 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x40]) + content[place + 1 :])
+        try:
+            only(path)
+        except UnreadableImageError as error:
+            reasons.append(str(error))
+    assert any("PanicException" in reason for reason in reasons)

@@ -2,7 +2,8 @@
 
 Each try damages a whole file (bytes flipped, overwritten, cut, doubled, numbers in headers replaced by large ones) and
 reads it as a user's would be. It survives if the file is read into a result that is possible, or refused by an error
-that names it. It is lost by any other exception, a crash, ten seconds without an answer, or two gibibytes of memory.
+that names it. It is lost by any other exception, a crash, ten seconds of processor time without an answer, or two
+gibibytes of memory.
 """
 
 import argparse
@@ -304,12 +305,12 @@ def _judge(read: Callable[[Path], None], path: Path) -> str | None:
     def slow(*_: object) -> None:
         raise _Slow
 
-    signal.signal(signal.SIGALRM, slow)
-    signal.alarm(HANG)
+    signal.signal(signal.SIGPROF, slow)
+    signal.setitimer(signal.ITIMER_PROF, HANG)  # of processor time: others may use this machine
     try:
         read(path)
     except _Slow:
-        return f"no answer after {HANG} s"
+        return f"no answer after {HANG} s of processor time"
     except (ValueError, OSError, RuntimeError) as error:  # UnreadableImageError is a ValueError
         text = f"{error} {getattr(error, 'filename', '')}"
         return None if path.stem in text else f"names no file: {type(error).__name__}: {error}"
@@ -320,7 +321,7 @@ def _judge(read: Callable[[Path], None], path: Path) -> str | None:
     except BaseException as error:  # noqa: BLE001
         return f"{type(error).__name__}: {error}"
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return None
 
 

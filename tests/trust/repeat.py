@@ -53,7 +53,7 @@ def by_python(images: Path, folder: Path, state: int) -> None:
 
     quiet()
     torch.manual_seed(state)
-    model = ScaleAwareCRD(**_MODEL, pre_processor=ScaleAwareCRD.configure_pre_processor((64, 64)))
+    model = ScaleAwareCRD(**_MODEL)
     engine = Engine(default_root_dir=folder, max_steps=_STEPS, accelerator="cpu", logger=False)
     engine.fit(model, datamodule=data(images))
     engine.test(model, datamodule=data(images))
@@ -121,6 +121,8 @@ def by_two_processes(images: Path, folder: Path) -> None:
 
     quiet()
     folder.mkdir(parents=True)
+    # The child of a fork forks again: torch refuses that where a GPU might be used, and none is.
+    torch.cuda._is_in_bad_fork = lambda: False
     strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
     engine = build_engine(
         folder, max_steps=4, logger=False, devices=2, strategy=strategy, callbacks=[Watch()], enable_model_summary=False

@@ -286,7 +286,9 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             The loss, ().
         """
         del args, kwargs
-        images, paths = cast("torch.Tensor", batch.image), getattr(batch, "image_path", None)
+        # A plain tensor: torch.compile of torch 2.10 recurses without end into torchvision's subclass.
+        images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
+        paths = getattr(batch, "image_path", None)
         if self.hparams["optimiser"]["fill_last_batch"]:
             images, paths = self._full_batches(images, paths)
         images = self.model.tiles(images)
@@ -332,10 +334,12 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         """
         if len(self.held_out) >= FEWEST_IMAGES:
             images = self.model.tiles(torch.cat(list(self.held_out.images(self))))
+            normalised = self._pre_processing()
+            self.note_range(images if normalised is None else normalised.undo(images))
             if self.model.tiling is not None:  # the first images get anomalies: tiles of different places
                 order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
                 images = images[order.to(images.device)]
-            scores = fit_weights(self.model, images, self._pre_processing(), self._seed or 0)
+            scores = fit_weights(self.model, images, normalised, self._seed or 0)
             # With tiles they are those of tiles, and no image's.
             self.held_out.left_out_scores = scores if self.model.tiling is None else None
 

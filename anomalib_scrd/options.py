@@ -47,7 +47,7 @@ from anomalib_scrd.components.feature_standardisation import FeatureScaling
 from anomalib_scrd.scoring.map_and_score import ScaleAdaptationMode
 
 GroupValue = dict[str, Any] | str | None
-"""What else a group's argument may be: a dict. A string, earlier versions' ``noise``, is refused with the new name."""
+"""Other kinds of a group's argument: a dict. A string, earlier versions' ``noise``, is refused with the new name."""
 
 Check = Callable[[str, Any], Any]
 
@@ -56,7 +56,7 @@ Check = Callable[[str, Any], Any]
 
 
 def plain(value: Any) -> Any:
-    """Turn a value into what a weights-only checkpoint can hold.
+    """Convert a value to types that a weights-only checkpoint can hold.
 
     Args:
         value: A number, string, path, or a sequence of them of any kind (OmegaConf's lists, tuples, ranges, arrays).
@@ -229,7 +229,7 @@ class Options:
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """Make a group of what a user or a configuration gives.
+        """Make a group of a value that a user or a configuration gives.
 
         Args:
             value: The group itself, a mapping of its fields, a namespace, or None.

@@ -29,7 +29,7 @@ _SHALLOW_DEPTH = 1
 
 
 class TrainingFeatures(NamedTuple):
-    """What the loss needs; K tensors (B, C_k, H_k, W_k) each, finest scale first.
+    """Input of the loss; K tensors (B, C_k, H_k, W_k) each, finest scale first.
 
     Attributes:
         clean: Teacher's features of the images, without gradient.

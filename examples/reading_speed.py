@@ -26,7 +26,7 @@ from anomalib_scrd import MedicalFolder, ScaleAwareCRD
 from anomalib_scrd.imaging import list_pictures, read_picture
 
 BATCH, STEPS = 16, 10
-QUIET = {"logger": False, "enable_progress_bar": False, "limit_val_batches": 0, "enable_checkpointing": False}
+QUIET = {"logger": False, "enable_progress_bar": False, "limit_val_batches": 0}
 SYNTAXES = {"plain": ExplicitVRLittleEndian, "rle": RLELossless, "jpeg2000": JPEG2000Lossless}
 
 

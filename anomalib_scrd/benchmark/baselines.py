@@ -134,7 +134,7 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
         return found
 
     def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the weights are fitted on, see :meth:`FittedLevels.evidence`."""
+        """Evidence that the weights are fitted on, see :meth:`FittedLevels.evidence`."""
         return self.map_and_score.evidence(self.distances(images), images.shape[-2:])
 
 

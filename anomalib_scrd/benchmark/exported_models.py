@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anomalib_scrd.export.openvino_core import openvino_core
 
-# What the exporter writes in any case; anomalib's default of 14 makes it try to go back, with a traceback.
+# The exporter writes this opset in any case; anomalib's default of 14 makes it try to go back, with a traceback.
 _ONNX: dict[str, Any] = {"opset_version": 18}
 _COMPRESSIONS = {"openvino-int8-weights": CompressionType.INT8, "openvino-int8": CompressionType.INT8_PTQ}
 

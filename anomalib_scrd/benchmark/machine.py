@@ -1,4 +1,4 @@
-"""What a result depends on beside its settings: machine, libraries, code; and what a model takes of the machine."""
+"""Machine, libraries and code that a result depends on beside its settings, and the memory that a model takes."""
 
 __all__ = ["PeakMemory", "code_digest", "describe", "model_size", "resolve_device"]
 
@@ -44,7 +44,7 @@ class PeakMemory:
         return next((int(value.split()[0]) / 1024 for value in _proc("/proc/self/status", "VmHWM")), float("nan"))
 
     def of(self, work: Callable[[], object]) -> float:
-        """What some work takes at its peak on top of what is taken already, in MiB."""
+        """Peak memory of a call beyond the memory in use before it, in MiB."""
         self.reset()
         before = self.read()
         work()

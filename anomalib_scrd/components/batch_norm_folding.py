@@ -110,5 +110,5 @@ def _fold(
 
 
 def _behind(norm: nn.BatchNorm2d) -> nn.Module:
-    """What timm's batch norm does after normalising: its activation."""
+    """The activation that timm's batch norm applies after normalising."""
     return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()

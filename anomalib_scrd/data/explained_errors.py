@@ -60,7 +60,7 @@ def _refused_character(path: str) -> str:
 
 
 def _missing_masks(datamodule: Any) -> str | None:
-    """Which anomalous images of a `Folder` have no mask; None if they all have one, or the error is another one."""
+    """Anomalous images of a `Folder` without a mask; None if all have one, or the error is another one."""
     if not isinstance(datamodule, Folder) or hasattr(datamodule, "train_data") or not datamodule.mask_dir:
         return None
     suffixes = tuple(datamodule.extensions or IMG_EXTENSIONS)

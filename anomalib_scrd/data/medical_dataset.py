@@ -65,7 +65,7 @@ class MedicalDataset(AnomalibDataset):
             index: Which one.
 
         Returns:
-            What the readers take.
+            Options of the readers.
         """
         row = self.samples.iloc[index]
         return PictureInfo(Path(row.image_path), int(row.picture), int(row.pictures), bool(row.eight_bit))

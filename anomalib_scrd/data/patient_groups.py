@@ -1,4 +1,4 @@
-"""Which pictures belong together: those of one patient, or of one volume. They are never on both sides of a split."""
+"""Groups of pictures of one patient or of one volume, which are never on both sides of a split."""
 
 __all__ = ["PatientSource", "check_separate", "groups_of", "patient_finder", "split_groups"]
 

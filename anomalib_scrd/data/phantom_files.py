@@ -75,7 +75,7 @@ class PhantomSpec:
                 yield Path(split, kind), masks / kind, kind, lesions, 10 * stream + index + 1
 
     def parameters(self) -> dict[str, int]:
-        """What the file of parameters holds."""
+        """Contents of the file of parameters."""
         return {"version": _VERSION, **asdict(self)}
 
 

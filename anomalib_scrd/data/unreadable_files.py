@@ -12,7 +12,7 @@ from PIL import Image
 from anomalib_scrd.imaging import UnreadableImageError
 
 PILLOW_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no image, is cut short, is broken inside, or claims a monstrous size."""
+"""Errors of Pillow for a file that is no image, is cut short, is broken inside, or claims a monstrous size."""
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def synthetic_split(
         seed: Seed of the split and of the anomalies; None draws afresh each time.
 
     Returns:
-        What is left for training, and the validation images.
+        The remaining training images, and the validation images.
 
     Raises:
         ValueError: If ratio is out of range, or leaves fewer than two images for validation or none for training.

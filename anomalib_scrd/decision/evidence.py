@@ -1,4 +1,4 @@
-"""What thresholds are found from: score, peak and level of the map of each image."""
+"""Input of the thresholds: score, peak and level of the map of each image."""
 
 __all__ = ["EvidenceMetric", "evidence_of", "says_nothing_of_real_anomalies"]
 

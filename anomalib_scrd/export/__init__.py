@@ -1,1 +1,1 @@
-"""What an exported file needs beyond anomalib's own export."""
+"""Exports: additions to anomalib's own."""

@@ -66,7 +66,7 @@ def _flush(path: Path) -> None:
 
 
 def _disk_error(folder: Path) -> OSError | None:
-    """What a full or broken disk says to a new file; None if it takes one.
+    """Error of a full or broken disk for a new file; None if a file can be written.
 
     torch's and OpenVINO's writers raise a RuntimeError that does not say why they failed.
     """

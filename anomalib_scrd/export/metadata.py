@@ -1,4 +1,4 @@
-"""What an exported file says about itself: Model API's ``model_info``, and one JSON document of this project.
+"""Metadata of an exported file: Model API's ``model_info``, and one JSON document of this project.
 
 Both are in OpenVINO's ``rt_info`` and in ONNX's ``metadata_props``. Model API (Geti's runtime) configures itself by the
 first. The second holds what a user of the plain file must know: the range of its input, the size of the training, the

@@ -33,18 +33,20 @@ else:
 logger = logging.getLogger(__name__)
 
 _OPSET = 18
+_ANY_RANGE = "pixels_beyond_0_to_1"
 # Protocol buffers end at 2 GiB; the graph itself needs a few MiB beside the weights.
 _ONE_FILE = 2**31 - 2**26
 
 
 class ModelExport(_Module):
-    """What :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` adds to anomalib's exports.
+    """Additions of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` to anomalib's exports.
 
     Images are resized in the graph, with anti-aliasing as in training, whatever their size. Files appear under their
     names when they are complete, and carry :mod:`metadata <anomalib_scrd.export.metadata>`.
 
     Attributes:
-        training_facts: What is known about the training: ``images``, ``files_sha256``, ``steps``. Empty before it.
+        training_facts: What is known about the training: ``images``, ``files_sha256``, ``steps``; and
+            ``pixels_beyond_0_to_1`` where there are some. Empty before it.
     """
 
     training_facts: Mapping[str, Any] = {}
@@ -63,11 +65,11 @@ class ModelExport(_Module):
             image whose pixels are far out of [0, 1], and calls it anomalous.
 
         Raises:
-            ValueError: If pixels are far out of [0, 1].
+            ValueError: If pixels are far out of [0, 1], and those of the training were not.
         """
         del args, kwargs
-        exporting = torch.compiler.is_compiling()
-        if not exporting:
+        exporting, limited = torch.compiler.is_compiling(), not self.training_facts.get(_ANY_RANGE)
+        if limited and not exporting:
             check_range(batch)
         transform = getattr(self.pre_processor, "transform", None)
         if transform is None:
@@ -79,7 +81,16 @@ class ModelExport(_Module):
         predictions = self.model(images)
         if self.post_processor is not None:
             predictions = self.post_processor(predictions)
-        return marked(predictions, out_of_range(batch)) if exporting else predictions
+        return marked(predictions, out_of_range(batch)) if limited and exporting else predictions
+
+    def note_range(self, images: torch.Tensor) -> None:
+        """Note whether the training has images out of [0, 1], by a reader of its own: then others are no mistake.
+
+        Args:
+            images: Some of them, (B, 3, H, W), before they are normalised.
+        """
+        if out_of_range(images).any():
+            self.training_facts = {**self.training_facts, _ANY_RANGE: True}
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export to a file for anomalib's ``TorchInferencer``; arguments as in ``ExportMixin.to_torch``.

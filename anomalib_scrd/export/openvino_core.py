@@ -30,13 +30,17 @@ def one_core() -> Iterator[None]:
     import openvino
     from openvino import _ov_api
 
-    core, own = openvino_core(), (openvino.Core, _ov_api.Core)
+    core = openvino_core()
+    modules: tuple[Any, Any] = (openvino, _ov_api)
+    own = [module.Core for module in modules]
 
     def kept(*configuration: Any, **named: Any) -> Any:
         return own[0](*configuration, **named) if configuration or named else core
 
-    openvino.Core = _ov_api.Core = kept
     try:
+        for module in modules:
+            module.Core = kept
         yield
     finally:
-        openvino.Core, _ov_api.Core = own
+        for module, original in zip(modules, own, strict=True):
+            module.Core = original

@@ -75,7 +75,7 @@ def transformed(transform: Any, images: torch.Tensor) -> torch.Tensor:
         images: (B, C, H, W) in [0, 1].
 
     Returns:
-        What ``transform(images)`` gives, up to the rounding of float32.
+        The result of ``transform(images)``, up to the rounding of float32.
     """
     if isinstance(transform, _RESIZE):
         size = resized_size(transform, images.shape[-2], images.shape[-1])

@@ -1,4 +1,4 @@
-"""What a checkpoint and an export say about the training: how many images, which, and how many steps."""
+"""Facts about the training in checkpoints and exports: number and hash of the images, number of steps."""
 
 __all__ = ["TRAINING_FACTS", "facts_of_images", "file_list_hash"]
 

@@ -1,4 +1,4 @@
-"""What the header of a DICOM file says about its pixels: elements in, plain values out; no pixel is decoded here.
+"""Attributes of the pixels in the header of a DICOM file, as plain values; no pixel is decoded here.
 
 Headers are pydicom data sets. A multi-frame file of the enhanced kind keeps some elements per frame.
 """

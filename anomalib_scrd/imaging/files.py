@@ -35,7 +35,7 @@ _WORKERS = 8
 
 
 class BadFiles:
-    """What is done about a file that cannot be read, and the list of those that were left out.
+    """Handling of files that cannot be read, and the list of those that were left out.
 
     Args:
         on_error: ``raise`` stops at the first one, ``skip`` leaves it out and notes it.

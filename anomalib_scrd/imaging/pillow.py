@@ -19,7 +19,7 @@ _ORIENTATION, _BITS, _SUBFILE = 274, 258, 254
 _REDUCED = 1  # a smaller copy of another page
 _GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _EIGHT = 8
-# What Pillow raises for a file that is no image, is cut short or broken inside.
+# Errors of Pillow for a file that is no image, is cut short or broken inside.
 _ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError)
 
 

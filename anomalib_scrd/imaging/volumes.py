@@ -22,7 +22,7 @@ _VOXELS = RecentArrays(2**29)  # of a process
 
 @dataclass(frozen=True)
 class VolumeOptions:
-    """Which slices of a volume are taken.
+    """Choice of the slices of a volume.
 
     Args:
         plane: axial, coronal or sagittal, by the volume's affine matrix; an oblique volume takes the nearest axes.

@@ -1,4 +1,4 @@
-"""Which values of a picture become black and which white: decided once, on training images, and repeated after.
+"""Window of grey values from black to white: decided once, on training images, and used for all later images.
 
 Nothing passes through 8 bits on the way: a picture becomes float32 in [0, 1] in one step.
 """
@@ -16,7 +16,7 @@ from anomalib_scrd.imaging.errors import UnreadableImageError
 from anomalib_scrd.imaging.picture import Picture
 
 WindowSpec = str | Sequence[float] | Mapping[str, Any]
-"""What a user asks for, see :meth:`Window.decide`."""
+"""Kinds of the argument ``window``, see :meth:`Window.decide`."""
 
 _AUTO = (0.1, 99.9)
 _SAMPLED = 2**16  # pixels of a picture that take part in percentiles

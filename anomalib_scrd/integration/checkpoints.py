@@ -1,4 +1,4 @@
-"""What checkpoints hold of this model, and how they are loaded."""
+"""Contents of this model's checkpoints, and their loading."""
 
 __all__ = ["ModelCheckpoints", "keep_own_evaluator"]
 
@@ -25,7 +25,7 @@ _EVALUATOR = "evaluator."
 
 
 class ModelCheckpoints(_Module):
-    """What :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` keeps in checkpoints, beyond anomalib's module.
+    """State of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in checkpoints, beyond anomalib's module.
 
     Attributes:
         window: How files became inputs in the training, from ``MedicalFolder``; None for images of 8 bits that anomalib

@@ -1,4 +1,4 @@
-"""What the user of anomalib's command line sees of an error."""
+"""Error messages on anomalib's command line."""
 
 __all__ = ["short_errors"]
 

@@ -27,7 +27,7 @@ _PRIMES = tuple(constant(prime) for prime in PRIMES)
 _RADIUS = constant(0.6)
 _NORMAL = 16.0  # brings the sum over the four corners into [-1, 1]; gradients are twice as long as Perlin's
 
-# What is added to an offset from corner to corner: along the axis of the step, and along the two others.
+# Increments of an offset from corner to corner: along the axis of the step, and along the two others.
 _ALONG, _ASIDE = constant(_UNSKEW - 1.0), constant(_UNSKEW)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic anomalies: what the student learns to remove and the weights of the scales are fitted on."""
+"""Synthetic anomalies, which the student learns to remove and the weights of the scales are fitted on."""
 
 __all__ = ["NOISE_KINDS", "Normalisation", "SyntheticAnomalies"]
 

@@ -16,7 +16,7 @@ class CompiledModules(Callback):
     """Compiles modules while a training runs. The modules themselves stay as they are, for validation and export.
 
     Args:
-        modules: What is compiled.
+        modules: Modules to compile.
         mode: Mode of ``torch.compile``; None for its default.
     """
 

@@ -1,4 +1,4 @@
-"""What a run says on the console."""
+"""Console output of a run."""
 
 __all__ = ["say", "tidy"]
 
@@ -16,6 +16,8 @@ _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"The ``compute`` method of metric \w+ was called before the ``update`` method",  # pixels without masks
     r"No (positive|negative) samples in targets",
+    r"'pin_memory' argument is set as true but no accelerator is found",
+    r"The dirpath has changed from ",  # a prediction writes no checkpoint
 )
 # Lines of Lightning that advertise, or tell of callbacks that replace themselves.
 _KNOWN_LINES = ("litlogger", "litmodels", "configure_callbacks` will override")

@@ -190,7 +190,7 @@ class HeldOut(Callback):
         self.give_back()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that a resumed fit holds the same images out."""
+        """State for a checkpoint, so that a resumed fit holds the same images out."""
         return {"share": self.share, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -290,7 +290,7 @@ def _normal(dataset: AnomalibDataset) -> list[bool]:
 
 
 def _as_in_validation(datamodule: AnomalibDataModule, transform: Transform | None) -> Transform | None:
-    """What a data module applies to validation images: its own augmentations of them and the model's resize."""
+    """Transforms of validation images: the data module's own augmentations of them and the model's resize."""
     for part in ("val_data", "test_data"):
         if hasattr(datamodule, part):
             return getattr(datamodule, part).augmentations

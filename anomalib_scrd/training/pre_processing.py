@@ -1,4 +1,4 @@
-"""What a model has to know of its pre-processing."""
+"""Facts about the pre-processing that a model needs."""
 
 __all__ = ["normalisation"]
 

@@ -1,4 +1,4 @@
-"""What a run tells at its start and its end, and what it leaves behind if it fails."""
+"""Messages at the start and the end of a run, and the files that a failed run leaves."""
 
 __all__ = ["RunReport", "next_command"]
 

@@ -58,12 +58,12 @@ def optimiser_and_schedule(
     """Build AdamW and its learning rate.
 
     Args:
-        parameters: What is trained.
+        parameters: Trained parameters.
         options: Values of :class:`~anomalib_scrd.options.OptimiserOptions`.
         trainer: The trainer, which knows the length.
 
     Returns:
-        What ``configure_optimizers`` gives to Lightning.
+        The result of ``configure_optimizers``.
     """
     optimizer = torch.optim.AdamW(
         parameters,

@@ -22,7 +22,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "configs/data/normal_images.yaml"
 def links(paths: list[Path], folder: Path) -> Path:
     folder.mkdir(parents=True)
     for path in paths:
-        (folder / path.name).symlink_to(path)
+        (folder / f"{path.parent.name}_{path.name}").symlink_to(path)
     return folder
 
 
@@ -116,7 +116,7 @@ def test_a_prediction_has_a_table_that_agrees_with_its_pictures(
     results = Path(re.search(r"^pictures: 8 in (.*), with a table in predictions.csv$", out, re.MULTILINE)[1])
     with (results / "predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {Path(row["file"]).name for row in rows} == {path.name for path in chosen}
+    assert {Path(row["file"]).name for row in rows} == {path.name for path in folder.iterdir()}
     scores = [float(row["score"]) for row in rows]
     assert len(set(scores)) == 8
     assert all(0 < score < 1 for score in scores)

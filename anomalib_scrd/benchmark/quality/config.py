@@ -1,4 +1,4 @@
-"""What a benchmark runs: its description, checked before anything is trained, and its expansion into single runs."""
+"""Description of a benchmark, checked before anything is trained, and its expansion into single runs."""
 
 __all__ = ["BenchmarkConfig", "Export", "ModelSpec", "RunSpec"]
 

@@ -1,4 +1,4 @@
-"""What the command ``speed`` measures."""
+"""Description of the measurements of the command ``speed``."""
 
 __all__ = ["SECTIONS", "Contender", "SpeedConfig"]
 
@@ -35,7 +35,7 @@ class Contender(Entry):
 
 @dataclass
 class SpeedConfig:
-    """What to measure, and how.
+    """Sections to measure, and their settings.
 
     Args:
         models: The contenders by name, each with the arguments of :class:`Contender`.

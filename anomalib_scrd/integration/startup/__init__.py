@@ -8,8 +8,8 @@ in place of the line.
 
 import sys
 
-# What follows the import of a module of anomalib: a module of the plugin, and a function in it. The module of the model
-# registers it by itself.
+# By module of anomalib: the module of the plugin that is imported after it, and its function that is called then. The
+# module of the model registers the model by itself.
 _FOLLOWED_BY = {
     "anomalib.data": ("anomalib_scrd.integration.registration", "register_data"),
     "anomalib.models": ("anomalib_scrd.lightning_model", ""),

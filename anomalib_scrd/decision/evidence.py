@@ -65,7 +65,8 @@ class EvidenceMetric(Metric):
 
     def compute(self) -> torch.Tensor:
         """(N, 4): label, score, peak, level."""
-        return dim_zero_cat(self.rows) if self.rows else torch.empty(0, 4)
+        # A list of batches, or one tensor once several processes have joined theirs.
+        return dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, 4)
 
     def compute_numpy(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Evidence of the normal and of the anomalous images, (n, 3) and (m, 3)."""

@@ -72,3 +72,12 @@ def test_a_test_of_normal_images_alone(tiny_data: Callable, tmp_path: Path, capl
     assert torch.isnan(torch.tensor(results["image_F1Score"]))
     assert "AUROC and F1 are undefined (nan): the test images are all normal." in caplog.text
     assert "of 6 normal images are called anomalous" in caplog.text
+
+
+def test_evidence_that_several_processes_have_joined() -> None:
+    """torchmetrics turns the list of batches into one tensor, whose truth value is an error."""
+    from anomalib_scrd.decision.evidence import EvidenceMetric
+
+    metric = EvidenceMetric()
+    metric.rows = torch.rand(3, 4)
+    assert torch.equal(EvidenceMetric.compute(metric), metric.rows)

@@ -45,7 +45,6 @@ from anomalib_scrd.options import (
     whole_number,
 )
 from anomalib_scrd.presets import PresetName, resolved, without_effect
-from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 from anomalib_scrd.training.checkpoint_files import write_atomically
 from anomalib_scrd.training.compilation import REDUCE_OVERHEAD, CompiledModules
@@ -54,18 +53,19 @@ from anomalib_scrd.training.data_checks import check_run, check_size, check_tili
 from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
 from anomalib_scrd.training.held_out import HeldOut
+from anomalib_scrd.training.image_order import ImageOrder
 from anomalib_scrd.training.logged_terms import named_terms
-from anomalib_scrd.training.pre_processing import normalisation
-from anomalib_scrd.training.resuming import ResumedOrder, loader_starts_again
+from anomalib_scrd.training.resuming import ResumedOrder
 from anomalib_scrd.training.run_report import RunReport
+from anomalib_scrd.training.scale_weights import ScaleWeights
 from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
-from anomalib_scrd.training.seeding import seed_epoch, seeded_weights
+from anomalib_scrd.training.seeding import seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
 
-class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibModule):
+class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, ModelCheckpoints, AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
 
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
@@ -213,22 +213,15 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [
-            self.held_out,
-            ResumedOrder(),
-            ValidationTimes(),
-            RunReport(),
-            ExplainedDataErrors(),
-            PatientScores(),
-            self.compiled,
-        ]
+        own = [self.held_out, ResumedOrder(), ValidationTimes(), RunReport(), ExplainedDataErrors(), PatientScores()]
+        own.append(self.compiled)
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
-        self._seed_order()  # asking for the number of steps starts the loader of the first epoch
+        self.seed_order()  # asking for the number of steps starts the loader of the first epoch
         return optimiser_and_schedule(self.model.trainable_parameters(), self.hparams["optimiser"], self.trainer)
 
     def on_fit_start(self) -> None:
@@ -236,7 +229,7 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         self._full_batches = FullBatches()
         if self._seed is None:
             self._seed = torch.initial_seed() % 2**63
-        self._normalisation = self._pre_processing()
+        self._normalisation = self.normalisation()
 
     def on_train_start(self) -> None:
         """Measure the statistics of the data anew, unless a checkpoint has brought them.
@@ -247,28 +240,6 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
         super().on_train_start()
         if self.trainer.ckpt_path is None:
             self.model.reset_statistics()
-
-    def on_train_epoch_start(self) -> None:
-        """Fix the order of the images, where the model has a seed."""
-        if loader_starts_again(self.trainer):
-            self._epoch_began = self._batches_seen
-            self._seed_order()
-
-    @property
-    def batches_of_epoch(self) -> int | None:
-        """Training batches of the present epoch, whose order the seed fixes; None without a seed."""
-        return None if self.hparams["seed"] is None else self._batches_seen - self._epoch_began
-
-    def saw(self, batch: Batch) -> None:
-        """Take a training batch, on the model's device, for the one before the next."""
-        transform = getattr(self.pre_processor, "transform", None)
-        images = cast("torch.Tensor", batch.image if transform is None else transform(batch.image))
-        self._full_batches(images, getattr(batch, "image_path", None))
-
-    def _seed_order(self) -> None:
-        seed = self.hparams["seed"]
-        if seed is not None:
-            seed_epoch(seed, self._epoch_began, self.global_rank)
 
     def on_fit_end(self) -> None:
         """Let go of the last images."""
@@ -325,28 +296,6 @@ class ScaleAwareCRD(DefaultComponents, ModelExport, ModelCheckpoints, AnomalibMo
             "train_loss", self._terms[0].total, on_step=True, on_epoch=True, prog_bar=True, batch_size=images.shape[0]
         )
         return terms.total
-
-    @torch.no_grad()
-    def before_thresholds(self) -> None:
-        """Fit the weights of the scales to the student as it is now; called before thresholds are found in a fit.
-
-        With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights stay as they are.
-        """
-        if len(self.held_out) >= FEWEST_IMAGES:
-            images = self.model.tiles(torch.cat(list(self.held_out.images(self))))
-            normalised = self._pre_processing()
-            self.note_range(images if normalised is None else normalised.undo(images))
-            if self.model.tiling is not None:  # the first images get anomalies: tiles of different places
-                order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-                images = images[order.to(images.device)]
-            scores = fit_weights(self.model, images, normalised, self._seed or 0)
-            # With tiles they are those of tiles, and no image's.
-            self.held_out.left_out_scores = scores if self.model.tiling is None else None
-
-    def _pre_processing(self) -> Normalisation | None:
-        """Mean and standard deviation by which the pre-processor normalises, on the model's device."""
-        found = normalisation(getattr(self.pre_processor, "transform", None))
-        return None if found is None else Normalisation(*(values.to(self.device) for values in found))
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         """Predict a batch; the post-processor takes its thresholds from the result."""

@@ -26,7 +26,7 @@ WEIGHT = ([-1, -0.1, 1001, NAN, INF, "1", True], r"a finite number in \[0, 1000\
 WRONG = {
     "preset": (["paper", None, 3], r"one of \('default', 'published', 'edge'\)"),
     "pre_trained": ([None, 3, 1.0], "true, false or the path of a checkpoint"),
-    "compile_model": (["yes", None, 1], "true or false"),
+    "compile_model": (["yes", None, 1], "true, false or reduce-overhead"),
     "seed": ([-1, 1.5, NAN, "a", True, 2**63, 2**70], rf"a whole number in \[0, {2**63 - 1}\]"),
     "student.block": (["dense", 3, True], r"one of \('auto', 'basic', 'bottleneck', 'separable'\)"),
     "student.depth": ([0, -1, 1.5, NAN, True, "1", [], [1, 1, 0], [1, 1, 1.5], 1000], "or one of them for each scale"),

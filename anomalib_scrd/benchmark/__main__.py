@@ -1,4 +1,4 @@
-"""Command line: ``python -m anomalib_scrd.benchmark [quality | speed | gpu]``; without a word it is quality."""
+"""Command line: ``python -m anomalib_scrd.benchmark [quality | speed]``; without a word it is quality."""
 
 __all__ = ["load_config", "main"]
 
@@ -14,12 +14,11 @@ _PACKAGE = "anomalib_scrd.benchmark"
 _COMMANDS = {
     "quality": ("BenchmarkConfig", "run_benchmark"),
     "speed": ("SpeedConfig", "run_speed"),
-    "gpu": ("GpuConfig", "run_gpu"),
 }
 
 
 def load_config(name: str, arguments: list[str]) -> Any:
-    """Read the command line of a command, ``quality``, ``speed`` or ``gpu``; returns its description, checked.
+    """Read the command line of a command, ``quality`` or ``speed``; returns its description, checked.
 
     Raises:
         SystemExit: If an argument is unknown or out of range; the message is on standard error.

@@ -1,6 +1,6 @@
 """Scores of one trained model in other precisions and layouts, against float32.
 
-``python -m anomalib_scrd.benchmark.gpu.precision --output precision.csv --device auto`` trains a small model on drawn
+``python -m tests.gpu.precision --output precision.csv --device auto`` trains a small model on drawn
 images and compares; it needs no files.
 """
 

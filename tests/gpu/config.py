@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anomalib_scrd.benchmark.descriptions import require
-from anomalib_scrd.benchmark.gpu.parts import PARTS
+from tests.gpu.parts import PARTS
 
 
 @dataclass

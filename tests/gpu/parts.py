@@ -80,7 +80,7 @@ class Training(Part):
                 "accelerator": "cpu" if device == "cpu" else "auto",
                 "devices": 1,
                 "logger": False,
-                "callbacks": [{"class_path": "anomalib_scrd.benchmark.gpu.progress.Progress", "init_args": progress}],
+                "callbacks": [{"class_path": "tests.gpu.progress.Progress", "init_args": progress}],
                 **self.trainer,
             },
         }
@@ -157,7 +157,7 @@ class Precision(Part):
         """Arguments for the module ``precision``."""
         words = ["--output", str(folder / "precision.csv"), "--device", device, "--seed", str(seed)]
         sizes = ["--side", "64", "--steps", "2", "--compile", "false"] if tiny else []
-        return [sys.executable, "-m", "anomalib_scrd.benchmark.gpu.precision", *words, *sizes]
+        return [sys.executable, "-m", "tests.gpu.precision", *words, *sizes]
 
     def result(self, folder: Path) -> str:
         """Largest differences."""

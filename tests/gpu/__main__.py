@@ -1,0 +1,33 @@
+"""Command line: ``python -m tests.gpu``, from the repository's root."""
+
+__all__ = ["load_config", "main"]
+
+import shlex
+import sys
+
+from jsonargparse import ArgumentParser
+
+from tests.gpu.config import GpuConfig
+from tests.gpu.runner import run_gpu
+
+
+def load_config(words: list[str]) -> GpuConfig:
+    """Read the command line; ends with status 2 and a message if an argument is unknown or out of range."""
+    parser = ArgumentParser(prog="python -m tests.gpu")
+    parser.add_class_arguments(GpuConfig)
+    values = parser.instantiate_classes(parser.parse_args(words))
+    try:
+        return GpuConfig(**values)
+    except ValueError as error:
+        parser.error(str(error))
+        raise
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the parts; returns 0 if all went well, else 1 (the report names what failed)."""
+    words = list(sys.argv[1:] if words is None else words)
+    return 0 if run_gpu(load_config(words), command=shlex.join(["python", "-m", "tests.gpu", *words])) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

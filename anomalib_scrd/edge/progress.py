@@ -23,7 +23,7 @@ class Progress:
         self._quiet = quiet
         self._terminal = self._stream.isatty()
         self._every = 0.2 if self._terminal else 10.0
-        self._start = self._told = time.monotonic()
+        self._start = self._written = time.monotonic()
         self._width = 0
         self.files = self.scored = self.skipped = self.bad = 0
         self._total: int | None = None
@@ -46,8 +46,8 @@ class Progress:
         self.skipped += skipped
         self.bad += bad
         now = time.monotonic()
-        if not self._quiet and now - self._told >= self._every:
-            self._told = now
+        if not self._quiet and now - self._written >= self._every:
+            self._written = now
             self._tell(self.line(now))
 
     def line(self, now: float | None = None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from anomalib_scrd.edge.groups import GROUPS, grouped_scores, labels_of, several
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report.cases import Case
-from anomalib_scrd.edge.report.statistics import (
+from anomalib_scrd.edge.report.resampling import (
     Interval,
     auroc,
     average_precision,

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.edge.report.cases import Case
 from anomalib_scrd.edge.report.metrics import PixelCounts, image_metrics
-from anomalib_scrd.edge.report.statistics import auroc, average_precision, bootstrap, pixel_auroc, pixel_dice, share
+from anomalib_scrd.edge.report.resampling import auroc, average_precision, bootstrap, pixel_auroc, pixel_dice, share
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 7), (1, 7), (7, 7), (37, 100), (495, 500)])

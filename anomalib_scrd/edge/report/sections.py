@@ -28,9 +28,9 @@ from anomalib_scrd.edge.report.charts import Series, histogram, scatter
 from anomalib_scrd.edge.report.metrics import Metrics
 from anomalib_scrd.edge.report.page import definitions, table
 from anomalib_scrd.edge.report.parity import Parity
+from anomalib_scrd.edge.report.resampling import Interval
 from anomalib_scrd.edge.report.scales import load_scales
 from anomalib_scrd.edge.report.speed import Speed, machine
-from anomalib_scrd.edge.report.resampling import Interval
 
 _SIDE = 240
 _F32_TOLERANCE = 1e-4

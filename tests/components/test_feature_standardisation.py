@@ -90,11 +90,12 @@ def test_dead_channel_under_fp16_autocast() -> None:
                 convolution.bias[3] = -1e3
             block[-1].conv2.bias[3] = 7.0
     images = torch.randn(4, 3, 64, 64)
+    places = torch.ones(4, 1, 64, 64, dtype=torch.bool)
     loss = ScaleAwareContrastiveLoss(1.0, 1.0, 1.0, 0.0)
     for _ in range(3):
         with torch.autocast("cpu", dtype=torch.float16):
             features = model(images, images + 0.1 * torch.randn_like(images), restore=True)
-            terms = loss(features.clean, features.student, features.scale, features.noisy, features.restored)
+            terms = loss(features.clean, features.student, features.noisy, features.restored, mask=places)
         assert torch.isfinite(terms.total)
         assert all(torch.isfinite(feature).all() for feature in features.clean)
     assert (model.standardise.get_buffer("mean_0")[3] - 7).abs() < 1e-2

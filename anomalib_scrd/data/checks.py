@@ -40,6 +40,8 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
         # Images that are held out from the student are training images.
         held_out = getattr(trainer.lightning_module, "held_out", None)
         whole = getattr(held_out, "whole", None) or training
+        if validation is not None and validation is getattr(held_out, "dataset", None):
+            validation = None  # they stand in for the validation set that the data module lacks
         check_sets(whole, validation, test, held_out=bool(held_out))
 
 

@@ -57,6 +57,8 @@ def comparison_nodes(model: Any) -> list[str]:
 def preparation_nodes(model: Any) -> list[str]:
     """Names of the nodes before the first convolutions: resize and normalisation of the images.
 
+    Nodes that lie behind convolutions as well (what tells images out of range) are not among them.
+
     Args:
         model: ``openvino.Model``.
 
@@ -64,7 +66,8 @@ def preparation_nodes(model: Any) -> list[str]:
         Names, sorted.
     """
     inputs = [parameter.get_node() for parameter in model.inputs]
-    return sorted(_behind(inputs, lambda node: node.get_type_name() not in _CONVOLUTIONS))
+    before = set(_behind(inputs, lambda node: node.get_type_name() not in _CONVOLUTIONS))
+    return sorted(before - set(_behind(_convolutions(model), lambda _: True)))
 
 
 def compress_weights(model: Any) -> Any:

@@ -55,9 +55,8 @@ def openvino_predict(path: Path) -> Callable[[torch.Tensor], Any]:
 def onnx_predict(path: Path) -> Callable[[torch.Tensor], Any]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (entry.name for entry in session.get_inputs())
-    return lambda images: SimpleNamespace(
-        **dict(zip(FIELDS, session.run(list(FIELDS), {name: images.numpy()}), strict=True))
-    )
+    names = [entry.name for entry in session.get_outputs()]
+    return lambda images: SimpleNamespace(**dict(zip(names, session.run(names, {name: images.numpy()}), strict=True)))
 
 
 def torch_predict(path: Path) -> Callable[[torch.Tensor], Any]:

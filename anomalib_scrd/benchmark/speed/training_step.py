@@ -18,8 +18,8 @@ _STATE = {"state_dict": {}, "anomalib_scrd": {"batches_seen": 1000, "seed": 0}}
 
 
 def random_images(config: SpeedConfig, batch: int, side: int) -> torch.Tensor:
-    """Images as a pre-processor leaves them, (B, 3, side, side), on the device."""
-    images = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(config.seed))
+    """Images in [0, 1], (B, 3, side, side), on the device."""
+    images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(config.seed))
     return images.to(resolve_device(config.device))
 
 

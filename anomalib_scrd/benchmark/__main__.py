@@ -1,6 +1,6 @@
 """Command line: ``python -m anomalib_scrd.benchmark [quality | speed]``; without a word it is quality."""
 
-__all__ = ["load_config", "main"]
+__all__ = ["load_config", "main", "parsed"]
 
 import shlex
 import sys
@@ -24,7 +24,16 @@ def load_config(name: str, arguments: list[str]) -> Any:
         SystemExit: If an argument is unknown or out of range; the message is on standard error.
     """
     config_class = getattr(import_module(f"{_PACKAGE}.{name}.config"), _COMMANDS[name][0])
-    parser = ArgumentParser(prog=f"python -m {_PACKAGE} {name}")
+    return parsed(config_class, f"python -m {_PACKAGE} {name}", arguments)
+
+
+def parsed(config_class: type, program: str, arguments: list[str]) -> Any:
+    """Make a description from a command line.
+
+    Raises:
+        SystemExit: If an argument is unknown or out of range; the message is on standard error.
+    """
+    parser = ArgumentParser(prog=program)
     parser.add_argument("--config", action="config", help="YAML file with the arguments below; may be given repeatedly")
     parser.add_class_arguments(config_class)
     values = parser.instantiate_classes(parser.parse_args(arguments))

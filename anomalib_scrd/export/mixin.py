@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from anomalib import TaskType
@@ -24,11 +24,7 @@ from anomalib_scrd.export.quantisation import compress_weights, quantise, quanti
 from anomalib_scrd.export.quantisation_images import calibration_images, labelled_images
 from anomalib_scrd.export.resizing import network_size, transformed, unsupported
 from anomalib_scrd.export.training_facts import TRAINING_FACTS, facts_of_images
-
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as _Module
-else:
-    _Module = object  # anomalib would list a subclass of its module as a model of its own
+from anomalib_scrd.integration.mixin_base import ModelMixin
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +34,7 @@ _ANY_RANGE = "pixels_beyond_0_to_1"
 _ONE_FILE = 2**31 - 2**26
 
 
-class ModelExport(_Module):
+class ModelExport(ModelMixin):
     """Additions of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` to anomalib's exports.
 
     Images are resized in the graph, with anti-aliasing as in training, whatever their size. Files appear under their

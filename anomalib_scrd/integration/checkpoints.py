@@ -4,27 +4,23 @@ __all__ = ["ModelCheckpoints", "keep_own_evaluator"]
 
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
 from typing_extensions import Self
 
 from anomalib_scrd.data.stored_window import share_window
+from anomalib_scrd.integration.mixin_base import ModelMixin
 from anomalib_scrd.options import GROUPS, over_saved
 from anomalib_scrd.tiling import Tiling
 from anomalib_scrd.training.checkpoint_files import explained_damage
-
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as _Module
-else:
-    _Module = object  # anomalib would list a subclass of its module as a model of its own
 
 _STATE = "anomalib_scrd"
 _EVALUATOR = "evaluator."
 
 
-class ModelCheckpoints(_Module):
+class ModelCheckpoints(ModelMixin):
     """State of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in checkpoints, beyond anomalib's module.
 
     Attributes:

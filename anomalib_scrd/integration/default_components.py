@@ -2,21 +2,16 @@
 
 __all__ = ["DefaultComponents"]
 
-from typing import TYPE_CHECKING
 
 from anomalib.metrics import Evaluator
 
 from anomalib_scrd.decision.evaluation import DecisionEvaluator
 from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
+from anomalib_scrd.integration.mixin_base import ModelMixin
 from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as _Module
-else:
-    _Module = object  # anomalib would list a subclass of its module as a model of its own
 
-
-class DefaultComponents(_Module):
+class DefaultComponents(ModelMixin):
     """Components of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in place of anomalib's."""
 
     def configure_post_processor(self) -> CalibratedPostProcessor:

@@ -2,22 +2,18 @@
 
 __all__ = ["ImageOrder"]
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from anomalib.data import Batch
 
+from anomalib_scrd.integration.mixin_base import ModelMixin
 from anomalib_scrd.training.full_batches import FullBatches
 from anomalib_scrd.training.resuming import loader_starts_again
 from anomalib_scrd.training.seeding import seed_epoch
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as _Module
-else:
-    _Module = object  # anomalib would list a subclass of its module as a model of its own
 
-
-class ImageOrder(_Module):
+class ImageOrder(ModelMixin):
     """Seeds every epoch of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` and counts its batches."""
 
     _batches_seen: int

@@ -2,22 +2,18 @@
 
 __all__ = ["ScaleWeights"]
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
+from anomalib_scrd.integration.mixin_base import ModelMixin
 from anomalib_scrd.noise import Normalisation
 from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.pre_processing import normalisation
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as _Module
-else:
-    _Module = object  # anomalib would list a subclass of its module as a model of its own
 
-
-class ScaleWeights(_Module):
+class ScaleWeights(ModelMixin):
     """Fits the weights of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` before thresholds are found."""
 
     held_out: HeldOut

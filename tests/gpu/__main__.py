@@ -5,22 +5,14 @@ __all__ = ["load_config", "main"]
 import shlex
 import sys
 
-from jsonargparse import ArgumentParser
-
+from anomalib_scrd.benchmark.__main__ import parsed
 from tests.gpu.config import GpuConfig
 from tests.gpu.runner import run_gpu
 
 
 def load_config(words: list[str]) -> GpuConfig:
     """Read the command line; ends with status 2 and a message if an argument is unknown or out of range."""
-    parser = ArgumentParser(prog="python -m tests.gpu")
-    parser.add_class_arguments(GpuConfig)
-    values = parser.instantiate_classes(parser.parse_args(words))
-    try:
-        return GpuConfig(**values)
-    except ValueError as error:
-        parser.error(str(error))
-        raise
+    return parsed(GpuConfig, "python -m tests.gpu", words)
 
 
 def main(words: list[str] | None = None) -> int:

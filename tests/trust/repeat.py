@@ -19,7 +19,7 @@ if __name__ == "__main__":
 import torch
 
 from tests.trust.children import Row, in_child
-from tests.trust.tiny import Setup, data, quiet, write_images
+from tests.trust.tiny import Setup, data, data_arguments, quiet, write_images
 
 _MODEL = {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1", "layer2"], "seed": 3}
 _STEPS = 6
@@ -69,20 +69,7 @@ def by_command_line(images: Path, folder: Path, state: int) -> None:
     settings = {
         "seed_everything": state,
         "model": {"class_path": "ScaleAwareCRD", "init_args": _MODEL},
-        "data": {
-            "class_path": "Folder",
-            "init_args": {
-                "name": "tiny",
-                "root": str(images),
-                "normal_dir": "train/good",
-                "normal_test_dir": "test/good",
-                "abnormal_dir": "test/spot",
-                "train_batch_size": 4,
-                "eval_batch_size": 4,
-                "num_workers": 0,
-                "val_split_mode": "same_as_test",
-            },
-        },
+        "data": {"class_path": "Folder", "init_args": data_arguments(images)},
         "trainer": {"max_steps": _STEPS, "accelerator": "cpu", "logger": False},
         "default_root_dir": str(folder),
     }

@@ -1,6 +1,6 @@
 """A training that takes seconds, and its data."""
 
-__all__ = ["SETUPS", "Setup", "data", "fit", "quiet", "write_images"]
+__all__ = ["SETUPS", "Setup", "data", "data_arguments", "fit", "quiet", "write_images"]
 
 import logging
 import warnings
@@ -40,11 +40,11 @@ def write_images(root: Path, side: int = 64) -> Path:
     return root
 
 
-def data(root: Path, **arguments: Any) -> Folder:
-    """The images as a data module."""
-    defaults: dict[str, Any] = {
+def data_arguments(root: Path) -> dict[str, Any]:
+    """Arguments of ``Folder`` for the images, plain enough for JSON."""
+    return {
         "name": "tiny",
-        "root": root,
+        "root": str(root),
         "normal_dir": "train/good",
         "normal_test_dir": "test/good",
         "abnormal_dir": "test/spot",
@@ -53,7 +53,11 @@ def data(root: Path, **arguments: Any) -> Folder:
         "num_workers": 0,
         "val_split_mode": "same_as_test",
     }
-    return Folder(**(defaults | arguments))
+
+
+def data(root: Path, **arguments: Any) -> Folder:
+    """The images as a data module."""
+    return Folder(**(data_arguments(root) | arguments))
 
 
 @dataclass

@@ -29,7 +29,7 @@ from anomalib_scrd.edge.report.metrics import Metrics
 from anomalib_scrd.edge.report.page import definitions, table
 from anomalib_scrd.edge.report.parity import Parity
 from anomalib_scrd.edge.report.resampling import Interval
-from anomalib_scrd.edge.report.scales import load_scales
+from anomalib_scrd.edge.report.scales import Scales, load_scales
 from anomalib_scrd.edge.report.speed import Speed, machine
 
 _SIDE = 240
@@ -158,10 +158,17 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
     Returns:
         HTML; "" where there is nothing.
     """
-    found = [(record, scales) for record in records if (scales := load_scales(folder, record)) is not None]
-    if not found:
+    shown: list[tuple[Record, Scales]] = []
+    weights: list[np.ndarray] = []
+    for record in records:
+        scales = load_scales(folder, record)
+        if scales is not None:
+            weights.append(scales.weights)
+            if len(shown) < _SCALES_SHOWN:  # the maps of all would not fit into memory
+                shown.append((record, scales))
+    if not shown:
         return ""
-    layers = found[0][1].layers
+    layers = shown[0][1].layers
     rows = "".join(
         f"<tr><td>{escape(record.path)}<br>score {record.score:.4g}</td>"
         + "".join(
@@ -170,15 +177,15 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
             for layer, pixels, weight, highest in scales.pictures()
         )
         + "</tr>"
-        for record, scales in found[:_SCALES_SHOWN]
+        for record, scales in shown
     )
     head = "".join(f"<th>{escape(layer)}</th>" for layer in ("picture", *layers))
-    means = np.mean([scales.weights for _, scales in found], axis=0)
+    means = np.mean(weights, axis=0)
     mean = ", ".join(f"{layer} {value:.3f}" for layer, value in zip(layers, means, strict=True))
     return (
         "<h2>Scales</h2><p>Standardised maps of the scales, finest first, in colours that reach to the highest value "
         "of each picture, and the weights that the model gives to the scales of that picture.</p>"
-        f"<table><tr>{head}</tr>{rows}</table><p>Mean weights of {len(found)} pictures: {mean}.</p>"
+        f"<table><tr>{head}</tr>{rows}</table><p>Mean weights of {len(weights)} pictures: {mean}.</p>"
     )
 
 

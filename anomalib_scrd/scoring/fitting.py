@@ -1,10 +1,11 @@
 """Fits the weights of levels and extents on held-out normal images and their copies with synthetic anomalies."""
 
-__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "left_out_scores"]
+__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "learn_difference", "left_out_scores"]
 
 import copy
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,19 +57,41 @@ def fit_weights(
     scoring = model.map_and_score
     if scoring.published:
         return None
-    training = model.training
-    model.eval()
-    try:
+    with _evaluated(model):
         normal, normal_levels = _evidence(model, images)
         anomalous = places = None
         if not scoring.uniform:
             anomalous, places = _anomalous_evidence(model, images, normalisation, seed)
-    finally:
-        model.train(training)
     scoring.score_weights.fit(normal, anomalous)
     scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
     few = FEWEST_IMAGES < len(images) < MANY_IMAGES
     return left_out_scores(scoring.score_weights, normal, anomalous) if few else None
+
+
+@torch.no_grad()
+def learn_difference(
+    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
+) -> None:
+    """Learn how synthetic anomalies move the evidence of a student that has not been trained with them.
+
+    Later :func:`fit_weights` keep it for the score. Nothing happens where the weights are not fitted.
+
+    Args:
+        model: The model, on the images' device. It is left in the mode in which it was.
+        images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
+        normalisation: How they were normalised; None where they were not.
+        seed: Seed of the anomalies.
+
+    Raises:
+        ValueError: If there are too few images, or the model's distances are not finite.
+    """
+    scoring = model.map_and_score
+    if scoring.published or scoring.uniform:
+        return
+    with _evaluated(model):
+        normal, _ = _evidence(model, images)
+        anomalous, _ = _anomalous_evidence(model, images, normalisation, seed)
+    scoring.score_weights.learn_difference(normal, anomalous)
 
 
 def left_out_scores(weights: FittedWeights, normal: torch.Tensor, anomalous: torch.Tensor | None) -> torch.Tensor:
@@ -90,6 +113,16 @@ def left_out_scores(weights: FittedWeights, normal: torch.Tensor, anomalous: tor
         weights.fit(normal[others], spoilt)
         scores.append(weights(normal[~others]))
     return torch.cat(scores)
+
+
+@contextmanager
+def _evaluated(model: "ScaleAwareCRDModel") -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _anomalous_evidence(

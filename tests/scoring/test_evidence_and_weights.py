@@ -121,6 +121,31 @@ def test_units_of_the_evidence_do_not_matter() -> None:
     torch.testing.assert_close(first(test), second(test * scale + shift), atol=1e-3, rtol=1e-3)
 
 
+def test_a_learned_difference_is_kept_in_standard_deviations() -> None:
+    """The same difference for evidence in other units, and weights by the later covariance."""
+    normals, anomalous = normal(40, 4), normal(60, 4, seed=1) + torch.tensor([1.0, 0.0, 2.0, 0.5])
+    weights, fresh = FittedWeights(4), FittedWeights(4)
+    weights.learn_difference(normals, anomalous)
+    assert not weights.fitted
+    assert torch.equal(weights.mean, torch.zeros(4))
+    mean, spread = normals.mean(0), normals.std(0, correction=0)
+    torch.testing.assert_close(weights.difference, ((anomalous - mean) / spread).mean(0), atol=1e-5, rtol=1e-4)
+    weights.fit(normals * 3 + 1, anomalous * 100)  # the second argument no longer counts
+    fresh.fit(normals, anomalous)
+    torch.testing.assert_close(weights.weight, fresh.weight)
+    torch.testing.assert_close(weights.bias, fresh.bias)
+    later = normal(40, 4, seed=5) @ normal(4, 4, seed=6)
+    weights.fit(later, anomalous)
+    assert torch.equal(weights.difference, fresh.difference)
+    z = ((later - later.mean(0)) / later.std(0, correction=0)).double()
+    covariance = torch.cov(z.mT)
+    shrunk = 0.3 * covariance + 0.7 * covariance.trace() / 4 * torch.eye(4).double()
+    torch.testing.assert_close(weights.weight, (shrunk.inverse() @ fresh.difference.double()).float())
+    weights.forget_difference()
+    weights.fit(normals, anomalous)
+    torch.testing.assert_close(weights.weight, fresh.weight)
+
+
 def test_a_feature_far_out_is_clipped() -> None:
     weights = FittedWeights(2)
     weights.fit(normal(30, 2), normal(30, 2, seed=1) + 1)

@@ -16,11 +16,14 @@ class FittedWeights(nn.Module):
     """A linear score of standardised evidence: the log odds that an image holds an anomaly.
 
     With ``z = clip((e - m) / s, -8, 8)`` the evidence e standardised by the mean m and the standard deviation s of
-    held-out normal images, C the covariance of z on these, shrunk to ``S = 0.3 C + 0.7 tr(C) / F I``, and d the
+    held-out normal images, C the covariance of z, shrunk to ``S = 0.3 C + 0.7 tr(C) / F I``, and d the
     difference of the mean z of the same images with synthetic anomalies and without, the score is Fisher's linear
     discriminant ``w (z - z0 - d / 2)``, ``w = S^-1 d``: the log odds of two normal distributions with means z0 and
     z0 + d and the covariance S. How much a level and an extent count is thus learned from contrast, and no training
     loss can be lowered through these weights. Before a fit every weight is equal.
+
+    C is the mean of two covariances: of the held-out images, few but new to the student, and of images that it was
+    trained on, many but known to it, about their own mean.
 
     A student that trains with synthetic anomalies comes to show them in every level, also where it shows nothing of
     real ones. :meth:`learn_difference` takes d from the student before that; later fits keep it, in units of their own
@@ -69,13 +72,15 @@ class FittedWeights(nn.Module):
         return (_standardised(evidence, self.mean, self.spread) * weight).sum(dim=1) + self.bias
 
     @torch.no_grad()
-    def fit(self, normal: torch.Tensor, anomalous: torch.Tensor | None) -> None:
+    def fit(self, normal: torch.Tensor, anomalous: torch.Tensor | None, trained: torch.Tensor | None = None) -> None:
         """Fit the weights.
 
         Args:
             normal: (N, F) evidence of normal images that the student was not trained on, at least two.
             anomalous: (M, F) evidence of images with synthetic anomalies, which gives d unless it has been learned.
                 None standardises the evidence and makes every weight equal.
+            trained: (T, F) evidence of normal images that the student was trained on, for the covariance; fewer than
+                two or None leave it to the others.
 
         Raises:
             ValueError: If there are fewer than two normal images, or values that are not finite.
@@ -91,6 +96,9 @@ class FittedWeights(nn.Module):
                 self._measure_difference(mean, spread, normal, anomalous)
             without = _standardised(normal, mean, spread).cpu().double()  # on the host: not every device has float64
             covariance = torch.atleast_2d(torch.cov(without.mT))
+            if trained is not None and len(trained) > 1:
+                known = _standardised(trained, trained.mean(dim=0), spread).cpu().double()
+                covariance = (covariance + torch.cov(known.mT)) / 2
             typical = covariance.diagonal().mean().clamp_min(_MIN_SPREAD) * torch.eye(len(covariance)).double()
             shrunk = torch.lerp(covariance, typical, _SHRINKAGE)
             difference = self.difference.cpu().double()

@@ -34,7 +34,11 @@ _BATCH_PIXELS = 2**18
 
 @torch.no_grad()
 def fit_weights(
-    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
+    model: "ScaleAwareCRDModel",
+    images: torch.Tensor,
+    normalisation: Normalisation | None,
+    seed: int,
+    trained_on: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """Fit the weights of the score and of the map; nothing is changed if they cannot be fitted.
 
@@ -47,6 +51,7 @@ def fit_weights(
         images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
         normalisation: How they were normalised; None where they were not.
         seed: Seed of the anomalies: the same weights come out again.
+        trained_on: (T, 3, H, W), images that the student was trained on, for the covariance of the evidence; or None.
 
     Returns:
         :func:`left_out_scores` of the images; None if they are too many to need it, or too few, or nothing is fitted.
@@ -59,13 +64,15 @@ def fit_weights(
         return None
     with _evaluated(model):
         normal, normal_levels = _evidence(model, images)
-        anomalous = places = None
+        anomalous = places = trained = None
         if not scoring.uniform:
+            if trained_on is not None:
+                trained, _ = _evidence(model, trained_on)
             anomalous, places = _anomalous_evidence(model, images, normalisation, seed)
-    scoring.score_weights.fit(normal, anomalous)
+    scoring.score_weights.fit(normal, anomalous, trained)
     scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
     few = FEWEST_IMAGES < len(images) < MANY_IMAGES
-    return left_out_scores(scoring.score_weights, normal, anomalous) if few else None
+    return left_out_scores(scoring.score_weights, normal, anomalous, trained) if few else None
 
 
 @torch.no_grad()
@@ -94,13 +101,19 @@ def learn_difference(
     scoring.score_weights.learn_difference(normal, anomalous)
 
 
-def left_out_scores(weights: FittedWeights, normal: torch.Tensor, anomalous: torch.Tensor | None) -> torch.Tensor:
+def left_out_scores(
+    weights: FittedWeights,
+    normal: torch.Tensor,
+    anomalous: torch.Tensor | None,
+    trained: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Score each of a few normal images by weights that are fitted without it.
 
     Args:
         weights: Weights of the score; left as they are.
         normal: (N, F) evidence of normal images, more than two.
         anomalous: (M N, F) evidence of the same images with M anomalies each, all images next to each other; or None.
+        trained: (T, F) evidence of images that the student was trained on, or None.
 
     Returns:
         (N,) scores.
@@ -110,7 +123,7 @@ def left_out_scores(weights: FittedWeights, normal: torch.Tensor, anomalous: tor
     for index in range(count):
         others = torch.arange(count, device=normal.device) != index
         spoilt = None if anomalous is None else anomalous.unflatten(0, (-1, count))[:, others].flatten(0, 1)
-        weights.fit(normal[others], spoilt)
+        weights.fit(normal[others], spoilt, trained)
         scores.append(weights(normal[~others]))
     return torch.cat(scores)
 

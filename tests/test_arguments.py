@@ -42,6 +42,7 @@ WRONG = {
     "scoring.sigma": ([-1, NAN, INF, "4", 1e300], r"a finite number in \[0, 1000\]"),
     "noise.kind": (["pink"], r"one of \('mixed', 'simplex'\)"),
     "noise.share": SHARE,
+    "noise.start": ([-0.1, 1, 2, NAN, INF, "1"], r"a finite number in \[0, 1\)"),
     "noise.strength": (
         [-1, NAN, INF, "0.4", [1, 0.5], [0.1], [1, 2, 3], 1000],
         r"a finite number in \[0, 100\], or two of them in order",
@@ -131,7 +132,7 @@ def test_what_is_given_wins_over_the_preset() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"noise": {"strenght": 0.4}}, "noise.strenght is unknown; did you mean noise.strength? noise has kind, share"),
+        ({"noise": {"strenght": 0.4}}, "noise.strenght is unknown; did you mean noise.strength or noise.start? noise has kind, share"),
         ({"scoring": {"zzz": 1}}, "scoring.zzz is unknown; scoring has scale_adaptation, held_out"),
         ({"noise": "perlin"}, "noise must be a group of kind, .*; what was noise is now noise.kind, got 'perlin'"),
         ({"loss": [1, 0]}, r"loss must be a group of pull, restore, contrast, ratio, got \[1, 0\]"),

@@ -104,6 +104,7 @@ class HeldOut(Callback):
             batch_size=self._batch_size,
             num_workers=self._num_workers if len(dataset) >= _WORTH_WORKERS else 0,
             collate_fn=self._collate or dataset.collate_fn,
+            generator=torch.Generator().manual_seed(0),  # or each look would take a number from the training's
         )
 
     def images(self, model: LightningModule) -> Iterator[torch.Tensor]:

@@ -36,7 +36,9 @@ def equal(first: State, second: State) -> bool:
 
 def build(seed: int | None, state: int, schedule: str = "none") -> ScaleAwareCRD:
     """A model with a seed of its own, from some global random state."""
-    model = build_model(seed=seed, loss={"contrast": 0.1}, optimiser={"schedule": schedule, "learning_rate": 1e-3})
+    # Neither schedule nor start of the anomalies, which depend on the length.
+    optimiser = {"schedule": schedule, "learning_rate": 1e-3}
+    model = build_model(seed=seed, loss={"contrast": 0.1}, noise={"start": 0.0}, optimiser=optimiser)
     torch.manual_seed(state)  # build_model seeds as well
     return model
 

@@ -132,7 +132,10 @@ def test_what_is_given_wins_over_the_preset() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"noise": {"strenght": 0.4}}, "noise.strenght is unknown; did you mean noise.strength or noise.start? noise has kind, share"),
+        (
+            {"noise": {"strenght": 0.4}},
+            "noise.strenght is unknown; did you mean noise.strength or noise.start? noise has kind, share",
+        ),
         ({"scoring": {"zzz": 1}}, "scoring.zzz is unknown; scoring has scale_adaptation, held_out"),
         ({"noise": "perlin"}, "noise must be a group of kind, .*; what was noise is now noise.kind, got 'perlin'"),
         ({"loss": [1, 0]}, r"loss must be a group of pull, restore, contrast, ratio, got \[1, 0\]"),

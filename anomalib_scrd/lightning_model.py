@@ -241,9 +241,9 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         and the student goes on from the weights that it has.
         """
         super().on_train_start()
-        self.plan_anomalies()
         if self.trainer.ckpt_path is None:
             self.model.reset_statistics()
+        self.plan_anomalies()
 
     def on_fit_end(self) -> None:
         """Let go of the last images."""
@@ -285,7 +285,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             known = self.feature_cache.features(self.compiled(self.model.teacher), images, noisy, paths)
         with explained_batch_norm_error(images):
             features = self.compiled(self.model)(
-                images, noisy, restore=spoil and self.loss.needs_restored, teacher_features=known
+                images, noisy, restore=self.loss.needs_restored, teacher_features=known
             )
         terms = self.loss(
             features.clean,

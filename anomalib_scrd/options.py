@@ -359,9 +359,9 @@ class ScoringOptions(Options):
 
     Args:
         scale_adaptation: Weights of the scales in map and score. ``fitted``: held-out normal images against the same
-            images with synthetic anomalies decide, at each validation of a training and at its end; ``uniform``: all
-            are equal; ``published``: a head of the student weighs them for each image, in the loss as well, and the
-            score is the mean of the map.
+            images with synthetic anomalies decide, at each validation of a training and at its end (what the anomalies
+            change in the score: once, see ``noise.start``); ``uniform``: all are equal; ``published``: a head of the
+            student weighs them for each image, in the loss as well, and the score is the mean of the map.
         held_out: Share of the normal training images that the student is not trained on, in [0, 1): the weights of
             the scales, and thresholds where no anomalous images are known, are taken from them. 0 for none.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none

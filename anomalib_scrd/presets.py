@@ -129,6 +129,12 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
     ),
     (
         "noise",
+        ("start",),
+        lambda c: c.loss.pull,
+        "loss.pull is 0, so that every step needs synthetic anomalies",
+    ),
+    (
+        "noise",
         ("persistence",),
         lambda c: c.noise.octaves != 1,
         "noise.octaves is 1",

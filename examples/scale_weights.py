@@ -10,17 +10,14 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from anomalib.data import Folder
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.scoring.evidence import EXTENTS
-
-mpl.use("Agg")
-from matplotlib import pyplot as plt
 
 
 class Scales(NamedTuple):
@@ -45,6 +42,9 @@ def scales(name: str, checkpoint: Path, folder: Path) -> Scales:
         The two tables, (2 K, 6), and the AUROC of the score.
     """
     model = ScaleAwareCRD.load_from_checkpoint(checkpoint, pre_trained=False, map_location="cpu").eval()
+    if model.hparams["scoring"]["scale_adaptation"] != "fitted":
+        msg = f"{checkpoint} must be of a training with scoring.scale_adaptation fitted, got {model.hparams['scoring']}"
+        raise SystemExit(msg)
     kinds = sorted(path.name for path in (folder / "test").iterdir() if path.is_dir() and path.name != "good")
     data = Folder(
         name=name,
@@ -76,7 +76,8 @@ def draw(found: list[Scales], path: Path) -> None:
         found: Data sets.
         path: Picture to write.
     """
-    figure, rows = plt.subplots(len(found), 2, figsize=(11, 2.9 * len(found)), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(11, 2.9 * len(found)), layout="constrained")
+    rows = figure.subplots(len(found), 2, squeeze=False)
     for (left, right), one in zip(rows, found, strict=True):
         levels = len(one.weights) // 2
         names = [f"{kind} {level + 1}" for kind in ("plain", "damped") for level in range(levels)]
@@ -85,14 +86,14 @@ def draw(found: list[Scales], path: Path) -> None:
             (left, one.weights, f"{one.name}: weight", (-most, most)),
             (right, one.alone, f"{one.name}: image AUROC of each alone; of the score {one.together:.3f}", (0, 1)),
         ):
-            axes.imshow(table, cmap="RdBu_r", vmin=limits[0], vmax=limits[1], aspect="auto")
+            image = axes.imshow(table, cmap="RdBu_r", vmin=limits[0], vmax=limits[1], aspect="auto")
             axes.set_title(title, fontsize=9)
             axes.set_xticks(range(len(EXTENTS)), EXTENTS, fontsize=7)
             axes.set_yticks(range(len(names)), names, fontsize=7)
             for (row, column), value in np.ndenumerate(table):
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7)
+                colour = "white" if abs(image.norm(value) - 0.5) > 0.35 else "black"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -105,6 +106,8 @@ def main() -> None:
     for text, part in zip(arguments.sets, parts, strict=True):
         if len(part) != 3:
             parser.error(f"a set is NAME=CHECKPOINT=FOLDER, got {text!r}")
+        if not (Path(part[1]).is_file() and Path(part[2], "test", "good").is_dir()):
+            parser.error(f"a set needs a file and a folder with test/good, got {text!r}")
     draw([scales(name, Path(checkpoint), Path(folder)) for name, checkpoint, folder in parts], arguments.picture)
 
 

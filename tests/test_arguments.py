@@ -198,6 +198,8 @@ def test_an_unknown_argument_is_refused_with_close_names() -> None:
         ({"noise": {"strength": 0.2}, "loss": PLAIN | {"contrast": 0.1}}, []),
         ({"noise": {"strength": 0.2}, "loss": PLAIN | {"ratio": 0.1}}, []),
         ({"noise": {"octaves": 1, "persistence": 0.3}}, ["noise.persistence"]),
+        ({"preset": "published", "noise": {"start": 0.5}}, ["noise.start"]),
+        ({"noise": {"start": 0.5}}, []),
         ({"optimiser": {"schedule": "none", "warmup_steps": 3}}, ["optimiser.warmup_steps"]),
         ({"preset": "published", "noise": {"strength": 0.1}}, []),
         ({"preset": "published"}, []),

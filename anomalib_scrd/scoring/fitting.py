@@ -4,7 +4,7 @@ __all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "learn_
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def fit_weights(
     images: torch.Tensor,
     normalisation: Normalisation | None,
     seed: int,
-    trained_on: torch.Tensor | None = None,
+    trained_on: Iterable[torch.Tensor] = (),
 ) -> torch.Tensor | None:
     """Fit the weights of the score and of the map; nothing is changed if they cannot be fitted.
 
@@ -51,7 +51,8 @@ def fit_weights(
         images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
         normalisation: How they were normalised; None where they were not.
         seed: Seed of the anomalies: the same weights come out again.
-        trained_on: (T, 3, H, W), images that the student was trained on, for the covariance of the evidence; or None.
+        trained_on: Batches (B, 3, H, W) of images that the student was trained on, for the covariance of the evidence;
+            not asked for where the weights are not fitted.
 
     Returns:
         :func:`left_out_scores` of the images; None if they are too many to need it, or too few, or nothing is fitted.
@@ -66,8 +67,8 @@ def fit_weights(
         normal, normal_levels = _evidence(model, images)
         anomalous = places = trained = None
         if not scoring.uniform:
-            if trained_on is not None:
-                trained, _ = _evidence(model, trained_on)
+            parts = [_evidence(model, batch)[0] for batch in trained_on]
+            trained = torch.cat(parts) if parts else None
             anomalous, places = _anomalous_evidence(model, images, normalisation, seed)
     scoring.score_weights.fit(normal, anomalous, trained)
     scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
@@ -81,7 +82,7 @@ def learn_difference(
 ) -> None:
     """Learn how synthetic anomalies move the evidence of a student that has not been trained with them.
 
-    Later :func:`fit_weights` keep it for the score. Nothing happens where the weights are not fitted.
+    Later :func:`fit_weights` keep it for the score. Nothing happens where the weights are not fitted, or it is known.
 
     Args:
         model: The model, on the images' device. It is left in the mode in which it was.
@@ -93,7 +94,7 @@ def learn_difference(
         ValueError: If there are too few images, or the model's distances are not finite.
     """
     scoring = model.map_and_score
-    if scoring.published or scoring.uniform:
+    if scoring.published or scoring.uniform or scoring.score_weights.learned:
         return
     with _evaluated(model):
         normal, _ = _evidence(model, images)

@@ -87,18 +87,19 @@ class HeldOut(Callback):
         """Training images before any were held out; None outside of a fit."""
         return None if self._taken_from is None else self._taken_from[1]
 
-    def loader(self) -> DataLoader:
+    def loader(self, *, trained: bool = False) -> DataLoader:
         """A loader of the held-out images in a fixed order, in batches of the data module's ``eval_batch_size``.
+
+        Args:
+            trained: Whether to load up to 200 normal images that the student is trained on instead.
 
         Raises:
             ValueError: If no images are held out.
         """
-        if self.dataset is None:
+        dataset = self._trained if trained else self.dataset
+        if dataset is None:
             msg = "no images are held out: there is nothing to load"
             raise ValueError(msg)
-        return self._loader(self.dataset)
-
-    def _loader(self, dataset: AnomalibDataset) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=self._batch_size,
@@ -107,33 +108,20 @@ class HeldOut(Callback):
             generator=torch.Generator().manual_seed(0),  # or each look would take a number from the training's
         )
 
-    def images(self, model: LightningModule) -> Iterator[torch.Tensor]:
+    def images(self, model: LightningModule, *, trained: bool = False) -> Iterator[torch.Tensor]:
         """Held-out images as the model's forward pass gets them in a validation.
 
         Args:
             model: Model whose device and pre-processor are used.
+            trained: As in :meth:`loader`.
 
         Yields:
-            Batches (B, 3, H, W), pre-processed, on the model's device.
+            Batches (B, 3, H, W), pre-processed, on the model's device; none if no images are held out.
         """
-        yield from self._images(model, self.dataset)
-
-    def trained_images(self, model: LightningModule) -> Iterator[torch.Tensor]:
-        """Up to 200 of the images that the student is trained on, as a validation would see them.
-
-        Args:
-            model: Model whose device and pre-processor are used.
-
-        Yields:
-            Batches (B, 3, H, W), pre-processed, on the model's device.
-        """
-        yield from self._images(model, self._trained)
-
-    def _images(self, model: LightningModule, dataset: AnomalibDataset | None) -> Iterator[torch.Tensor]:
-        if dataset is None:
+        if self.dataset is None:
             return
         transform = getattr(getattr(model, "pre_processor", None), "transform", None)
-        for batch in self._loader(dataset):
+        for batch in self.loader(trained=trained):
             images = batch.image.to(model.device)
             yield images if transform is None else transform(images)
 

@@ -25,24 +25,24 @@ class ScaleWeights(ModelMixin):
     loss: ScaleAwareContrastiveLoss
     _seed: int | None
     _clean_steps = 0
-    _asked = False
+    _learns_difference = False
 
     def plan_anomalies(self) -> None:
         """Find the step at which synthetic anomalies come in, at the start of a training or of its continuation."""
         steps = self.trainer.estimated_stepping_batches
         start = self.hparams["noise"]["start"] if self.loss.pull > 0 and math.isfinite(steps) else 0.0
-        self._clean_steps, self._asked = math.ceil(start * steps) if start else 0, False
+        self._clean_steps = math.ceil(start * steps) if start else 0
+        fresh = 0 < self._clean_steps >= self.global_step  # the student has seen none yet
+        self._learns_difference = fresh and len(self.held_out) >= FEWEST_IMAGES
 
     def trains_with_anomalies(self) -> bool:
         """Whether this step trains with synthetic anomalies; the first one that does learns what they change."""
         if not self.loss.needs_noisy or self.global_step < self._clean_steps:
             return False
-        if not self._asked:  # once: the answer lies on the device, and a step does not wait for it
-            self._asked = True
-            model: Any = self.model
-            if self._clean_steps and len(self.held_out) >= FEWEST_IMAGES and not model.map_and_score.knows_difference:
-                with torch.autocast(self.device.type, enabled=False):
-                    learn_difference(model, *self._fitted_on())
+        if self._learns_difference:
+            self._learns_difference = False
+            with torch.autocast(self.device.type, enabled=False):
+                learn_difference(cast("Any", self.model), *self._fitted_on())
         return True
 
     @torch.no_grad()
@@ -56,8 +56,8 @@ class ScaleWeights(ModelMixin):
         model: Any = self.model
         images, normalised, seed = self._fitted_on()
         cast("Any", self).note_range(images if normalised is None else normalised.undo(images))
-        known = [model.tiles(batch) for batch in self.held_out.trained_images(self)]
-        scores = fit_weights(model, images, normalised, seed, torch.cat(known) if known else None)
+        known = map(model.tiles, self.held_out.images(self, trained=True))
+        scores = fit_weights(model, images, normalised, seed, known)
         # With tiles they are those of tiles, and no image's.
         self.held_out.left_out_scores = scores if model.tiling is None else None
 

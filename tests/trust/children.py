@@ -80,6 +80,7 @@ def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None
     if child == 0:
         status = 1
         try:
+            os.setpgid(0, 0)  # so that nothing that it starts outlives a hang
             file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(file, 1)
             os.dup2(file, 2)
@@ -100,7 +101,7 @@ def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None
     finally:
         os.close(handle)
     if not ended:
-        os.kill(child, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if not ended:
         return "hung"

@@ -26,7 +26,16 @@ def test_what_becomes_of_a_child(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in log.read_text()
     assert in_child(spin, log, kill_after=0.05) == "killed"
     assert in_child(spin, log) == "done"
-    assert in_child(lambda: time.sleep(60), log, limit=0.05) == "hung"
+    read, write = os.pipe()  # its end comes when nobody can write into it any more
+
+    def fork_and_wait() -> None:
+        os.fork()
+        time.sleep(60)
+
+    assert in_child(fork_and_wait, log, limit=1) == "hung"
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
     assert in_child(lambda: os.kill(os.getpid(), signal.SIGSEGV), log) == "crashed"
 
 

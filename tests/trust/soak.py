@@ -3,7 +3,8 @@
 Also ``--of openvino``, ``edge`` (predictions), ``trainings`` (of 20 steps), ``exports`` (loaded and asked once).
 
 After every hundredth of the work, memory, open files, threads and the time of the work since are noted, and printed to
-standard error. What is stopped by Ctrl-C or SIGTERM tells what it has seen. It survives if
+standard error. What is stopped by Ctrl-C or SIGTERM tells what it has seen, but for
+trainings: Lightning takes the signal. It survives if
 the memory of the last two thirds grows by less than a mebibyte in all, or its slope's 95 % interval holds zero; and if
 there are no more files and threads at the end than at a third. The slope of the latency is printed beside it, and says
 something on a quiet machine only.

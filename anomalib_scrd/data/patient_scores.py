@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from pandas import DataFrame
 from torchmetrics.functional.classification import binary_auroc
 
+from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.data.items import MedicalBatch
 
 logger = logging.getLogger(__name__)
@@ -111,8 +112,8 @@ class PatientScores(Callback):
             table = patient_scores(known, by)
             if trainer.is_global_zero:
                 path = Path(trainer.default_root_dir) / f"{by}_scores.csv"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                table.to_csv(path, index=False)
+                with replacing(path, "table") as part:
+                    table.to_csv(part, index=False)
                 logger.info("scores of %d %ss: %s", len(table), by, path)
             if trainer.testing and "gt_label" in table and {0, 1} <= set(table.gt_label):
                 # Ranks in place of scores: torchmetrics would put scores beyond 1 through a sigmoid.

@@ -72,22 +72,21 @@ class ONNXEngine:
             metadata = self._session.get_modelmeta().custom_metadata_map.get(KEY)
             names = {output.name for output in self._session.get_outputs()}
             entries = self._session.get_inputs()
+            shapes = [entry.shape for entry in entries]
         except Exception as error:  # noqa: BLE001 - of many kinds, without a common one; of a name that is no text too
             msg = f"ONNX Runtime cannot load {str(path)!r}: {str(error).strip().splitlines()[0]}"
             raise ValueError(msg) from None
         self.facts = ModelFacts.read(metadata, path)
         self.outputs = check_outputs(names, path, maps=maps)
         self.labels = "pred_label" in self.outputs
-        if len(entries) != 1 or len(entries[0].shape) != 4:  # noqa: PLR2004
-            shapes = [entry.shape for entry in entries]
+        if len(shapes) != 1 or len(shapes[0]) != 4:  # noqa: PLR2004
             msg = f"{str(path)!r} has inputs {shapes}; a model of this project has one, (N, 3, H, W)"
             raise ValueError(msg)
-        (entry,) = entries
-        batch, _, height, width = entry.shape
+        batch, _, height, width = shapes[0]
         if isinstance(batch, int) and batch != 1:
             msg = f"{str(path)!r} takes batches of {batch} images; export it for one, or for any number"
             raise ValueError(msg)
-        self._input = entry.name
+        self._input = entries[0].name
         stated = self.facts.size if self.facts.resized_before else None
         self.size = (height, width) if isinstance(height, int) and isinstance(width, int) else stated
         self.batch = 1 if batch == 1 else batch_for(self.size, hint)

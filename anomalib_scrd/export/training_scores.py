@@ -16,6 +16,7 @@ import numpy as np
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
 
+from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.data import MedicalPredictDataset
 from anomalib_scrd.edge.journal import Journal
 from anomalib_scrd.edge.names import Names
@@ -96,9 +97,9 @@ class _Writer(Callback):
             value.cpu().numpy()[:, None, None] for value in (weights.mean, weights.spread, weights.weight)
         )
         path = self._journal.folder / "scales" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         standardised = np.clip((levels - mean) / spread, -_MOST, _MOST).astype(np.float16)
-        np.savez(path, maps=standardised, weights=weight.ravel(), layers=np.array(model.model.teacher.layers))
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez(file, maps=standardised, weights=weight.ravel(), layers=np.array(model.model.teacher.layers))
 
 
 def write_training_scores(checkpoint: Path, images: Path, output: Path, salt: Path | None = None) -> None:

@@ -1,7 +1,9 @@
 """The error of an image file that cannot be read."""
 
-__all__ = ["UnreadableImageError", "missing_package"]
+__all__ = ["UnreadableImageError", "missing_package", "reading"]
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -45,3 +47,22 @@ def missing_package(path: str | Path, package: str) -> UnreadableImageError:
         The error; its message names the extra that installs the package.
     """
     return UnreadableImageError.of(path, f"this format needs {package}; pip install 'anomalib-scrd[medical]'")
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Name a file in whatever its content makes a reader raise.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableImageError: In place of errors that are none of the system's, nor of a missing package. It names their
+            kind alone: their text may quote a header.
+    """
+    try:
+        yield
+    except (OSError, ImportError):  # UnreadableImageError is an OSError
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
+        raise UnreadableImageError.of(path, f"it is damaged, or of a rare kind ({type(error).__name__})") from None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from anomalib_scrd.imaging import dicom, pillow, volumes
-from anomalib_scrd.imaging.errors import UnreadableImageError
+from anomalib_scrd.imaging.errors import UnreadableImageError, reading
 from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_pixels
 from anomalib_scrd.imaging.volumes import VolumeOptions
 
@@ -122,11 +122,12 @@ def list_pictures(path: str | Path, options: VolumeOptions | None = None) -> lis
     """
     path = Path(path)
     name = path.name.lower()
-    if name.endswith(_VOLUMES):
-        return volumes.list_slices(path, options or VolumeOptions())
-    if _taken_for_dicom(path):
-        return dicom.list_frames(path)
-    return pillow.list_images(path)
+    with reading(path):
+        if name.endswith(_VOLUMES):
+            return volumes.list_slices(path, options or VolumeOptions())
+        if _taken_for_dicom(path):
+            return dicom.list_frames(path)
+        return pillow.list_images(path)
 
 
 def read_picture(info: PictureInfo, options: VolumeOptions | None = None) -> Picture:
@@ -158,11 +159,12 @@ def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> P
     Raises:
         UnreadableImageError: If it cannot be read.
     """
-    if info.path.name.lower().endswith(_VOLUMES):
-        return volumes.read_slice(info, (options or VolumeOptions()).plane)
-    if _taken_for_dicom(info.path):
-        return dicom.read_frame(info)
-    return pillow.read_image(info)
+    with reading(info.path):
+        if info.path.name.lower().endswith(_VOLUMES):
+            return volumes.read_slice(info, (options or VolumeOptions()).plane)
+        if _taken_for_dicom(info.path):
+            return dicom.read_frame(info)
+        return pillow.read_image(info)
 
 
 def has_geometry(path: Path) -> bool:

@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from anomalib_scrd.atomic_files import unwritten
+
 _DIGITS = 16
 _SALT_BYTES = 32
 _SHARED = "ANOMALIB_SCRD_SALT"
@@ -24,6 +26,7 @@ class Pseudonyms:
 
     Raises:
         ValueError: If the file is empty.
+        OSError: If it cannot be made; there is none then.
     """
 
     def __init__(self, salt_file: str | Path | None = None) -> None:
@@ -33,9 +36,7 @@ class Pseudonyms:
             return
         path = Path(salt_file)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(_SALT_BYTES) + "\n", encoding="ascii")
+            _make_salt(path)
         self._salt = path.read_bytes().strip()
         if not self._salt:
             msg = f"the salt file {str(path)!r} is empty: give one with a random text, or a path where one can be made"
@@ -53,3 +54,22 @@ class Pseudonyms:
         if not identifier.strip():
             return ""
         return hmac.new(self._salt, identifier.strip().encode(), "sha256").hexdigest()[:_DIGITS]
+
+
+def _make_salt(path: Path) -> None:
+    """Make a file of a new salt, whole or not at all, unless another process is faster: then its salt counts."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch(mode=0o600)
+        part.write_text(secrets.token_hex(_SALT_BYTES) + "\n", encoding="ascii")
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            part.replace(path)
+    except OSError as error:
+        raise unwritten(path, "salt file", error) from error
+    finally:
+        part.unlink(missing_ok=True)

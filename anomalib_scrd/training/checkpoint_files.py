@@ -2,6 +2,7 @@
 
 __all__ = ["AtomicCheckpointIO", "explained_damage", "write_atomically"]
 
+import errno
 import pickle
 import struct
 import zipfile
@@ -83,19 +84,26 @@ def explained_damage(path: _PATH) -> Iterator[None]:
     """
     try:
         yield
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL or error.filename is not None:
+            raise
+        # a zip archive that points to a place before its own begin
+        raise _damaged(path, error) from error
     except _DAMAGE as error:
         if _MISMATCH in str(error):  # a whole file of another model; torch lists the names
             msg = f"checkpoint {str(path)!r} does not fit this model: {error}"
             raise RuntimeError(msg) from error
-        text = str(error).strip() if isinstance(error, ValueError) else str(error).strip().partition(". ")[0]
-        reason = "" if isinstance(error, pickle.UnpicklingError) else f": {text}"
-        msg = (
-            f"checkpoint {str(path)!r} is damaged, or no checkpoint of this model, and is not loaded "
-            f"({type(error).__name__}{reason})"
-        )
-        raise ValueError(msg) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: _PATH, error: Exception) -> ValueError:
+    text = str(error).strip() if isinstance(error, ValueError) else str(error).strip().partition(". ")[0]
+    reason = "" if isinstance(error, pickle.UnpicklingError) else f": {text}"
+    msg = (
+        f"checkpoint {str(path)!r} is damaged, or no checkpoint of this model, and is not loaded "
+        f"({type(error).__name__}{reason})"
+    )
+    return ValueError(msg)
 
 
 def write_atomically(trainer: Trainer) -> None:

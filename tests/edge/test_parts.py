@@ -194,13 +194,22 @@ print([name for name in events if name.startswith(outside)])
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("suffix", [".xml", ".onnx"])
-def test_names_that_are_no_text_are_told_with_the_file(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "name", "damaged"),
+    [
+        (".xml", b"pred_label", b"\xe5\xe2\x99d_label"),
+        (".onnx", b"pred_label", b"\xe5\xe2\x99d_label"),
+        (".onnx", b"batch", b"bat\xe3h"),  # of a dimension: read only where the shape is looked at
+    ],
+)
+def test_names_that_are_no_text_are_told_with_the_file(
+    suffix: str, name: bytes, damaged: bytes, tmp_path: Path
+) -> None:
     """Damaged bytes: each engine's binding raises a UnicodeDecodeError, which names no file."""
     path = (build_openvino if suffix == ".xml" else build_onnx)(tmp_path / f"model{suffix}")
     content = path.read_bytes()
-    assert content.count(b"pred_label") >= 1
-    path.write_bytes(content.replace(b"pred_label", b"\xe5\xe2\x99d_label"))
+    assert content.count(name) >= 1
+    path.write_bytes(content.replace(name, damaged))
     with pytest.raises(ValueError, match=rf"model\{suffix}'") as caught:
         load_engine(path, threads=1)
     assert not isinstance(caught.value, UnicodeDecodeError)

@@ -3,6 +3,7 @@
 __all__ = ["PARTS", "Part", "Training"]
 
 import json
+import os
 import statistics
 import sys
 import sysconfig
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 _SMALL, _LARGE = "tf_efficientnet_lite0", "wide_resnet50_2"
 _CONTRAST_FREE = {"contrast": 0.0}
+_ROOT = Path(__file__).resolve().parents[2]
+_WORKERS = 8  # processes that read images
 _WARM_UP = 0.1  # share of a training that its rate leaves out: caches fill, kernels are chosen and compiled
 
 
@@ -36,6 +40,11 @@ class Part:
     def result(self, folder: Path) -> str:
         """What has been measured so far, in a few words; an empty text for nothing."""
         raise NotImplementedError
+
+    def lacks(self, *, tiny: bool) -> str:
+        """What is missing on this machine; an empty text for nothing."""
+        del tiny
+        return ""
 
 
 @dataclass
@@ -72,7 +81,7 @@ class Training(Part):
                     "n_train": images,
                     **dict.fromkeys(("n_val_good", "n_val_lesions", "n_test_good", "n_test_lesions"), 3),
                     "train_batch_size": 4 if tiny else 16,
-                    "num_workers": 0 if tiny else 8,
+                    "num_workers": 0 if tiny else _WORKERS,
                 },
             },
             "trainer": {
@@ -150,6 +159,77 @@ class Steps(Part):
 
 
 @dataclass
+class Quality(Part):
+    """The six public sets by the benchmark, default and contrast-free form; each training that ended has its numbers.
+
+    With tiny sizes: one drawn set.
+    """
+
+    steps: int = 5_000
+
+    def command(self, folder: Path, *, device: str, tiny: bool, seed: int) -> list[str]:
+        """Settings for ``python -m anomalib_scrd.benchmark``."""
+        small = {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1", "layer2"]}
+        teacher = small if tiny else {"backbone": _SMALL}
+        forms = {"default": teacher, "contrast-free": teacher | {"loss": _CONTRAST_FREE}}
+        settings = {
+            "models": {
+                name: {
+                    "class_path": "anomalib_scrd.ScaleAwareCRD",
+                    "init_args": arguments,
+                    "max_steps": 2 if tiny else self.steps,
+                }
+                for name, arguments in forms.items()
+            },
+            "data": {"drawn": _drawn(folder, side=64)} if tiny else _six_sets(),
+            "image_size": [64, 64] if tiny else [256, 256],
+            "holdout": 0.1,
+            "seeds": [seed],
+            "accelerator": "cpu" if device == "cpu" else "auto",
+            "cases": 1,
+            "output": str(folder),
+        }
+        file = folder / "settings.yaml"
+        file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        return [sys.executable, "-m", "anomalib_scrd.benchmark", "--config", str(file)]
+
+    def result(self, folder: Path) -> str:
+        """Image AUROCs."""
+        file = folder / "results.csv"
+        if not file.exists():
+            return ""
+        rows = pd.read_csv(file)
+        rows = rows[rows["status"] == "ok"]
+        return "; ".join(f"{row.data}, {row.model}: {row.image_auroc:.3f}" for row in rows.itertuples())
+
+    def lacks(self, *, tiny: bool) -> str:
+        """The images."""
+        return "" if tiny or "ANOMALIB_SCRD_DATA" in os.environ else "ANOMALIB_SCRD_DATA is not set"
+
+
+def _six_sets() -> dict[str, Any]:
+    """The sets of the benchmark's configuration, read by several processes."""
+    sets = yaml.safe_load((_ROOT / "configs/benchmark/six_sets.yaml").read_text(encoding="utf-8"))["data"]
+    for entry in sets.values():
+        entry["init_args"] |= {"num_workers": _WORKERS}
+    return dict(sets)
+
+
+def _drawn(folder: Path, *, side: int) -> dict[str, Any]:
+    return {
+        "class_path": "anomalib_scrd.PhantomSlices",
+        "init_args": {
+            "root": str(folder / "images"),
+            "image_size": side,
+            "n_train": 16,
+            **dict.fromkeys(("n_val_good", "n_val_lesions", "n_test_good", "n_test_lesions"), 3),
+            "train_batch_size": 4,
+            "num_workers": 0,
+        },
+    }
+
+
+@dataclass
 class Precision(Part):
     """Scores of one trained model in other precisions."""
 
@@ -165,7 +245,11 @@ class Precision(Part):
         if not file.exists():
             return ""
         rows = pd.read_csv(file)
-        return "; ".join(f"{row.form}: {row.score:.2g} of the scores' range" for row in rows.itertuples())
+        return "; ".join(
+            f"{row.form}: {row.score:.2g} of the scores' range, {'within' if row.score <= row.bound else 'BEYOND'} "
+            f"{row.bound:g}"
+            for row in rows.itertuples()
+        )
 
 
 _CACHED = {"backbone": _SMALL, "feature_cache": 8.0}
@@ -190,5 +274,6 @@ PARTS: dict[str, Part] = {
         model={"backbone": _SMALL, "loss": _CONTRAST_FREE},
     ),
     "precision": Precision("scores against float32", share=0.15),
+    "six sets": Quality("image AUROC at 256 x 256, small backbone, 5,000 steps", share=1.0),
 }
 """The parts by name, most important first."""

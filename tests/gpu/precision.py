@@ -4,7 +4,7 @@
 images and compares; it needs no files.
 """
 
-__all__ = ["FORMS", "compare", "main"]
+__all__ = ["BOUNDS", "FORMS", "compare", "main"]
 
 import sys
 from collections.abc import Iterator
@@ -22,6 +22,8 @@ from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
 FORMS = ("bf16", "fp16", "channels_last", "tf32", "compiled")
 """The forms; TF32 changes nothing but on a GPU."""
+BOUNDS = {"bf16": 0.1, "fp16": 0.02, "channels_last": 1e-4, "tf32": 0.02, "compiled": 1e-3}
+"""The largest difference of a score from float32 that is allowed, as a share of the range of the scores."""
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def compare(model: ScaleAwareCRDModel, images: torch.Tensor, forms: tuple[str, .
 
     Returns:
         A row per form: ``score`` and ``map``, the largest differences from float32 relative to the range of the scores
-        and of the maps.
+        and of the maps; ``bound``, of :data:`BOUNDS`.
     """
     device = images.device
     model = model.eval()
@@ -66,7 +68,7 @@ def compare(model: ScaleAwareCRDModel, images: torch.Tensor, forms: tuple[str, .
             found = runner(shown)
         pairs = zip((found.pred_score, found.anomaly_map), (exact.pred_score, exact.anomaly_map), spans, strict=True)
         score, places = (((a.float() - b).abs().max() / span).item() for a, b, span in pairs)
-        rows.append({"form": form, "score": score, "map": places})
+        rows.append({"form": form, "score": score, "map": places, "bound": BOUNDS[form]})
     return pd.DataFrame(rows)
 
 

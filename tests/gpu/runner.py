@@ -34,6 +34,8 @@ def run_gpu(config: GpuConfig, command: str = "") -> bool:
     # The parts run in folders of their own, and find this package all the same.
     paths = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
+    if "ANOMALIB_SCRD_DATA" in environment:
+        environment["ANOMALIB_SCRD_DATA"] = str(Path(environment["ANOMALIB_SCRD_DATA"]).resolve())
 
     def report() -> None:
         lines = ["| part | what | result | state | seconds |", "|---|---|---|---|---|"]
@@ -46,6 +48,10 @@ def run_gpu(config: GpuConfig, command: str = "") -> bool:
         left = end - time.monotonic()
         if left < min(_WORTH_STARTING, 6 * config.minutes):
             break
+        lacks = PARTS[name].lacks(tiny=config.tiny)
+        if lacks:
+            states[name] = f"not begun: {lacks}"
+            continue
         folder = config.output / name
         folder.mkdir(parents=True, exist_ok=True)
         words = PARTS[name].command(folder.resolve(), device=device, tiny=config.tiny, seed=config.seed)

@@ -179,3 +179,16 @@ def test_a_header_that_claims_too_much(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     with pytest.raises(UnreadableImageError, match=r"more pixels than|are more than"):
         only(tmp_path / "a.png")
+
+
+def test_a_resolution_of_too_many_numbers(tmp_path: Path) -> None:
+    """An error behind the decoding, in which no library names the file."""
+    path = tmp_path / "float.tiff"
+    tifffile.imwrite(path, np.arange(64, dtype=np.float32).reshape(8, 8), resolution=(2, 3))
+    content = path.read_bytes()
+    entry = struct.pack("<HHI", 282, 5, 1)  # tag, rational, one of them
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, struct.pack("<HHI", 282, 5, 2)))
+    with pytest.raises(UnreadableImageError, match=r"float.tiff': it is damaged") as caught:
+        [read_picture(info) for info in list_pictures(path)]
+    assert caught.value.path == path

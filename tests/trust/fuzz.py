@@ -13,11 +13,13 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from tests.trust.children import Row, in_child
+from tests.trust.children import Journal, Row, in_child, last_line
 
 HANG = 10  # seconds
 MEMORY = 2 * 2**30  # bytes
@@ -307,6 +309,7 @@ def _judge(read: Callable[[Path], None], path: Path) -> str | None:
 
     signal.signal(signal.SIGPROF, slow)
     signal.setitimer(signal.ITIMER_PROF, HANG)  # of processor time: others may use this machine
+    signal.setitimer(signal.ITIMER_VIRTUAL, 2 * HANG)  # ends the process, for a library that does not come back
     try:
         read(path)
     except _Slow:
@@ -322,11 +325,8 @@ def _judge(read: Callable[[Path], None], path: Path) -> str | None:
         return f"{type(error).__name__}: {error}"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     return None
-
-
-def _shared(size: int) -> mmap.mmap:
-    return mmap.mmap(-1, size)
 
 
 def _tries(files: list[Path], times: int, seed: int) -> Iterator[tuple[Path, random.Random]]:
@@ -334,19 +334,19 @@ def _tries(files: list[Path], times: int, seed: int) -> Iterator[tuple[Path, ran
         yield files[number % len(files)], random.Random(f"{seed}:{number}")
 
 
-def fuzz(kind: str, times: int, seed: int, scratch: Path) -> Row:
+def fuzz(kind: str, times: int, seed: int, scratch: Path, kept: Path | None = None) -> Row:
     """Damage and read the files of a kind."""
     write, read = KINDS[kind]
     row = Row(f"damaged {kind}")
     files = write(scratch / kind)
     work = list(_tries(files, times, seed))
-    place, results = _shared(8), scratch / f"{kind}.jsonl"
-    start, log = 0, scratch / f"{kind}.log"
+    place, log = mmap.mmap(-1, 8), scratch / f"{kind}.log"
+    journal = Journal(kept and kept / f"{kind}-{seed}.jsonl", {"kind": kind, "seed": seed})
 
-    def child(first: int, last: int) -> None:
+    def child(first: int, last: int, results: Path) -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         folder = scratch / "damaged"
-        with results.open("a") as out:
+        with results.open("w") as out:
             for number in range(first, last):
                 place[:8] = number.to_bytes(8, "little")
                 file, draw = work[number]
@@ -370,19 +370,20 @@ def fuzz(kind: str, times: int, seed: int, scratch: Path) -> Row:
                     kept.mkdir(parents=True, exist_ok=True)
                     path.replace(kept / path.name)
 
-    while start < times:
+    results = scratch / "results.jsonl"
+    while (start := len(journal.tries)) < times:
         last = min(start + _BATCH, times)
-        ended = in_child(lambda first=start, last=last: child(first, last), log, limit=_BATCH * HANG * 2)
-        if ended == "done":
-            start = last
-            continue
-        number = int.from_bytes(place[:8], "little")
-        with results.open("a") as out:
-            tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-            out.write(json.dumps([number, f"the process {ended} {' '.join(tail)}"]) + "\n")
-        start = number + 1
-    for line in results.read_text().splitlines():
-        number, fault = json.loads(line)
+        results.unlink(missing_ok=True)
+        ended = in_child(partial(child, start, last, results), log, limit=_BATCH * HANG * 20)
+        lines = results.read_text().splitlines() if results.exists() else []
+        for number, fault in map(json.loads, lines):
+            journal.add(number, fault=fault)
+        if ended != "done":
+            number = int.from_bytes(place[:8], "little")
+            journal.add(number, fault=f"the process {ended} {last_line(log)}")
+        print(f"{kind} {len(journal.tries)}/{times}", file=sys.stderr, flush=True)
+    for number in range(times):
+        fault = journal.tries[number]["fault"]
         row.count(fault and f"{kind} {number} ({work[number][0].name}): {fault}")
     row.notes.append(f"seed {seed}")
     return row
@@ -395,8 +396,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--of", nargs="+", choices=tuple(KINDS), default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that were lost")
+    parser.add_argument("--journal", type=Path, help="folder that keeps the tries, for a command that may be stopped")
     arguments = parser.parse_args(words)
     lost = False
+    journal = arguments.journal and arguments.journal.absolute()
+    keep = arguments.keep and arguments.keep.absolute()
     with tempfile.TemporaryDirectory(prefix="trust-") as name:
         scratch = Path(name)
         os.chdir(scratch)
@@ -406,14 +410,12 @@ def main(words: list[str]) -> int:
 
                 if kind != "settings":
                     import tests.models  # noqa: F401
-            row = fuzz(kind, arguments.times, arguments.seed, scratch)
+            row = fuzz(kind, arguments.times, arguments.seed, scratch, journal)
             lost |= bool(row.lost)
             print(row, flush=True)
         os.chdir("/")
-        if arguments.keep is not None and (scratch / "lost").exists():
-            import shutil
-
-            shutil.copytree(scratch / "lost", arguments.keep, dirs_exist_ok=True)
+        if keep is not None and (scratch / "lost").exists():
+            shutil.copytree(scratch / "lost", keep, dirs_exist_ok=True)
     return int(lost)
 
 

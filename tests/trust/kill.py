@@ -3,7 +3,9 @@
 A training that was killed is started again with its newest checkpoint, or anew where there is none, and its weights,
 thresholds and weights of the scales are compared with those of a training that nobody killed, bit for bit. Moments:
 random times, and random times within a step, a validation or the writing of a checkpoint (after a random number of its
-bytes), in the first, a middle or the last epoch.
+bytes), in the first, a middle or the last epoch. Times are of the processor, so that they fall within the work however
+busy the machine is; what has ended before its moment does not count. With ``--journal`` a command that was stopped
+goes on where it was.
 """
 
 import argparse
@@ -14,7 +16,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ if __name__ == "__main__":
 import torch
 from lightning.pytorch import Callback
 
-from tests.trust.children import Row, in_child
+from tests.trust.children import Journal, Row, die_after, in_child, last_line, processor_time
 from tests.trust.tiny import SETUPS, Setup, fit, quiet, write_images
 
 _KINDS = ("time", "step", "validation", "checkpoint")
@@ -47,7 +48,8 @@ class Killer(Callback):
     Args:
         kind: ``step``, ``validation`` or ``checkpoint``.
         number: Which of these, from 0.
-        delay: Seconds after its begin; for a checkpoint the share of its bytes that are written before.
+        delay: Seconds of processor time after its begin; for a checkpoint the share of its bytes that are written
+            before.
     """
 
     def __init__(self, kind: str, number: int, delay: float) -> None:
@@ -59,7 +61,7 @@ class Killer(Callback):
     def _begin(self, kind: str) -> None:
         if kind == self.kind:
             if self.seen == self.number:
-                threading.Timer(self.delay, die).start()
+                die_after(self.delay)
             self.seen += 1
 
     def on_train_batch_start(self, *_: object) -> None:
@@ -119,20 +121,22 @@ def difference(first: Path, second: Path) -> str | None:
     return f"{len(wrong)} of {len(one)} tensors differ, by {most:.3g} at most, first {wrong[0]}"
 
 
-def moment(kind: str, part: str, draw: random.Random, counts: dict[str, int]) -> tuple[int, float]:
+def moment(kind: str, part: str, draw: random.Random, facts: dict[str, Any]) -> tuple[int, float]:
     """A number of a step, validation or checkpoint in a part of a training, and a delay."""
-    count = max(counts[kind], 1)
+    count = max(facts[kind], 1)
     third = max(count // 3, 1)
     low, high = {"first": (0, third), "middle": (third, 2 * third), "last": (count - third, count)}[part]
     number = min(draw.randrange(low, max(high, low + 1)), count - 1)
-    return number, draw.random() if kind == "checkpoint" else draw.uniform(0, 0.05 if kind == "step" else 0.2)
+    return number, draw.random() if kind == "checkpoint" else draw.uniform(0, facts[f"seconds of a {kind}"])
 
 
 class Counter(Callback):
-    """Counts the steps and validations of a training; the checkpoints are those of its plan."""
+    """Counts the steps, validations and checkpoints of a training, and measures the first two."""
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(_KINDS, 0)
+        self.taken = {"step": 0.0, "validation": 0.0}
+        self.begun = 0.0
         save = torch.save
 
         def counting(*arguments: Any) -> None:
@@ -141,44 +145,79 @@ class Counter(Callback):
 
         torch.save = counting
 
+    def _begin(self, kind: str) -> None:
+        self.counts[kind] += 1
+        self.begun = time.process_time()
+
+    def _end(self, kind: str) -> None:
+        self.taken[kind] = max(self.taken[kind], time.process_time() - self.begun)
+
     def on_train_batch_start(self, *_: object) -> None:
-        self.counts["step"] += 1
+        self._begin("step")
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self._end("step")
 
     def on_validation_start(self, *_: object) -> None:
-        self.counts["validation"] += 1
+        self._begin("validation")
+
+    def on_validation_end(self, *_: object) -> None:
+        self._end("validation")
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers, and the most seconds that a step or a validation has taken."""
+        return self.counts | {f"seconds of a {kind}": seconds for kind, seconds in self.taken.items()}
 
 
-def kill_trainings(times: int, seed: int, names: list[str], scratch: Path) -> Row:
-    """Kill trainings, one setup after the other, and resume each."""
-    row = Row(f"training, signal 9 ({', '.join(names)})")
-    images = write_images(scratch / "images")
-    draw = random.Random(seed)
-    expected: dict[str, tuple[Path, dict[str, Any]]] = {}
+Trial = Callable[[int, random.Random], tuple[str, str, "str | None"]]
+"""Takes a number and its random numbers; returns what became of the child, the moment, and what was lost."""
 
-    def trained(setup: Setup, output: Path, state: Path, checkpoint: Path | None = None) -> Callable[[], None]:
-        def work() -> None:
-            counter = Counter()
+
+def kills(name: str, times: int, seed: int, journal: Path | None, trial: Trial) -> Row:
+    """Try until so many were killed before their end; what has ended before its moment is not counted."""
+    row = Row(name)
+    kept = Journal(journal, {"what": name, "seed": seed})
+    number = 0
+    while row.survived + len(row.lost) < times and number < 3 * times:
+        if number not in kept.tries:
             start = time.monotonic()
-            model = fit(images, output, setup, checkpoint, [counter])
-            facts = counter.counts | {"seconds": time.monotonic() - start}
-            state.with_suffix(".json").write_text(json.dumps(facts))
-            torch.save(model.state_dict(), state)
+            ended, where, fault = trial(number, random.Random(f"{seed}:{number}"))
+            kept.add(number, ended=ended, where=where, fault=fault, seconds=round(time.monotonic() - start, 1))
+        facts = kept.tries[number]
+        if facts["ended"] != "done" or facts["fault"]:
+            row.count(facts["fault"] and f"{number}, {facts['where']}: {facts['fault']}")
+        print(f"{number}: {facts}", flush=True)
+        number += 1
+    row.notes.append(f"seed {seed}")
+    return row
 
-        return work
 
-    killed = 0
-    for number in range(times):
+def kill_trainings(times: int, seed: int, names: list[str], scratch: Path, journal: Path | None = None) -> Row:
+    """Kill trainings, one setup after the other, and resume each."""
+    images = write_images(scratch / "images")
+    whole: dict[str, dict[str, Any]] = {}
+
+    def trained(setup: Setup, output: Path, state: Path, checkpoint: Path | None = None) -> None:
+        counter = Counter()
+        before = time.process_time()
+        model = fit(images, output, setup, checkpoint, [counter])
+        facts = counter.facts() | {"seconds": time.process_time() - before}
+        state.with_suffix(".json").write_text(json.dumps(facts))
+        torch.save(model.state_dict(), state)
+
+    def expected(name: str) -> tuple[Path, dict[str, Any]]:
+        state = scratch / f"{name}.pt"
+        if name not in whole:
+            log = scratch / "whole.log"
+            if in_child(partial(trained, SETUPS[name], scratch / "whole" / name, state), log) != "done":
+                raise RuntimeError(log.read_text())
+            whole[name] = json.loads(state.with_suffix(".json").read_text())
+        return state, whole[name]
+
+    def trial(number: int, draw: random.Random) -> tuple[str, str, str | None]:
         name = names[number % len(names)]
-        setup = SETUPS[name]
-        if name not in expected:
-            state = scratch / f"{name}.pt"
-            ended = in_child(trained(setup, scratch / "whole" / name, state), scratch / "whole.log")
-            if ended != "done":
-                row.count(f"{name}: uninterrupted training {ended}: {_tail(scratch / 'whole.log')}")
-                continue
-            expected[name] = state, json.loads(state.with_suffix(".json").read_text())
-        state, facts = expected[name]
-        output, log, found = scratch / str(number), scratch / f"{number}.log", scratch / f"{number}.pt"
+        setup, (state, facts) = SETUPS[name], expected(name)
+        output, log, found = (scratch / f"{number}{suffix}" for suffix in ("", ".log", ".pt"))
         what = _KINDS[(number // len(names)) % len(_KINDS)]
         part = draw.choice(_PARTS)
         if what == "time":
@@ -189,44 +228,47 @@ def kill_trainings(times: int, seed: int, names: list[str], scratch: Path) -> Ro
             index, delay = moment(what, part, draw, facts)
             ended = in_child(partial(_fit_and_die, images, output, setup, (what, index, delay)), log)
             where = f"{what} {index}, {delay:.3f}"
-        killed += ended == "killed"
-        fault = f"{ended}: {_tail(log)}" if ended in {"failed", "hung", "crashed"} else None
-        checkpoint = None
-        if fault is None:
+        checkpoint, fault = None, f"{ended}: {last_line(log)}" if ended in {"failed", "crashed"} else None
+        if ended == "killed":
             try:
                 checkpoint = newest(output) if output.exists() else None
+                ended_then = in_child(partial(trained, setup, output, found, checkpoint), log)
+                fault = difference(state, found) if ended_then == "done" else f"resumed, {last_line(log)}"
             except Exception as error:  # noqa: BLE001 - a half file under a final name
                 fault = f"half a checkpoint: {error}"
-        if fault is None:
-            ended = in_child(trained(setup, output, found, checkpoint), log)
-            fault = f"resumed training {ended}: {_tail(log)}" if ended != "done" else difference(state, found)
-        row.count(fault and f"{name}, {where}, from {checkpoint and checkpoint.name}: {fault}")
-        print(f"{number + 1}/{times} {name}, {where}: {'ok' if fault is None else 'LOST'}", flush=True)
         shutil.rmtree(output, ignore_errors=True)
         found.unlink(missing_ok=True)
-    row.notes.append(f"{killed} were killed before their end, seed {seed}")
-    return row
+        return ended, f"{name}, {where}, from {checkpoint and checkpoint.name}", fault
+
+    return kills(f"training, signal 9 ({', '.join(names)})", times, seed, journal, trial)
 
 
 def _fit_and_die(images: Path, output: Path, setup: Setup, killer: tuple[str, int, float]) -> None:
     fit(images, output, setup, None, [Killer(*killer)])  # the killer patches torch.save in the child
 
 
-def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "no output"
+def _seconds(work: Callable[[], Any], log: Path) -> float:
+    """Processor time of something that nobody kills.
+
+    Raises:
+        RuntimeError: If it fails all the same.
+    """
+    taken = processor_time(work, log)
+    if taken is None:
+        raise RuntimeError(log.read_text())
+    return taken
 
 
-def kill_exports(times: int, seed: int, scratch: Path) -> Row:
+def kill_exports(times: int, seed: int, scratch: Path, journal: Path | None = None) -> Row:
     """Kill exports over an earlier one; the files under final names are always those of one export."""
-    row = Row("export to OpenVINO, signal 9")
-    draw = random.Random(seed)
-    folder = scratch / "export"
+    import openvino
+
+    from tests.models import build_model
+
+    folder, log = scratch / "export", scratch / "export.log"
     files = folder / "weights" / "openvino"
 
     def export(value: float) -> None:
-        from tests.models import build_model
-
         model = build_model(layers=["layer1", "layer2"], seed=3).eval()
         with torch.no_grad():
             next(iter(model.model.student.parameters())).fill_(value)
@@ -236,46 +278,39 @@ def kill_exports(times: int, seed: int, scratch: Path) -> Row:
         return {path.name: path.read_bytes() for path in sorted(files.glob("model.*"))} if files.exists() else {}
 
     def readable() -> None:
-        import openvino
-
         openvino.Core().read_model(files / "model.xml")
 
-    states = []
-    start = time.monotonic()
-    for value in (0.01, 0.02):
-        ended = in_child(lambda value=value: export(value), scratch / "export.log")
-        if ended != "done":
-            row.count(f"an export nobody killed {ended}: {_tail(scratch / 'export.log')}")
-            return row
+    values = (0.01, 0.02)
+    states, seconds = [], 0.0
+    for value in values:
+        seconds = _seconds(partial(export, value), log)
         states.append(contents())
-    seconds = (time.monotonic() - start) / 2
-    killed = 0
-    for number in range(times):
-        after = draw.uniform(0, 1.1 * seconds) if number % 2 else draw.uniform(0.8 * seconds, 1.1 * seconds)
-        ended = in_child(lambda value=(0.01, 0.02)[number % 2]: export(value), scratch / "export.log", after)
-        killed += ended == "killed"
-        fault = None if ended in {"killed", "done"} else f"{ended}: {_tail(scratch / 'export.log')}"
+
+    def trial(number: int, draw: random.Random) -> tuple[str, str, str | None]:
+        after = draw.uniform(0 if number % 2 else 0.8 * seconds, seconds)  # the files are written at the end
+        ended = in_child(partial(export, values[number % 2]), log, after)
+        fault = None if ended in {"killed", "done"} else f"{ended}: {last_line(log)}"
         found = contents()
         if fault is None and found not in states:
-            fault = f"after {after:.2f} s: mixed files {sorted(found)}"
-        if fault is None and in_child(readable, scratch / "export.log") != "done":
-            fault = f"after {after:.2f} s: unreadable"
-        row.count(fault)
-        print(f"{number + 1}/{times} after {after:.2f} s: {ended}, {'ok' if fault is None else 'LOST'}", flush=True)
+            fault = f"mixed files {sorted(found)}"
+        if fault is None and in_child(readable, log) != "done":
+            fault = "unreadable"
+        return ended, f"after {after:.2f} of {seconds:.2f} s", fault
+
+    row = kills("export to OpenVINO, signal 9", times, seed, journal, trial)
     left = [path.name for path in files.iterdir() if path.name.startswith(".")]
-    row.notes.append(f"{killed} were killed before their end, {len(left)} hidden folders left, seed {seed}")
+    row.notes.append(f"{len(left)} hidden folders left")
     return row
 
 
-def kill_benchmarks(times: int, seed: int, scratch: Path) -> Row:
-    """Kill a benchmark of two real trainings and start it again, until it has ended; no run is done twice."""
+def kill_benchmarks(times: int, seed: int, scratch: Path, journal: Path | None = None) -> Row:
+    """Kill a benchmark of two trainings and start it again; the results are those of a whole one."""
     from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
     from anomalib_scrd.benchmark.quality.results import RunStore
     from anomalib_scrd.benchmark.quality.runner import run_benchmark
     from tests.benchmark.quality.tiny import folder_arguments, write_data
 
-    row = Row("benchmark, signal 9")
-    draw = random.Random(seed)
+    log = scratch / "benchmark.log"
     write_data(scratch / "tiny")
     os.environ["ANOMALIB_SCRD_DATA"] = str(scratch)
     model = {
@@ -296,8 +331,8 @@ def kill_benchmarks(times: int, seed: int, scratch: Path) -> Row:
             cases=1,
         )
 
-    def run(output: Path) -> Callable[[], None]:
-        return lambda: run_benchmark(config(output), say=print) and None
+    def run(output: Path) -> None:
+        run_benchmark(config(output), say=print)
 
     def scores(output: Path) -> dict[str, Any]:
         made = config(output)
@@ -309,26 +344,20 @@ def kill_benchmarks(times: int, seed: int, scratch: Path) -> Row:
             for result in RunStore(made.output).all(made)
         }
 
-    start = time.monotonic()
-    if in_child(run(scratch / "whole"), scratch / "benchmark.log") != "done":
-        row.count(f"a benchmark nobody killed failed: {_tail(scratch / 'benchmark.log')}")
-        return row
-    seconds, expected = time.monotonic() - start, scores(scratch / "whole")
-    killed = 0
-    for number in range(times):
+    seconds = _seconds(partial(run, scratch / "whole"), log)
+    expected = _numbers(scores(scratch / "whole"))
+
+    def trial(number: int, draw: random.Random) -> tuple[str, str, str | None]:
         output, after = scratch / f"benchmark{number}", draw.uniform(0, seconds)
-        ended = in_child(run(output), scratch / "benchmark.log", after)
-        killed += ended == "killed"
-        ended = in_child(run(output), scratch / "benchmark.log")
-        fault = None if ended == "done" else f"after {after:.2f} s, then {ended}: {_tail(scratch / 'benchmark.log')}"
-        found = scores(output) if fault is None else {}
-        if fault is None and _numbers(found) != _numbers(expected):
-            fault = f"after {after:.2f} s: other results"
-        row.count(fault)
-        print(f"{number + 1}/{times} after {after:.2f} s: {'ok' if fault is None else 'LOST'}", flush=True)
+        ended = in_child(partial(run, output), log, after)
+        then = in_child(partial(run, output), log)
+        fault = None if then == "done" else f"then {then}: {last_line(log)}"
+        if fault is None and _numbers(scores(output)) != expected:
+            fault = "other results"
         shutil.rmtree(output, ignore_errors=True)
-    row.notes.append(f"{killed} were killed before their end, seed {seed}")
-    return row
+        return ended, f"after {after:.2f} of {seconds:.2f} s", fault
+
+    return kills("benchmark, signal 9", times, seed, journal, trial)
 
 
 def _numbers(results: dict[str, Any]) -> dict[str, Any]:
@@ -337,64 +366,60 @@ def _numbers(results: dict[str, Any]) -> dict[str, Any]:
     return {run: {key: result[key] for key in wanted if key in result} for run, result in results.items()}
 
 
-def kill_edge_runs(times: int, seed: int, scratch: Path) -> Row:
-    """Kill the runner of devices again and again over one folder, each time over new results."""
-    import subprocess
-
+def kill_edge_runs(times: int, seed: int, scratch: Path, journal: Path | None = None) -> Row:
+    """Kill the runner of devices over 200 images and start it again; nothing is lost, or scored as another."""
+    from anomalib_scrd.edge.__main__ import main as edge
     from anomalib_scrd.edge.journal import read_records
-    from tests.edge.conftest import ENVIRONMENT, build_openvino, command, save_grey
+    from tests.edge.conftest import build_openvino, save_grey
 
-    row = Row("edge run, signal 9")
-    draw = random.Random(seed)
-    images, output = scratch / "images", scratch / "results"
+    images, log, model = scratch / "images", scratch / "edge.log", scratch / "model.xml"
     for index in range(200):
         save_grey(images / f"{index:03d}.png", 1 + index)
-    model = build_openvino(scratch / "model.xml")
-    words = (model, images, "--maps", "npz", "--quiet", "--output")
-    start = time.monotonic()
-    subprocess.run(command((*words, scratch / "whole")), env=ENVIRONMENT, check=True)
-    seconds, killed = time.monotonic() - start, 0
-    for number in range(times):
-        process = subprocess.Popen(command((*words, output)), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-        time.sleep(draw.uniform(0.5, 1) * seconds)
-        killed += process.poll() is None
-        process.kill()
-        process.wait()
-        done = subprocess.run(command((*words, output)), env=ENVIRONMENT, check=False, capture_output=True, text=True)
-        records = {record.path: record for record in read_records(output)}
-        fault = None
-        if done.returncode:
-            fault = f"exit status {done.returncode}: {done.stderr.strip()[-200:]}"
-        elif len(records) != 200 or any(
-            abs((record.score or 0) - (1 + int(path[:3])) / 255) > 1e-5 for path, record in records.items()
-        ):
-            fault = f"{len(records)} records, or other scores"
-        row.count(fault)
-        print(f"{number + 1}/{times}: {'ok' if fault is None else 'LOST'}", flush=True)
+    in_child(partial(build_openvino, model), log)  # OpenVINO starts threads
+
+    def run(output: Path) -> None:
+        status = edge([str(model), str(images), "--maps", "npz", "--quiet", "--output", str(output)])
+        if status:
+            raise SystemExit(status)
+
+    seconds = _seconds(partial(run, scratch / "whole"), log)
+
+    def trial(number: int, draw: random.Random) -> tuple[str, str, str | None]:
+        output, after = scratch / f"results{number}", draw.uniform(0, seconds)
+        ended = in_child(partial(run, output), log, after)
+        then = in_child(partial(run, output), log)
+        records = {record.path: record for record in read_records(output)} if then == "done" else {}
+        wrong = [path for path, record in records.items() if abs(record.score - (1 + int(path[:3])) / 255) > 1e-5]
+        fault = None if then == "done" else f"then {then}: {last_line(log)}"
+        if fault is None and (len(records) != 200 or wrong):
+            fault = f"{len(records)} records, {len(wrong)} wrong"
         shutil.rmtree(output, ignore_errors=True)
-    row.notes.append(f"{killed} were killed before their end, seed {seed}")
-    return row
+        return ended, f"after {after:.2f} of {seconds:.2f} s", fault
+
+    return kills("edge run, signal 9", times, seed, journal, trial)
 
 
 def main(words: list[str]) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.trust.kill", description=__doc__)
-    parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--times", type=int, default=100, help="how many are killed")
     parser.add_argument("--of", choices=("training", "export", "benchmark", "edge"), default="training")
     parser.add_argument("--seed", type=int, default=0)
     eager = [name for name in SETUPS if name != "compiled"]
     parser.add_argument("--setups", nargs="+", choices=list(SETUPS), default=eager)
+    parser.add_argument("--journal", type=Path, help="file that keeps the tries, for a command that may be stopped")
     arguments = parser.parse_args(words)
     quiet()
     torch.set_num_threads(1)
+    journal = arguments.journal and arguments.journal.absolute()
     with tempfile.TemporaryDirectory(prefix="trust-") as name:
         scratch = Path(name)
         os.chdir(scratch)
         if arguments.of == "training":
-            row = kill_trainings(arguments.times, arguments.seed, arguments.setups, scratch)
+            row = kill_trainings(arguments.times, arguments.seed, arguments.setups, scratch, journal)
         else:
             kill = {"export": kill_exports, "benchmark": kill_benchmarks, "edge": kill_edge_runs}[arguments.of]
-            row = kill(arguments.times, arguments.seed, scratch)
+            row = kill(arguments.times, arguments.seed, scratch, journal)
         os.chdir("/")
     print(row)
     return 1 if row.lost else 0

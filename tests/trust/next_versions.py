@@ -8,6 +8,7 @@ versions cannot be installed.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def versions(python: str) -> str:
 def contract(python: str) -> tuple[int, str]:
     """Run the contract tests; returns pytest's exit status and output."""
     words = [python, "-m", "pytest", "-n", "0", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", _CONTRACT]
-    done = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, text=True)
+    wide = os.environ | {"COLUMNS": "1000"}  # pytest leaves out a reason for which a line has no room
+    done = subprocess.run(words, cwd=ROOT, env=wide, check=False, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -6,13 +6,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 from anomalib_scrd.benchmark.files import write_text
+from anomalib_scrd.data.patient_scores import PatientScores
 from anomalib_scrd.decision.__main__ import change_rate
+from anomalib_scrd.edge.__main__ import main as edge
 from anomalib_scrd.edge.journal import read_records
+from anomalib_scrd.export.training_scores import _Writer
+from anomalib_scrd.imaging.patients import Pseudonyms
 from anomalib_scrd.training.checkpoint_files import AtomicCheckpointIO
 from tests.edge.conftest import ENVIRONMENT, build_openvino, command, save_grey
 from tests.export.test_files import room
@@ -83,3 +90,86 @@ def test_a_training_that_fails_so_tells_it_once(tiny_data: Callable, tmp_path: P
             build_model(layers=["layer1", "layer2"]), datamodule=tiny_data()
         )
     assert str(caught.value).count("could not be written") == 1
+
+
+def test_pages_of_the_edge_runner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report or gallery that finds no room leaves the earlier one."""
+    for index in range(4):
+        save_grey(tmp_path / "images" / f"{index}.png", 60 * (1 + index))
+    model = build_openvino(tmp_path / "model.xml")
+    for name, more in (("report", ("--seconds", "0")), ("gallery", ())):
+        words = [name, *map(str, (model, tmp_path / "images", "--output", tmp_path / name)), "--quiet", *more]
+        assert edge(words) == 0
+        page = tmp_path / name / f"{name}.html"
+        before = page.read_bytes()
+        capsys.readouterr()
+        with room(len(before) // 2):
+            assert edge(words) == 4
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "could not be written: no space is left; the earlier file of this name is unchanged" in line
+        assert page.read_bytes() == before
+        assert not list(page.parent.glob(".*.part"))
+
+
+def test_scores_of_patients(tmp_path: Path) -> None:
+    scores = PatientScores()
+    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path, testing=False)
+
+    def write(count: int) -> None:
+        scores._rows = [
+            {"image_path": str(i), "patient": f"p{i // 2}", "volume": "", "pred_score": 0.5, "gt_label": 0}
+            for i in range(count)
+        ]
+        scores.on_test_epoch_end(trainer, cast("Any", None))
+
+    write(4)
+    path = tmp_path / "patient_scores.csv"
+    before = path.read_bytes()
+    with room(1000), pytest.raises(OSError, match=r"the table .* no space is left; the earlier file of this name"):
+        write(400)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_salt_is_whole_or_there_is_none(tmp_path: Path) -> None:
+    """Half a salt would give other pseudonyms from then on, and an empty file would be refused for good."""
+    path = tmp_path / "salt"
+    with room(10), pytest.raises(OSError, match=r"the salt file .* no space is left; there is no file of this name"):
+        Pseudonyms(path)
+    assert list(tmp_path.iterdir()) == []
+    name = Pseudonyms(path).of("x")
+    assert Pseudonyms(path).of("x") == name
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_salt_of_the_faster_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "salt"
+    write = Path.write_text
+
+    def slow(self: Path, *arguments: Any, **more: Any) -> int:
+        count = write(self, *arguments, **more)
+        if not path.exists():
+            write(path, "of another process\n")
+        return count
+
+    monkeypatch.setattr(Path, "write_text", slow)
+    first = Pseudonyms(path)
+    assert path.read_text() == "of another process\n"
+    assert Pseudonyms(path).of("x") == first.of("x")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_maps_of_the_scales(tmp_path: Path) -> None:
+    """Of the scores of a checkpoint, which a report compares an export with."""
+    journal: Any = SimpleNamespace(folder=tmp_path)
+    writer = _Writer(journal, tmp_path, [], cast("Any", None))
+    weights = SimpleNamespace(**{name: torch.ones(2) for name in ("mean", "spread", "weight")})
+    parts = SimpleNamespace(map_and_score=SimpleNamespace(map_weights=weights), teacher=SimpleNamespace(layers=["a"]))
+    model: Any = SimpleNamespace(model=parts)
+    writer._write_scales("x.npz", np.zeros((2, 8, 8)), model)
+    path = tmp_path / "scales" / "x.npz"
+    before = path.read_bytes()
+    with room(500), pytest.raises(OSError, match="no space is left; the earlier file of this name is unchanged"):
+        writer._write_scales("x.npz", np.zeros((2, 8, 8)), model)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]

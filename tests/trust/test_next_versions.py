@@ -1,6 +1,12 @@
 """The script that looks at the newest versions, without installing them."""
 
-from tests.trust.next_versions import broken, commands
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trust import next_versions
+from tests.trust.next_versions import broken, commands, contract
 from tests.trust.scripts import ROOT
 
 
@@ -24,3 +30,14 @@ def test_the_newest_versions_are_asked_for() -> None:
     assert project[-1] == f"{ROOT}[test,offline]"
     assert anomalib[-4:] == ["--upgrade", "--pre", "--no-deps", "git+https://host/anomalib"]
     assert {"lightning", "timm", "openvino"} <= set(others)
+
+
+def test_the_reason_is_told_however_long_the_line_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "test_h7_" + "x" * 100
+    (tmp_path / "test_contract.py").write_text(f"def {name}():\n    assert False, 'H7: {'y' * 100} is gone'\n")
+    monkeypatch.setattr(next_versions, "ROOT", tmp_path)
+    monkeypatch.setattr(next_versions, "_CONTRACT", "test_contract.py")
+    status, output = contract(sys.executable)
+    assert status == 1
+    (reason,) = broken(output).values()
+    assert "y is gone" in reason

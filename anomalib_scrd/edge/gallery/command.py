@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.edge.arguments import add_run_arguments, load_named_engine
 from anomalib_scrd.edge.gallery.assets import SCRIPT, STYLE
 from anomalib_scrd.edge.heat import coloured, heat, opacities
@@ -54,7 +55,8 @@ def main(words: list[str]) -> int:
     everything = _everything(records, scored)
     for index, (name, part) in enumerate(zip(names, parts, strict=True)):
         text = _page(part, names, index, scored, everything, arguments.training)
-        (arguments.output / name).write_text(text, encoding="utf-8", errors="replace")
+        with replacing(arguments.output / name, "gallery") as file:
+            file.write_text(text, encoding="utf-8", errors="replace")
     for old in arguments.output.glob("gallery-*.html"):
         if old.name not in names:
             old.unlink()

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
+from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.edge.arguments import add_run_arguments, load_named_engine
 from anomalib_scrd.edge.engine import Engine
 from anomalib_scrd.edge.identity import identity_of
@@ -57,7 +58,8 @@ def main(words: list[str]) -> int:
     if not scored.status:
         speed, reading = _speed(arguments, engine, scored, loaded)
         text = _report(arguments, engine, scored, training, speed, reading)
-        (arguments.output / "report.html").write_text(text, encoding="utf-8", errors="replace")
+        with replacing(arguments.output / "report.html", "report") as part:
+            part.write_text(text, encoding="utf-8", errors="replace")
         print(f"report: {arguments.output / 'report.html'}", file=sys.stderr)
     return scored.status
 

@@ -168,6 +168,8 @@ def test_a_name_of_earlier_versions_is_refused_with_the_new_one(given: dict, mes
 
 
 def test_a_name_that_was_removed_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match=r"calibration was removed: .*; merge was removed: .*fitted"):
+        ScaleAwareCRD(calibration="position", merge="max")
     with pytest.raises(ValueError, match=r"top_k was removed: .*; noise_count was removed: an image"):
         ScaleAwareCRD(top_k=0.1, sigma=1.0, noise_count=3)
 

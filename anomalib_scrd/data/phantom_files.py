@@ -1,4 +1,4 @@
-"""A folder of drawn phantom slices: its layout, its file of parameters, and how it comes to be whole or not at all."""
+"""A folder of drawn phantom slices: its layout, its file of parameters, and its atomic creation."""
 
 __all__ = ["PARAMETERS_FILE", "PhantomSpec", "is_drawn", "write_phantoms"]
 
@@ -19,7 +19,7 @@ PARAMETERS_FILE = "phantom_slices.json"
 """File that holds the parameters of a finished folder."""
 
 _VERSION = 2  # raise it when the same parameters draw other pictures
-_CHUNK = 8  # heads drawn at once: bounds the memory, and part of what a seed means
+_CHUNK = 8  # heads drawn at once; bounds the memory. The pictures of a seed depend on it
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def write_phantoms(root: Path, spec: PhantomSpec) -> None:
     Raises:
         ValueError: If ``root`` holds anything that wasn't drawn here; it's left alone.
     """
-    root = root.resolve()  # a link stays a link
+    root = root.resolve()  # a symbolic link is kept
     if root.exists() and _read_parameters(root) is None and (not root.is_dir() or any(root.iterdir())):
         msg = (
             f"root {str(root)!r} exists and wasn't drawn by PhantomSlices (it has no {PARAMETERS_FILE}); "

@@ -1,4 +1,4 @@
-"""Metrics of raw anomaly scores. All go by the order of the scores: no score is squashed, clamped or normalised."""
+"""Metrics of raw anomaly scores. All depend on the order of the scores only: no score is squashed or normalised."""
 
 __all__ = ["METRICS", "check_finite", "image_metrics", "pixel_metrics", "quantile_threshold", "thresholded_metrics"]
 

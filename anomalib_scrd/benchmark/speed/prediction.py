@@ -24,7 +24,7 @@ _MEBI = 2**20
 
 
 class _Opened(NamedTuple):
-    """A contender under an engine, which runs the path of a file, or for torch the module itself."""
+    """A contender with an engine and its model: an exported file, or for torch the module."""
 
     name: str
     side: int

@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
         print(_HELP)
         return 0
     name = words.pop(0) if words and words[0] in COMMANDS else _DEFAULT
-    # What readers of image files warn of may quote a patient's data from the headers.
+    # Warnings of image readers may quote a patient's data from the headers.
     warnings.simplefilter("ignore")
     for library in ("pydicom", "nibabel", "tifffile", "PIL"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)

@@ -11,7 +11,7 @@ from anomalib_scrd.edge.files import MAP_KINDS
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what a run needs.
+    """Add the arguments of a run.
 
     Args:
         parser: The parser of a command.
@@ -37,7 +37,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is written beside the scores.
+    """Add the arguments for files beside the scores.
 
     Args:
         parser: The parser of a command.

@@ -37,7 +37,7 @@ _AHEAD = 2  # groups of files per thread that are begun before the first of them
 
 @dataclass
 class Summary:
-    """What became of a run.
+    """Outcome of a run.
 
     Args:
         pictures: Pictures that were scored now.
@@ -110,15 +110,15 @@ def run(
         engine: The loaded model.
         images: Folder or file.
         output: Folder of results.
-        outputs: What is written beside the scores.
+        outputs: Files that are written beside the scores.
         names: Names of files in the results.
-        identity: What all results in a folder have in common.
+        identity: Identity of the results, see :mod:`anomalib_scrd.edge.identity`.
         watched: Whether to go on with files that come later, until a signal.
         on_error: ``stop`` or ``skip``, at a file that cannot be read.
         quiet: Whether to tell about failures only.
 
     Returns:
-        What became of it.
+        The outcome.
 
     Raises:
         ValueError: If ``output`` holds other results, or the model and ``outputs`` do not fit.

@@ -1,4 +1,4 @@
-"""The command ``report``: scores a folder and writes what there is to know about the export into one HTML file."""
+"""The command ``report``: scores a folder and writes one HTML file about the export and its results."""
 
 __all__ = ["main"]
 

@@ -54,14 +54,14 @@ def tiles(values: Mapping[str, str]) -> str:
 def decision_section(
     scores: Sequence[float], labels: Sequence[bool | None], metrics: Metrics, threshold: float | None, origin: str
 ) -> str:
-    """How scores are distributed and what the threshold does.
+    """Distribution of the scores, and shares at the threshold.
 
     Args:
         scores: (N,).
         labels: (N,), None where the truth is not known.
         metrics: Of those whose truth is known.
         threshold: Above it a picture is anomalous; None without one.
-        origin: Where it comes from.
+        origin: Origin of the threshold.
 
     Returns:
         HTML.
@@ -122,7 +122,7 @@ def case_cards(title: str, note: str, cases: Sequence[Case], threshold: float) -
     """Pictures with their maps.
 
     Args:
-        title: What these cases are.
+        title: Heading.
         note: One sentence about them.
         cases: The cases.
         threshold: Of the map.
@@ -149,7 +149,7 @@ def case_cards(title: str, note: str, cases: Sequence[Case], threshold: float) -
 
 
 def scales_section(folder: Path, records: Sequence[Record]) -> str:
-    """Maps of the scales with their weights, from what the training side has written.
+    """Maps of the scales with their weights, from the results of the training.
 
     Args:
         folder: Folder of the training's scores.
@@ -190,12 +190,12 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
 
 
 def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str:
-    """How near the scores are to those of the training.
+    """Agreement of the scores with those of the training.
 
     Args:
         parity: The comparison; None without scores of the training.
-        engine: What computed the export's scores.
-        precision: In which it computed.
+        engine: Engine of the export's scores.
+        precision: Its precision.
 
     Returns:
         HTML.
@@ -228,7 +228,7 @@ def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str
 
 
 def speed_section(speed: Speed | None, reading_ms: float) -> str:
-    """What it costs on this machine.
+    """Times on this machine.
 
     Args:
         speed: Measured times; None if nothing was measured.
@@ -251,7 +251,7 @@ def speed_section(speed: Speed | None, reading_ms: float) -> str:
 
 
 def model_section(engine: Engine, model: Path, digest: str) -> str:
-    """What the model is and what it was trained on.
+    """The model and its training.
 
     Args:
         engine: The loaded model.

@@ -80,7 +80,7 @@ def check_images(images: Iterable[str | Path], masks: Iterable[str | Path] = ())
     turned = _each(images, _orientation)
     if turned:
         logger.warning(
-            "%s. anomalib's reader ignores it, so images lie as the camera was held: MedicalFolder turns them",
+            "%s. anomalib's reader ignores it and does not turn the images; MedicalFolder does",
             _listed(f"{len(turned)} images carry an EXIF orientation", turned),
         )
 

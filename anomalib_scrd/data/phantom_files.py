@@ -84,7 +84,7 @@ def is_drawn(root: Path, spec: PhantomSpec) -> bool:
 
     Args:
         root: The folder.
-        spec: What it should hold.
+        spec: Its expected pictures.
 
     Returns:
         True if the parameters and the number of files in each folder fit.
@@ -105,7 +105,7 @@ def write_phantoms(root: Path, spec: PhantomSpec) -> None:
 
     Args:
         root: Where the folder goes: a path that doesn't exist, an empty folder or one that was drawn before.
-        spec: What to draw.
+        spec: The pictures.
 
     Raises:
         ValueError: If ``root`` holds anything that wasn't drawn here; it's left alone.

@@ -26,7 +26,7 @@ commands, each with --help:
   run      score a folder, or watch one (without a command it is this one)
   report   score a folder, and write one HTML file about the export
   gallery  score a folder, and write pages with its pictures by score
-  names    print which file stands behind a hashed name"""
+  names    print the file of each hashed name"""
 _CANNOT_START, _CANNOT_WRITE = 2, 4
 
 

@@ -64,7 +64,7 @@ class Journal:
 
     Args:
         folder: The folder; made where it is missing.
-        identity: What all results in it must have in common: the model's hash, settings. Plain values for JSON.
+        identity: The model's hash and the settings, equal for all results in it. Plain values for JSON.
         maps: Kind of the maps that a scored picture must have, None for none; a picture without it is scored again.
         overlays: The same for overlays.
 

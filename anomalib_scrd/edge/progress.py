@@ -48,7 +48,7 @@ class Progress:
         now = time.monotonic()
         if not self._quiet and now - self._written >= self._every:
             self._written = now
-            self._tell(self.line(now))
+            self._print(self.line(now))
 
     def line(self, now: float | None = None) -> str:
         """The counts, the rate and, if the total is known, the remaining time."""
@@ -82,7 +82,7 @@ class Progress:
             self._total = None
             print(self.line(), file=self._stream, flush=True)
 
-    def _tell(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._terminal:
             self._stream.write("\r" + text.ljust(self._width))
             self._width = len(text)

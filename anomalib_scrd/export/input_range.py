@@ -35,7 +35,7 @@ def check_range(images: torch.Tensor) -> None:
         low, high = float(images.min()), float(images.max())
         msg = (
             f"images must have pixels in [0, 1], got values from {low:.4g} to {high:.4g}: divide 8-bit pixels by 255, "
-            "and deeper ones as the training's images were (MedicalFolder stores how)"
+            "and deeper ones by the training's window (MedicalFolder stores it)"
         )
         raise ValueError(msg)
 

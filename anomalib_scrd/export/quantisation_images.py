@@ -25,7 +25,7 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
 
     Args:
         datamodule: anomalib's; it is set up here.
-        held_out: What the training holds out.
+        held_out: The training's held-out images.
 
     Returns:
         Loader of batches of one image without augmentations, (1, 3, H, W) in [0, 1] at the size of its file.

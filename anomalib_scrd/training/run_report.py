@@ -148,7 +148,7 @@ def _keep(trainer: Trainer, model: Any) -> None:
     except Exception as error:  # noqa: BLE001 - the interrupt goes on
         say(f"interrupted after {step} steps; this state could not be written ({error}); {earlier}")
     else:
-        say(f"interrupted after {step} steps; checkpoint: {path} (--ckpt_path goes on from it)")
+        say(f"interrupted after {step} steps; checkpoint: {path} (continue with --ckpt_path)")
 
 
 def _checkpoint(trainer: Trainer) -> str:

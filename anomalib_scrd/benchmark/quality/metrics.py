@@ -31,7 +31,7 @@ def check_finite(scores: Floats, what: str) -> None:
     """Raise ValueError, naming how many, if scores hold NaN or infinities: they have no rank."""
     bad = int(np.size(scores) - np.isfinite(scores).sum())
     if bad:
-        msg = f"{bad} of {np.size(scores)} {what} are not finite; a ranking of them means nothing"
+        msg = f"{bad} of {np.size(scores)} {what} are not finite: they cannot be ranked"
         raise ValueError(msg)
 
 

@@ -63,7 +63,7 @@ def measure(config: SpeedConfig) -> Section:
     )
     if any(engine.startswith("openvino") for engine in config.engines):
         abilities = ", ".join(sorted(openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
-        section.notes.append(f"OpenVINO says that this CPU can do {abilities}; a hint for another precision is void.")
+        section.notes.append(f"OpenVINO reports {abilities} for this CPU; other precision hints have no effect.")
     return section
 
 

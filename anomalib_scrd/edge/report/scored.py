@@ -60,7 +60,7 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="scores and scales of the training: python -m anomalib_scrd.export.training_scores",
     )
-    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="masks that lie as the images do")
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="masks with the same relative paths as the images")
 
 
 def score(arguments: argparse.Namespace, engine: Engine) -> Scored:

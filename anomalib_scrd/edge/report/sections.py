@@ -74,7 +74,7 @@ def decision_section(
     chart = histogram([part for part in parts if part.values], threshold, "score")
     text = "<h2>Scores and threshold</h2>" + chart
     if threshold is None:
-        return text + "<p>The model writes raw scores, and no threshold was given: it decides nothing.</p>"
+        return text + "<p>The model writes raw scores, and no threshold was given: there are no decisions.</p>"
     above = sum(score > threshold for score in scores)
     text += f"<p>Threshold {threshold:.4g}, {origin}. Above it lie {above} of {len(scores)} pictures.</p>"
     if metrics.false_alarms is None or metrics.sensitivity is None:
@@ -217,8 +217,8 @@ def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str
     verdict = (
         "The scores are those of the training."
         if differences.max() <= _F32_TOLERANCE
-        else f"The largest difference exceeds {_F32_TOLERANCE:g}, what float32 allows: quantised files and lower "
-        "precision do."
+        else f"The largest difference exceeds {_F32_TOLERANCE:g}, the tolerance of float32, as is normal for quantised files and "
+        "lower precision."
     )
     chart = scatter(parity.pairs, "score of the training", "score of the export")
     return (
@@ -269,11 +269,11 @@ def model_section(engine: Engine, model: Path, digest: str) -> str:
             "SHA-256 of file and weights": digest,
             "written by": f"anomalib-scrd {facts.version}"
             if facts.version
-            else "an older version, which noted nothing",
+            else "an older version, which did not record it",
             "input": size or "images of any size",
             "threshold of scores": facts.image_threshold,
             "threshold of maps": facts.pixel_threshold,
-            "false-alarm rate that was aimed at": facts.false_alarm_rate,
+            "requested false-alarm rate": facts.false_alarm_rate,
             "window and padding": json.dumps(facts.window) if facts.window else "8-bit images as they are",
         }
     )

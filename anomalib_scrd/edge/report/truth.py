@@ -25,7 +25,7 @@ class Truth:
     Args:
         labels: CSV file with the columns path and label (0 or 1, normal or anomalous); None takes folders: images in
             one named ``good`` or ``normal`` are normal, and if there is such a folder all others are anomalous.
-        masks: Folder of masks that lie as the images do; None for none.
+        masks: Folder of masks with the same relative paths as the images; None for none.
         paths: Paths of all images below their folder.
 
     Raises:

@@ -217,8 +217,8 @@ def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str
     verdict = (
         "The scores are those of the training."
         if differences.max() <= _F32_TOLERANCE
-        else f"The largest difference exceeds {_F32_TOLERANCE:g}, the tolerance of float32, as is normal for quantised files and "
-        "lower precision."
+        else f"The largest difference exceeds {_F32_TOLERANCE:g}, the tolerance of float32, as is normal for "
+        "quantised files and lower precision."
     )
     chart = scatter(parity.pairs, "score of the training", "score of the export")
     return (

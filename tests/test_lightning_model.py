@@ -442,9 +442,9 @@ def test_cosine_schedule_of_an_unknown_length_stays_constant(
     engine = build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0, callbacks=[Rates()])
     engine.fit(model, datamodule=tiny_data())
     assert rates == pytest.approx([2e-3, 3e-3, 3e-3, 3e-3])  # each after its step
-    told = [record.getMessage() for record in caplog.records if "max_time" in record.getMessage()]
-    assert len(told) == 1
-    assert "give trainer.max_steps or trainer.max_epochs" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "max_time" in record.getMessage()]
+    assert len(messages) == 1
+    assert "give trainer.max_steps or trainer.max_epochs" in messages[0]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed"])

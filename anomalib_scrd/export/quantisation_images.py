@@ -21,7 +21,7 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
 
     Those of validation come first, then those that the training holds out from the student, then the rest of the
     training images, evenly spaced. An image that is in the test set as well is left out: anomalib's ``Folder``
-    validates on the test set unless told otherwise.
+    validates on the test set by default.
 
     Args:
         datamodule: anomalib's; it is set up here.

@@ -73,7 +73,7 @@ def test_wheel_holds_the_startup_files_at_the_top(wheel: Path):
     ]
     source = wheel.with_name("source")
     modules = {path.relative_to(source).as_posix() for path in (source / "anomalib_scrd").rglob("*.py")}
-    # The start-up module is the one file that a wheel has elsewhere: hatchling moves what it is told to include.
+    # The start-up module is the one file that a wheel has elsewhere: hatchling moves included files.
     assert names >= modules - {"anomalib_scrd/integration/startup/__init__.py"}
 
 

@@ -64,6 +64,9 @@ from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
+# Options of the synthetic anomalies that say how often there are any, not how they look.
+_TIMES = ("share", "start")
+
 
 class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, ModelCheckpoints, AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
@@ -157,7 +160,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
                 visualizer=visualizer,
             )
             self.loss = ScaleAwareContrastiveLoss(**loss)
-            self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name != "share"})
+            self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name not in _TIMES})
             self.held_out = HeldOut(scoring["held_out"])
             self.feature_cache = FeatureCache(feature_cache) if feature_cache > 0 else None
             with seeded_weights(seed):
@@ -238,6 +241,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         and the student goes on from the weights that it has.
         """
         super().on_train_start()
+        self.plan_anomalies()
         if self.trainer.ckpt_path is None:
             self.model.reset_statistics()
 
@@ -264,7 +268,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             images, paths = self._full_batches(images, paths)
         images = self.model.tiles(images)
         noisy = mask = None
-        if self.loss.needs_noisy:
+        spoil = self.trains_with_anomalies()
+        if spoil:
             generator = step_generator(self._seed or 0, self._batches_seen, rank=self.global_rank, device=images.device)
             count = math.ceil(self.hparams["noise"]["share"] * len(images))
             noisy, mask = self.synthetic_anomalies(
@@ -280,7 +285,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             known = self.feature_cache.features(self.compiled(self.model.teacher), images, noisy, paths)
         with explained_batch_norm_error(images):
             features = self.compiled(self.model)(
-                images, noisy, restore=self.loss.needs_restored, teacher_features=known
+                images, noisy, restore=spoil and self.loss.needs_restored, teacher_features=known
             )
         terms = self.loss(
             features.clean,
@@ -289,6 +294,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             restored=features.restored,
             mask=mask,
             weights=features.weights,
+            anomalies=spoil,
         )
         # Logging the parts synchronises with the host: they are kept, and logged only in steps whose row is written.
         self._terms = terms._replace(total=terms.total.detach()), images.shape[0]

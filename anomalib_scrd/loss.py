@@ -236,6 +236,8 @@ class ScaleAwareContrastiveLoss(nn.Module):
         restored: Sequence[torch.Tensor] | None = None,
         mask: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
+        *,
+        anomalies: bool = True,
     ) -> LossTerms:
         """Compute the terms.
 
@@ -247,6 +249,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
                 ``restore`` for b of them.
             mask: (b, 1, H, W) bool, the places of the anomalies.
             weights: (B, K) weights of the scales in pull, restore and ratio; every scale counts 1 without them.
+            anomalies: Whether the batch has any; pull alone counts without them.
 
         Returns:
             The total and its parts.
@@ -255,7 +258,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
             ValueError: If features are missing for a term that counts.
         """
         push = ratio = back = contrast = None
-        if self.ratio > 0:
+        if self.ratio > 0 and anomalies:
             noisy = _required("noisy", noisy)
             count = len(noisy[0])
             contrasted, others = split_batch(student, count)
@@ -271,7 +274,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
         total = self.pull * _weighted(pull, weights)
         if ratio is not None:
             total = total + self.ratio * ratio
-        if self.needs_restored:
+        if self.needs_restored and anomalies:
             restored = _required("restored", restored)
             count = len(restored[0])
             few = [f[:count] for f in clean]

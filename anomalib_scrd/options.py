@@ -331,6 +331,9 @@ class NoiseOptions(Options):
             ``simplex`` for the published one.
         share: Images with synthetic anomalies per clean image of a batch, in (0, 1], at least one image; 1 is
             published.
+        start: Share of the training that passes without them, in [0, 1); 0 is published. The student learns normal
+            images first, and how synthetic anomalies move the evidence of the score is learned then. Without a known
+            number of steps (a time limit alone), and without ``loss.pull``, they are there from the beginning.
         strength: Factor of the simplex noise in units of an image in [0, 1], or a range (low, high).
         size: Smallest and largest extent of an anomaly relative to the image, in (0, 1].
         period: Period of the noise's coarsest octave relative to the image's height.
@@ -342,6 +345,7 @@ class NoiseOptions(Options):
 
     kind: Literal["mixed", "simplex"] | None = None
     share: float | None = _number(0, 1, above=True)
+    start: float | None = _option(_Number(0, 1, below=True))
     strength: float | Sequence[float] | None = _option(_Range(_Number(0, 100)))
     size: Sequence[float] | float | None = _option(_Range(_Number(0, 1, above=True)))
     period: float | None = _number(0, 100, above=True)

@@ -141,9 +141,11 @@ class ScaleAwareCRDModel(nn.Module):
         return self.bottleneck.stride
 
     def reset_statistics(self) -> None:
-        """Forget what was measured on training images: the standardisation of the channels."""
+        """Forget what was measured on the data: the standardisation of the channels, the difference of the scales."""
         if self.standardise is not None:
             self.standardise.reset()
+        if not self.map_and_score.published:
+            self.map_and_score.score_weights.forget_difference()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters of everything but the teacher."""

@@ -16,11 +16,18 @@ class FittedWeights(nn.Module):
     """A linear score of standardised evidence: the log odds that an image holds an anomaly.
 
     With ``z = clip((e - m) / s, -8, 8)`` the evidence e standardised by the mean m and the standard deviation s of
-    held-out normal images, C the covariance of z on these, shrunk to ``S = 0.3 C + 0.7 tr(C) / F I``, and d the
+    held-out normal images, C the covariance of z, shrunk to ``S = 0.3 C + 0.7 tr(C) / F I``, and d the
     difference of the mean z of the same images with synthetic anomalies and without, the score is Fisher's linear
     discriminant ``w (z - z0 - d / 2)``, ``w = S^-1 d``: the log odds of two normal distributions with means z0 and
     z0 + d and the covariance S. How much a level and an extent count is thus learned from contrast, and no training
     loss can be lowered through these weights. Before a fit every weight is equal.
+
+    C is the mean of two covariances: of the held-out images, few but new to the student, and of images that it was
+    trained on, many but known to it, about their own mean.
+
+    A student that trains with synthetic anomalies comes to show them in every level, also where it shows nothing of
+    real ones. :meth:`learn_difference` takes d from the student before that; later fits keep it, in units of their own
+    standard deviations.
 
     Args:
         num_features: Number F of features.
@@ -28,14 +35,18 @@ class FittedWeights(nn.Module):
     Attributes:
         weight: (F,) float32.
         bias: () float32.
+        difference: (F,) float32, d.
         fitted: () bool, whether :meth:`fit` has been called.
+        learned: () bool, whether :meth:`learn_difference` has been called.
     """
 
     mean: torch.Tensor
     spread: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
+    difference: torch.Tensor
     fitted: torch.Tensor
+    learned: torch.Tensor
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -43,7 +54,9 @@ class FittedWeights(nn.Module):
         self.register_buffer("spread", torch.ones(num_features))
         self.register_buffer("weight", torch.full((num_features,), 1 / num_features))
         self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("difference", torch.zeros(num_features))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("learned", torch.zeros((), dtype=torch.bool))
 
     def forward(self, evidence: torch.Tensor) -> torch.Tensor:
         """Score images or places.
@@ -56,44 +69,80 @@ class FittedWeights(nn.Module):
         """
         # Not a matrix product, which autocast would compute in half precision.
         weight = self.weight.view(-1, *[1] * (evidence.ndim - 2))
-        return (self._standardised(evidence) * weight).sum(dim=1) + self.bias
+        return (_standardised(evidence, self.mean, self.spread) * weight).sum(dim=1) + self.bias
 
     @torch.no_grad()
-    def fit(self, normal: torch.Tensor, anomalous: torch.Tensor | None) -> None:
+    def fit(self, normal: torch.Tensor, anomalous: torch.Tensor | None, trained: torch.Tensor | None = None) -> None:
         """Fit the weights.
 
         Args:
             normal: (N, F) evidence of normal images that the student was not trained on, at least two.
-            anomalous: (M, F) evidence of images with synthetic anomalies. None standardises the evidence and makes
-                every weight equal.
+            anomalous: (M, F) evidence of images with synthetic anomalies, which gives d unless it has been learned.
+                None standardises the evidence and makes every weight equal.
+            trained: (T, F) evidence of normal images that the student was trained on, for the covariance; fewer than
+                two or None leave it to the others.
 
         Raises:
             ValueError: If there are fewer than two normal images, or values that are not finite.
         """
-        if len(normal) < 2:  # noqa: PLR2004
-            msg = f"the weights of the scales need at least 2 held-out normal images, got {len(normal)}"
-            raise ValueError(msg)
-        if not all(bool(part.isfinite().all()) for part in (normal, anomalous) if part is not None):
-            msg = "the distances of teacher and student are not finite: the training has diverged"
-            raise ValueError(msg)
-        self.mean.copy_(normal.mean(dim=0))
-        self.spread.copy_(normal.std(dim=0, correction=0).clamp_min(_MIN_SPREAD))
+        mean, spread = _moments(normal, anomalous)
+        self.mean.copy_(mean)
+        self.spread.copy_(spread)
         if anomalous is None:
             self.weight.fill_(1 / len(self.weight))
             self.bias.zero_()
         else:
-            # On the host: not every device has float64.
-            without, with_anomaly = (self._standardised(part).cpu().double() for part in (normal, anomalous))
+            if not self.learned:
+                self._measure_difference(mean, spread, normal, anomalous)
+            without = _standardised(normal, mean, spread).cpu().double()  # on the host: not every device has float64
             covariance = torch.atleast_2d(torch.cov(without.mT))
+            if trained is not None and len(trained) > 1:
+                known = _standardised(trained, trained.mean(dim=0), spread).cpu().double()
+                covariance = (covariance + torch.cov(known.mT)) / 2
             typical = covariance.diagonal().mean().clamp_min(_MIN_SPREAD) * torch.eye(len(covariance)).double()
             shrunk = torch.lerp(covariance, typical, _SHRINKAGE)
-            centre = without.mean(dim=0)
-            difference = with_anomaly.mean(dim=0) - centre
+            difference = self.difference.cpu().double()
             weight = torch.linalg.solve(shrunk, difference)
             self.weight.copy_(weight)
-            self.bias.copy_(-weight @ (centre + difference / 2))
+            self.bias.copy_(-weight @ (without.mean(dim=0) + difference / 2))
         self.fitted.fill_(value=True)
 
-    def _standardised(self, evidence: torch.Tensor) -> torch.Tensor:
-        shape = (-1, *[1] * (evidence.ndim - 2))
-        return ((evidence - self.mean.view(shape)) / self.spread.view(shape)).clamp(-_MOST, _MOST)
+    @torch.no_grad()
+    def learn_difference(self, normal: torch.Tensor, anomalous: torch.Tensor) -> None:
+        """Measure d once, for all later fits.
+
+        Args:
+            normal: (N, F) evidence of normal images, at least two.
+            anomalous: (M, F) evidence of images with synthetic anomalies.
+
+        Raises:
+            ValueError: If there are fewer than two normal images, or values that are not finite.
+        """
+        self._measure_difference(*_moments(normal, anomalous), normal, anomalous)
+        self.learned.fill_(value=True)
+
+    def forget_difference(self) -> None:
+        """Let the next fit measure d again."""
+        self.learned.fill_(value=False)
+
+    def _measure_difference(
+        self, mean: torch.Tensor, spread: torch.Tensor, normal: torch.Tensor, anomalous: torch.Tensor
+    ) -> None:
+        without, with_anomaly = (_standardised(part, mean, spread).cpu().double() for part in (normal, anomalous))
+        self.difference.copy_(with_anomaly.mean(dim=0) - without.mean(dim=0))
+
+
+def _moments(normal: torch.Tensor, anomalous: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the evidence of normal images, (F,) each."""
+    if len(normal) < 2:  # noqa: PLR2004
+        msg = f"the weights of the scales need at least 2 held-out normal images, got {len(normal)}"
+        raise ValueError(msg)
+    if not all(bool(part.isfinite().all()) for part in (normal, anomalous) if part is not None):
+        msg = "the distances of teacher and student are not finite: the training has diverged"
+        raise ValueError(msg)
+    return normal.mean(dim=0), normal.std(dim=0, correction=0).clamp_min(_MIN_SPREAD)
+
+
+def _standardised(evidence: torch.Tensor, mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+    shape = (-1, *[1] * (evidence.ndim - 2))
+    return ((evidence - mean.view(shape)) / spread.view(shape)).clamp(-_MOST, _MOST)

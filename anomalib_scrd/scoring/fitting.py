@@ -1,10 +1,11 @@
 """Fits the weights of levels and extents on held-out normal images and their copies with synthetic anomalies."""
 
-__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "left_out_scores"]
+__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "learn_difference", "left_out_scores"]
 
 import copy
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +34,11 @@ _BATCH_PIXELS = 2**18
 
 @torch.no_grad()
 def fit_weights(
-    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
+    model: "ScaleAwareCRDModel",
+    images: torch.Tensor,
+    normalisation: Normalisation | None,
+    seed: int,
+    trained_on: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """Fit the weights of the score and of the map; nothing is changed if they cannot be fitted.
 
@@ -46,6 +51,7 @@ def fit_weights(
         images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
         normalisation: How they were normalised; None where they were not.
         seed: Seed of the anomalies: the same weights come out again.
+        trained_on: (T, 3, H, W), images that the student was trained on, for the covariance of the evidence; or None.
 
     Returns:
         :func:`left_out_scores` of the images; None if they are too many to need it, or too few, or nothing is fitted.
@@ -56,28 +62,58 @@ def fit_weights(
     scoring = model.map_and_score
     if scoring.published:
         return None
-    training = model.training
-    model.eval()
-    try:
+    with _evaluated(model):
         normal, normal_levels = _evidence(model, images)
-        anomalous = places = None
+        anomalous = places = trained = None
         if not scoring.uniform:
+            if trained_on is not None:
+                trained, _ = _evidence(model, trained_on)
             anomalous, places = _anomalous_evidence(model, images, normalisation, seed)
-    finally:
-        model.train(training)
-    scoring.score_weights.fit(normal, anomalous)
+    scoring.score_weights.fit(normal, anomalous, trained)
     scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
     few = FEWEST_IMAGES < len(images) < MANY_IMAGES
-    return left_out_scores(scoring.score_weights, normal, anomalous) if few else None
+    return left_out_scores(scoring.score_weights, normal, anomalous, trained) if few else None
 
 
-def left_out_scores(weights: FittedWeights, normal: torch.Tensor, anomalous: torch.Tensor | None) -> torch.Tensor:
+@torch.no_grad()
+def learn_difference(
+    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
+) -> None:
+    """Learn how synthetic anomalies move the evidence of a student that has not been trained with them.
+
+    Later :func:`fit_weights` keep it for the score. Nothing happens where the weights are not fitted.
+
+    Args:
+        model: The model, on the images' device. It is left in the mode in which it was.
+        images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
+        normalisation: How they were normalised; None where they were not.
+        seed: Seed of the anomalies.
+
+    Raises:
+        ValueError: If there are too few images, or the model's distances are not finite.
+    """
+    scoring = model.map_and_score
+    if scoring.published or scoring.uniform:
+        return
+    with _evaluated(model):
+        normal, _ = _evidence(model, images)
+        anomalous, _ = _anomalous_evidence(model, images, normalisation, seed)
+    scoring.score_weights.learn_difference(normal, anomalous)
+
+
+def left_out_scores(
+    weights: FittedWeights,
+    normal: torch.Tensor,
+    anomalous: torch.Tensor | None,
+    trained: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Score each of a few normal images by weights that are fitted without it.
 
     Args:
         weights: Weights of the score; left as they are.
         normal: (N, F) evidence of normal images, more than two.
         anomalous: (M N, F) evidence of the same images with M anomalies each, all images next to each other; or None.
+        trained: (T, F) evidence of images that the student was trained on, or None.
 
     Returns:
         (N,) scores.
@@ -87,9 +123,19 @@ def left_out_scores(weights: FittedWeights, normal: torch.Tensor, anomalous: tor
     for index in range(count):
         others = torch.arange(count, device=normal.device) != index
         spoilt = None if anomalous is None else anomalous.unflatten(0, (-1, count))[:, others].flatten(0, 1)
-        weights.fit(normal[others], spoilt)
+        weights.fit(normal[others], spoilt, trained)
         scores.append(weights(normal[~others]))
     return torch.cat(scores)
+
+
+@contextmanager
+def _evaluated(model: "ScaleAwareCRDModel") -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def _anomalous_evidence(

@@ -55,6 +55,11 @@ class MapAndScore(nn.Module):
             self.score_weights = FittedWeights(2 * num_scales * len(EXTENTS))
             self.map_weights = FittedWeights(num_scales)
 
+    @property
+    def knows_difference(self) -> bool:
+        """Whether what synthetic anomalies change is learned already, or never asked for."""
+        return self.published or self.uniform or bool(self.score_weights.learned)
+
     def distances(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 ENOUGH = 500
 """Largest number of held-out images: more make every validation slower and a threshold hardly more accurate."""
 
+# Images of the training set that are scored for the covariance of the evidence: more of them change nothing.
+_TRAINED = 200
 # A tenth of a small set is too few for a threshold: this many, if they are at most a quarter of the set.
 _FEW = 8
 _SMALL_SET_SHARE = 4
@@ -70,6 +72,7 @@ class HeldOut(Callback):
         self.seed = int(seed)
         self.dataset: AnomalibDataset | None = None
         self.left_out_scores: torch.Tensor | None = None
+        self._trained: AnomalibDataset | None = None
         self._batch_size = 1
         self._num_workers = 0
         self._collate: Callable | None = None
@@ -93,11 +96,14 @@ class HeldOut(Callback):
         if self.dataset is None:
             msg = "no images are held out: there is nothing to load"
             raise ValueError(msg)
+        return self._loader(self.dataset)
+
+    def _loader(self, dataset: AnomalibDataset) -> DataLoader:
         return DataLoader(
-            self.dataset,
+            dataset,
             batch_size=self._batch_size,
-            num_workers=self._num_workers if len(self.dataset) >= _WORTH_WORKERS else 0,
-            collate_fn=self._collate or self.dataset.collate_fn,
+            num_workers=self._num_workers if len(dataset) >= _WORTH_WORKERS else 0,
+            collate_fn=self._collate or dataset.collate_fn,
         )
 
     def images(self, model: LightningModule) -> Iterator[torch.Tensor]:
@@ -109,10 +115,24 @@ class HeldOut(Callback):
         Yields:
             Batches (B, 3, H, W), pre-processed, on the model's device.
         """
-        if self.dataset is None:
+        yield from self._images(model, self.dataset)
+
+    def trained_images(self, model: LightningModule) -> Iterator[torch.Tensor]:
+        """Up to 200 of the images that the student is trained on, as a validation would see them.
+
+        Args:
+            model: Model whose device and pre-processor are used.
+
+        Yields:
+            Batches (B, 3, H, W), pre-processed, on the model's device.
+        """
+        yield from self._images(model, self._trained)
+
+    def _images(self, model: LightningModule, dataset: AnomalibDataset | None) -> Iterator[torch.Tensor]:
+        if dataset is None:
             return
         transform = getattr(getattr(model, "pre_processor", None), "transform", None)
-        for batch in self.loader():
+        for batch in self._loader(dataset):
             images = batch.image.to(model.device)
             yield images if transform is None else transform(images)
 
@@ -137,16 +157,15 @@ class HeldOut(Callback):
             validate: Whether a data module without validation images gets the held-out ones.
         """
         self.give_back()
-        self.dataset = self.left_out_scores = None
+        self.dataset = self._trained = self.left_out_scores = None
         if not self.share:
             return
         obstacle = _obstacle(datamodule)
         chosen: list[int] = []
         if obstacle is None:
             whole = datamodule.train_data
-            chosen = held_out_indices(
-                whole.samples.image_path, self.share, self.seed, _normal(whole), _together(whole.samples)
-            )
+            normal = _normal(whole)
+            chosen = held_out_indices(whole.samples.image_path, self.share, self.seed, normal, _together(whole.samples))
             if not chosen:
                 obstacle = f"the {len(whole)} training images are too few, or of too few patients or volumes"
         if obstacle is not None:
@@ -158,10 +177,14 @@ class HeldOut(Callback):
             return
         kept = set(chosen)
         self.dataset = whole.subsample(chosen)
-        self.dataset.augmentations = _as_in_validation(datamodule, transform)
+        rest = [index for index in range(len(whole)) if index not in kept]
+        known = [index for index in rest if normal[index]]
+        some = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.seed))[:_TRAINED].tolist()
+        self._trained = whole.subsample([known[index] for index in sorted(some)])
+        self.dataset.augmentations = self._trained.augmentations = _as_in_validation(datamodule, transform)
         self._batch_size, self._num_workers = datamodule.eval_batch_size, datamodule.num_workers
         self._collate = datamodule.external_collate_fn  # that of a tiled ensemble takes one tile of each image
-        datamodule.train_data = whole.subsample([index for index in range(len(whole)) if index not in kept])
+        datamodule.train_data = whole.subsample(rest)
         fill_in = validate and not hasattr(datamodule, "val_data")
         if fill_in:
             datamodule.val_data = self.dataset
@@ -205,7 +228,8 @@ class HeldOut(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the images out: an exported or copied model does not need the paths of its training set."""
-        return {**self.__dict__, "dataset": None, "left_out_scores": None, "_collate": None, "_taken_from": None}
+        gone = ("dataset", "_trained", "left_out_scores", "_collate", "_taken_from")
+        return {**self.__dict__, **dict.fromkeys(gone)}
 
 
 def held_out_indices(

@@ -2,22 +2,48 @@
 
 __all__ = ["ScaleWeights"]
 
+import math
 from typing import Any, cast
 
 import torch
 
 from anomalib_scrd.integration.mixin_base import ModelMixin
+from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import Normalisation
-from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights
+from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights, learn_difference
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.pre_processing import normalisation
 
 
 class ScaleWeights(ModelMixin):
-    """Fits the weights of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` before thresholds are found."""
+    """Fits the weights of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` before thresholds are found.
+
+    What synthetic anomalies change is learned from the student just before it trains with them for the first time.
+    """
 
     held_out: HeldOut
+    loss: ScaleAwareContrastiveLoss
     _seed: int | None
+    _clean_steps = 0
+    _asked = False
+
+    def plan_anomalies(self) -> None:
+        """Find the step at which synthetic anomalies come in, at the start of a training or of its continuation."""
+        steps = self.trainer.estimated_stepping_batches
+        start = self.hparams["noise"]["start"] if self.loss.pull > 0 and math.isfinite(steps) else 0.0
+        self._clean_steps, self._asked = math.ceil(start * steps) if start else 0, False
+
+    def trains_with_anomalies(self) -> bool:
+        """Whether this step trains with synthetic anomalies; the first one that does learns what they change."""
+        if not self.loss.needs_noisy or self.global_step < self._clean_steps:
+            return False
+        if not self._asked:  # once: the answer lies on the device, and a step does not wait for it
+            self._asked = True
+            model: Any = self.model
+            if self._clean_steps and len(self.held_out) >= FEWEST_IMAGES and not model.map_and_score.knows_difference:
+                with torch.autocast(self.device.type, enabled=False):
+                    learn_difference(model, *self._fitted_on())
+        return True
 
     @torch.no_grad()
     def before_thresholds(self) -> None:
@@ -28,13 +54,10 @@ class ScaleWeights(ModelMixin):
         if len(self.held_out) < FEWEST_IMAGES:
             return
         model: Any = self.model
-        images = model.tiles(torch.cat(list(self.held_out.images(self))))
-        normalised = self.normalisation()
+        images, normalised, seed = self._fitted_on()
         cast("Any", self).note_range(images if normalised is None else normalised.undo(images))
-        if model.tiling is not None:  # the first images get anomalies: tiles of different places
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-            images = images[order.to(images.device)]
-        scores = fit_weights(model, images, normalised, self._seed or 0)
+        known = [model.tiles(batch) for batch in self.held_out.trained_images(self)]
+        scores = fit_weights(model, images, normalised, seed, torch.cat(known) if known else None)
         # With tiles they are those of tiles, and no image's.
         self.held_out.left_out_scores = scores if model.tiling is None else None
 
@@ -42,3 +65,12 @@ class ScaleWeights(ModelMixin):
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""
         found = normalisation(getattr(self.pre_processor, "transform", None))
         return None if found is None else Normalisation(*(values.to(self.device) for values in found))
+
+    def _fitted_on(self) -> tuple[torch.Tensor, Normalisation | None, int]:
+        """Held-out images, or their tiles, their normalisation, and the seed of their anomalies."""
+        model: Any = self.model
+        images = model.tiles(torch.cat(list(self.held_out.images(self))))
+        if model.tiling is not None:  # the first images get anomalies: tiles of different places
+            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+            images = images[order.to(images.device)]
+        return images, self.normalisation(), self._seed or 0

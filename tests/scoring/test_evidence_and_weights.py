@@ -57,16 +57,25 @@ def test_evidence_is_the_logarithm_map_by_map() -> None:
     assert evidence(maps.half()).dtype == torch.float32
 
 
-def slow_discriminant(normals: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, float]:
+def slow_covariance(rows: np.ndarray) -> np.ndarray:
+    covariance = np.zeros((rows.shape[1], rows.shape[1]))
+    for row in rows:
+        covariance += np.outer(row - rows.mean(0), row - rows.mean(0)) / (len(rows) - 1)
+    return covariance
+
+
+def slow_discriminant(
+    normals: np.ndarray, anomalous: np.ndarray, trained: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
     """Fisher's discriminant with a shrunk covariance, by loops."""
     number, features = normals.shape
     mean = normals.sum(0) / number
     spread = np.sqrt(((normals - mean) ** 2).sum(0) / number)
     z, a = (np.clip((part - mean) / spread, -8, 8) for part in (normals, anomalous))
     centre, difference = z.mean(0), a.mean(0) - z.mean(0)
-    covariance = np.zeros((features, features))
-    for row in z:
-        covariance += np.outer(row - centre, row - centre) / (number - 1)
+    covariance = slow_covariance(z)
+    if trained is not None:
+        covariance = (covariance + slow_covariance(np.clip((trained - trained.mean(0)) / spread, -8, 8))) / 2
     typical = sum(covariance[f, f] for f in range(features)) / features
     shrunk = 0.3 * covariance + 0.7 * typical * np.eye(features)
     weight = np.linalg.inv(shrunk) @ difference
@@ -82,6 +91,23 @@ def test_fit_equals_the_loops() -> None:
     np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4)
     assert weights.bias.item() == pytest.approx(bias, rel=1e-4)
     assert weights.fitted
+
+
+def test_images_that_the_student_knows_count_half_in_the_covariance() -> None:
+    """Their mean and their spread do not: the student has learned them."""
+    mixing = normal(5, 5, seed=3)
+    normals, anomalous = normal(12, 5) @ mixing, normal(60, 5, seed=1) @ mixing + 2
+    trained = 0.5 * normal(200, 5, seed=2) @ mixing - 7
+    weights = FittedWeights(5)
+    weights.fit(normals, anomalous, trained)
+    weight, bias = slow_discriminant(*(part.double().numpy() for part in (normals, anomalous, trained)))
+    np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4)
+    assert weights.bias.item() == pytest.approx(bias, rel=1e-4)
+    torch.testing.assert_close(weights.mean, normals.mean(0))
+    alone = FittedWeights(5)
+    alone.fit(normals, anomalous, trained[:1])  # one image has no covariance
+    weights.fit(normals, anomalous)
+    assert torch.equal(alone.weight, weights.weight)
 
 
 def test_score_is_the_log_odds_of_two_normal_distributions() -> None:
@@ -119,6 +145,31 @@ def test_units_of_the_evidence_do_not_matter() -> None:
     first.fit(normals, anomalous)
     second.fit(normals * scale + shift, anomalous * scale + shift)
     torch.testing.assert_close(first(test), second(test * scale + shift), atol=1e-3, rtol=1e-3)
+
+
+def test_a_learned_difference_is_kept_in_standard_deviations() -> None:
+    """The same difference for evidence in other units, and weights by the later covariance."""
+    normals, anomalous = normal(40, 4), normal(60, 4, seed=1) + torch.tensor([1.0, 0.0, 2.0, 0.5])
+    weights, fresh = FittedWeights(4), FittedWeights(4)
+    weights.learn_difference(normals, anomalous)
+    assert not weights.fitted
+    assert torch.equal(weights.mean, torch.zeros(4))
+    mean, spread = normals.mean(0), normals.std(0, correction=0)
+    torch.testing.assert_close(weights.difference, ((anomalous - mean) / spread).mean(0), atol=1e-5, rtol=1e-4)
+    weights.fit(normals * 3 + 1, anomalous * 100)  # the second argument no longer counts
+    fresh.fit(normals, anomalous)
+    torch.testing.assert_close(weights.weight, fresh.weight)
+    torch.testing.assert_close(weights.bias, fresh.bias)
+    later = normal(40, 4, seed=5) @ normal(4, 4, seed=6)
+    weights.fit(later, anomalous)
+    assert torch.equal(weights.difference, fresh.difference)
+    z = ((later - later.mean(0)) / later.std(0, correction=0)).double()
+    covariance = torch.cov(z.mT)
+    shrunk = 0.3 * covariance + 0.7 * covariance.trace() / 4 * torch.eye(4).double()
+    torch.testing.assert_close(weights.weight, (shrunk.inverse() @ fresh.difference.double()).float())
+    weights.forget_difference()
+    weights.fit(normals, anomalous)
+    torch.testing.assert_close(weights.weight, fresh.weight)
 
 
 def test_a_feature_far_out_is_clipped() -> None:

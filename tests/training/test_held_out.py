@@ -10,6 +10,7 @@ import pytest
 import torch
 from anomalib.data import Folder, ImageBatch
 from lightning.pytorch import Callback, LightningDataModule
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
@@ -160,6 +161,28 @@ def test_images_are_read_as_in_validation(tiny_data: Callable, tmp_path: Path) -
     places = [list(train.samples.image_path).index(path) for path in batch.image_path]
     expected = model.pre_processor.transform(torch.stack([train[place].image for place in places]))
     torch.testing.assert_close(images, expected)
+
+
+def test_images_that_the_student_is_trained_on_are_some_of_the_others(tmp_path: Path) -> None:
+    """Normal ones, read as in validation, the same in every process, and not more than two hundred."""
+    for index in range(300):  # a fifth of them goes into the test set
+        Image.new("L", (8, 8), index % 256).save(tmp_path / f"{index:03d}.png")
+    data = Folder(name="x", root=tmp_path, normal_dir=".", train_augmentations=RandomHorizontalFlip(1.0), num_workers=0)
+    data.setup()
+    data.train_data.samples.loc[:9, "label_index"] = 1
+    anomalous = set(data.train_data.samples.image_path[:10])
+    held_out = HeldOut()
+    held_out.take(data)
+    some = _paths(held_out._trained)
+    assert len(some) == 200
+    assert not some & (_paths(held_out.dataset) | anomalous)
+    assert some <= _paths(data.train_data)
+    assert held_out._trained.augmentations is held_out.dataset.augmentations
+    held_out.give_back()
+    again = HeldOut()
+    again.take(data)
+    assert _paths(again._trained) == some
+    assert list(HeldOut().trained_images(build_model())) == []
 
 
 def test_held_out_images_stand_in_where_there_is_no_validation_set(

@@ -1,7 +1,7 @@
 """Scale-Aware Contrastive Reverse Distillation (Li et al., ICLR 2025) as a model plugin for anomalib.
 
-Importing the package is cheap: it loads neither torch nor anomalib. What it exports is loaded when it is asked for,
-and registered with anomalib as soon as anomalib's models are imported.
+Importing the package is cheap: it loads neither torch nor anomalib. Exported names are loaded on first access, and the
+model is registered with anomalib as soon as anomalib's models are imported.
 """
 
 __all__ = [

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Numbers of the errors by which a system says that there is no room for a file."""
+"""Error numbers that mean that there is no room for a file."""
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def replacing(path: str | Path, what: str = "file") -> Iterator[Path]:
 
     Args:
         path: Name of the file. Its folder is made.
-        what: What the file is, for the message of an error.
+        what: Kind of the file, for the message of an error.
 
     Yields:
         Where to write, in the same folder.
@@ -49,7 +49,7 @@ def unwritten(path: Path, what: str, cause: OSError) -> OSError:
 
     Args:
         path: Name of the file.
-        what: What it is.
+        what: Kind of the file.
         cause: The system's error.
 
     Returns:
@@ -61,7 +61,7 @@ def unwritten(path: Path, what: str, cause: OSError) -> OSError:
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The error of the system behind an error: torch turns it into one of its own."""
+    """The system's error behind an error: torch wraps it in one of its own."""
     while error is not None:
         if isinstance(error, OSError):
             return error

@@ -72,10 +72,10 @@ def position_distances(
 
 
 def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
-    """How much the direction of the teacher's features says at each position: ``s / (s + damping)``.
+    """Reliability of the direction of the teacher's features at each position: ``s / (s + damping)``.
 
-    Where an image shows nothing the teacher's standardised features are short, their direction is noise, and the cosine
-    calls it anomalous. The distance times this factor does not. The student's length takes no part: a cosine trains
+    In uniform parts of an image the teacher's standardised features are short, and their direction is noise, which
+    gives a large cosine distance. The factor removes it. The student's length is not used, because a cosine trains
     directions only.
 
     Args:
@@ -89,7 +89,7 @@ def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
 
 
 class _CosineDistance(torch.autograd.Function):
-    """One minus the cosine, with its gradient in closed form: half the passes over the features of autograd's.
+    """One minus the cosine, with its gradient in closed form: half as many passes over the features as autograd.
 
     With ``c`` the cosine, ``d(1 - c)/db = (c b / |b| - a / |a|) / |b|``; where the clamp holds ``|a| |b|`` the lengths
     are constants, and the first term is missing.
@@ -137,7 +137,7 @@ def _check_shapes(first: torch.Tensor, second: torch.Tensor) -> None:
 
 
 def _spread(values: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
-    """Values with the dimensions again that a sum has removed, of size 1."""
+    """Values with the summed dimensions restored, of size 1."""
     for position in sorted(dim):
         values = values.unsqueeze(position)
     return values

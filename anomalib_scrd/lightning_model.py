@@ -77,8 +77,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     A training that is started without a length ends after the published 40,000 steps.
 
     Args:
-        preset: Values of all that is not given: ``default``, ``published`` (the paper's) or ``edge`` (a small teacher
-            and student, for computers without an accelerator).
+        preset: Defaults of all arguments: ``default``, ``published`` (the paper's) or ``edge`` (a small teacher and
+            student, for computers without an accelerator).
         backbone: Name of a timm model: the teacher. None for the preset's.
         layers: Names of its feature maps, finest first, two or more; None for those of strides 4, 8 and 16.
         pre_trained: True for timm's ImageNet weights, from the hub, its cache or the ``offline`` extra; False for
@@ -101,11 +101,11 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
         visualizer: Visualizer, or whether to use the default one.
-        **renamed: None; the names of earlier versions are refused with the new ones.
+        **renamed: Unused; argument names of earlier versions are refused with the new ones.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
-        RuntimeError: If pretrained weights are wanted and cannot be had; the message names the ways out.
+        RuntimeError: If pretrained weights are wanted and not available; the message names the ways out.
 
     Example:
         >>> from anomalib.engine import Engine
@@ -184,7 +184,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property
 
     def setup(self, stage: str) -> None:
-        """Give a training without a length the published one, and look at sizes and data before the work starts.
+        """Give a training without a length the published one, and check sizes and data before the work starts.
 
         Raises:
             ValueError: If the pre-processor makes the images too small, or the data module would fail for lack of
@@ -199,14 +199,14 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         if stage == "fit":
             if self._without_length:
                 set_default_length(self.trainer)  # before optimisers and schedules ask for the length
-            # A checkpoint, which is read after this, brings its own.
+            # A checkpoint, which is read after this, replaces it.
             self._seed, self._batches_seen, self._epoch_began = self.hparams["seed"], 0, 0
 
     def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
 
-        Not when the model is built: anomalib builds it with a pre-processor for 10 x 10 pixels where it only wants to
-        know the metrics.
+        It is not called in the constructor: anomalib builds the model with a pre-processor for 10 x 10 pixels to find
+        out its metrics.
 
         Raises:
             ValueError: If it does.
@@ -246,7 +246,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         self.plan_anomalies()
 
     def on_fit_end(self) -> None:
-        """Let go of the last images."""
+        """Drop the last images."""
         self._full_batches = FullBatches()
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -261,7 +261,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             The loss, ().
         """
         del args, kwargs
-        # A plain tensor: torch.compile of torch 2.10 recurses without end into torchvision's subclass.
+        # A plain tensor: torch.compile of torch 2.10 recurses endlessly into torchvision's subclass.
         images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
         paths = getattr(batch, "image_path", None)
         if self.hparams["optimiser"]["fill_last_batch"]:
@@ -277,7 +277,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             )
         self.compiled.begin_step()
         standardise = self.model.standardise
-        if standardise is not None and not self.hparams["compile_model"]:  # a compiled step would be compiled again
+        if standardise is not None and not self.hparams["compile_model"]:  # a change would compile the step again
             standardise.learning = self._batches_seen < standardise.batches
         self._batches_seen += 1
         known = None
@@ -296,7 +296,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             weights=features.weights,
             anomalies=spoil,
         )
-        # Every part costs the host time: they are kept, and logged where a row is written.
+        # Logging the parts synchronises with the host: they are kept, and logged only in steps whose row is written.
         self._terms = terms._replace(total=terms.total.detach()), images.shape[0]
         self.log(
             "train_loss", self._terms[0].total, on_step=True, on_epoch=True, prog_bar=True, batch_size=images.shape[0]
@@ -311,8 +311,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Log the terms of the step whose row goes to the loggers.
 
-        Only here is it known which one that is: the optimiser may have to wait for further batches, and the training
-        may have been stopped.
+        This hook is the first that knows whether a row is written: the optimiser may have to wait for further batches,
+        and the training may have been stopped.
         """
         del outputs, batch, batch_idx
         steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
@@ -324,7 +324,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer arguments that this model insists on; the length is the user's."""
+        """Trainer arguments that this model fixes; the length is the user's."""
         return {"num_sanity_val_steps": 0}
 
     @property
@@ -333,5 +333,5 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         return LearningType.ONE_CLASS
 
 
-# Whoever imports the class finds it registered, however the import began.
+# The class is registered after its import, in whatever order modules are imported.
 register(ScaleAwareCRD)

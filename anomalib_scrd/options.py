@@ -1,7 +1,7 @@
-"""Groups of arguments of the model: their fields, what each accepts, and the checks.
+"""Groups of the model's arguments: their fields, allowed values and checks.
 
 A field that is left out has the preset's value (:mod:`anomalib_scrd.presets`). A new option needs a field here, its
-value in each preset, and a parameter of that name in what the group is handed to:
+value in each preset, and a parameter of that name in the class that takes the group:
 
 ============== =====================================================================
 ``student``    :class:`~anomalib_scrd.torch_model.ScaleAwareCRDModel`
@@ -355,13 +355,13 @@ class NoiseOptions(Options):
 
 @dataclass(frozen=True)
 class ScoringOptions(Options):
-    """From the distances of teacher and student to an anomaly map and a score.
+    """Anomaly map and score from the distances of teacher and student.
 
     Args:
-        scale_adaptation: Weights of the scales in map and score. ``fitted``: held-out normal images against the same
-            images with synthetic anomalies decide, at each validation of a training and at its end (what the anomalies
-            change in the score: once, see ``noise.start``); ``uniform``: all are equal; ``published``: a head of the
-            student weighs them for each image, in the loss as well, and the score is the mean of the map.
+        scale_adaptation: Weights of the scales in map and score. ``fitted``: fitted on held-out normal images with and
+            without synthetic anomalies, at each validation of a training and at its end (what the anomalies change in
+            the score: once, see ``noise.start``); ``uniform``: all are equal; ``published``: a head of the student
+            weighs them for each image, in the loss as well, and the score is the mean of the map.
         held_out: Share of the normal training images that the student is not trained on, in [0, 1): the weights of
             the scales, and thresholds where no anomalous images are known, are taken from them. 0 for none.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
@@ -455,7 +455,7 @@ _REMOVED = {
     "feature_cache_dir": "features that find no room in the memory of feature_cache are computed in every epoch",
 }
 
-# Known to the command line, so that what it says of them is the new name, and not that there is no such argument.
+# Known to the command line, so that its message names the new argument instead of an unknown one.
 RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys((*RENAMED, *_REMOVED), NotRequired[Any]))  # type: ignore[misc]
 
 

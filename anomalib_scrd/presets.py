@@ -1,4 +1,4 @@
-"""Values of all arguments by the name of a preset: the only place where they are written."""
+"""Values of all arguments by preset; they are defined only here."""
 
 __all__ = ["PRESETS", "Preset", "PresetName", "resolved", "without_effect"]
 
@@ -20,7 +20,7 @@ PresetName = Literal["default", "published", "edge"]
 
 @dataclass(frozen=True)
 class Preset:
-    """A value for every argument that a preset decides."""
+    """A value for every argument that has a default in the preset."""
 
     backbone: str
     student: StudentOptions
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {"default": _DEFAULT, "published": _PUBLISHED, "edg
 
 
 def resolved(preset: str = "default", backbone: str | None = None, **groups: Any) -> Preset:
-    """The values of a preset, and those given beside it, which win.
+    """The values of a preset, replaced by those given.
 
     Args:
         preset: Name of the preset.
@@ -149,7 +149,7 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
 
 
 def without_effect(preset: str, chosen: Preset) -> list[tuple[str, str]]:
-    """Values other than the preset's that change nothing beside the others.
+    """Values other than the preset's that have no effect in their combination.
 
     Args:
         preset: Name of the preset.

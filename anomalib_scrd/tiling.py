@@ -1,4 +1,4 @@
-"""Large images in tiles: cut with an overlap, predicted one by one, and joined without seams."""
+"""Tiles of large images: cut with an overlap, predicted one by one, and joined without seams."""
 
 __all__ = ["Tiling"]
 
@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True)
 class Tiling:
-    """How images are cut into tiles.
+    """Sizes of the tiles of an image.
 
     Tiles lie evenly spaced, the first and the last at the borders, so nothing is added or left out. Where they overlap
     their maps are averaged with weights that fall off linearly towards a tile's border: the joined map has no seams.
@@ -37,7 +37,7 @@ class Tiling:
 
     @classmethod
     def of(cls, tiler: Any) -> "Tiling":
-        """Take over what anomalib's ``Tiler`` says.
+        """Take over the sizes of anomalib's ``Tiler``.
 
         Args:
             tiler: anomalib's.

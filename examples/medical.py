@@ -1,16 +1,16 @@
-"""Medical images from the files of a hospital to a box without torch: train, export, score, report.
+"""Medical images, from DICOM or NIfTI to a device without torch: train, export, score, report.
 
 ANOMALIB_SCRD_DATA=DATA python examples/medical.py [--set chest_xray] [--steps 400] [--keep FOLDER]
 
 DATA holds chest_xray, brain_mri or lgg_flair, each with train/good, test/good and test/KIND (lgg_flair also
-ground_truth/tumor). Its images are written as a hospital has them: DICOM of 12 and 16 bits with two windows, some of it
-MONOCHROME1, several files a patient (chest_xray, brain_mri), or NIfTI volumes with masks, one a patient (lgg_flair). A
-model of the edge preset is trained on them for 128 x 128 pixels and exported in FP32 and INT8. Both exports score the
-test files by `python -m anomalib_scrd.edge` in an environment without torch and anomalib: without --edge-python one is
-made, and the edge distribution is installed into it. Printed are the difference between exports and training, images
-per second, AUROC by image and by patient, and where the report of the INT8 export is. DICOM sets are also trained on as
-16-bit PNG, with the difference of the scores. --images takes so many of each folder, for a quick look. Without --keep
-everything is in a temporary folder.
+ground_truth/tumor). The script converts the images to DICOM of 12 and 16 bits with two windows, partly
+MONOCHROME1, several files per patient (chest_xray, brain_mri), or to NIfTI volumes with masks, one per patient
+(lgg_flair). It trains the edge preset on them at 128 x 128 pixels and exports the model in FP32 and INT8. Both exports
+score the test files by `python -m anomalib_scrd.edge` in an environment without torch and anomalib: without
+--edge-python the script makes one and installs the edge distribution into it. It prints the difference between exports
+and training, images per second, AUROC by image and by patient, and the path of the report of the INT8 export. It also
+trains on the DICOM sets as 16-bit PNG and prints the difference of the scores. --images limits the number of images of
+each folder. Without --keep everything is in a temporary folder.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def twelve_bits(path: Path) -> np.ndarray:
 
 
 def write_dicom(path: Path, values: np.ndarray, number: int, patient: str) -> None:
-    """Every third file is MONOCHROME1, every fifth is of 16 bits with an offset that RescaleIntercept takes back."""
+    """Every third file is MONOCHROME1, every fifth is of 16 bits with an offset that RescaleIntercept removes."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -64,7 +64,7 @@ def write_dicom(path: Path, values: np.ndarray, number: int, patient: str) -> No
         data.RescaleSlope, data.RescaleIntercept = 1, -offset
     data.PixelRepresentation, data.SamplesPerPixel = 0, 1
     data.WindowCenter, data.WindowWidth = [2048, 1200], [4096, 800]
-    # A reader gives stored - offset, and of MONOCHROME1 that less than the sum of its smallest and largest value.
+    # A reader returns stored - offset, for MONOCHROME1 subtracted from the sum of its smallest and largest value.
     stored = 2**data.BitsStored - 1 - offset - values if inverted else values + offset
     data.Rows, data.Columns = values.shape
     data.PixelData = stored.astype(np.uint16).tobytes()
@@ -159,23 +159,23 @@ def edge_environment(folder: Path) -> str:
 
 
 def outside(python: str) -> dict[str, str]:
-    """The environment of the box's processes: nothing of this one's packages."""
+    """Environment variables of the device's processes, without this environment's packages."""
     absent = "from importlib.util import find_spec as f; print(*[n for n in ('torch', 'anomalib') if f(n)])"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     there = subprocess.run([python, "-c", absent], check=True, capture_output=True, text=True, env=clean).stdout  # noqa: S603
     if there.strip():
-        sys.exit(f"--edge-python {python!r} has {there.strip()}: the box is to have neither")
+        sys.exit(f"--edge-python {python!r} has {there.strip()}: the device must have neither")
     return clean
 
 
 def edge(python: str, *words: object) -> None:
-    """Run a command of the box."""
+    """Run a command of the edge runner."""
     line = [python, "-m", "anomalib_scrd.edge", *map(str, words), "--quiet"]
     subprocess.run(line, check=True, env=outside(python), cwd=Path(python).parent)  # noqa: S603
 
 
 def edge_scores(output: Path) -> dict[str, float]:
-    """Scores by name of the image, from the box's table."""
+    """Scores by name of the image, from the edge runner's table."""
     found = {}
     with (output / "scores.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -218,7 +218,7 @@ def run(source: Path, work: Path, options: argparse.Namespace) -> None:
         f"training: {', '.join(f'{name} {value:.4f}' for name, value in trained.metrics.items())}",
     ]
     if not volumes:
-        patients = {"patients": {"csv": str(work / "png/patients.csv")}}  # which files the header has told in DICOM
+        patients = {"patients": {"csv": str(work / "png/patients.csv")}}  # in DICOM the header has them
         png = Trained(work / "png", folders | patients, options.steps, work / "results").scores
         pairs = [(score, png[name.replace(".dcm", ".png")][0]) for name, (score, _) in known.items()]
         lines.append(f"DICOM against the same images as 16-bit PNG: scores differ by {largest(pairs):.1e} at most")
@@ -231,14 +231,14 @@ def run(source: Path, work: Path, options: argparse.Namespace) -> None:
         found = edge_scores(output)
         missing = known.keys() - found.keys()
         if missing:
-            sys.exit(f"the box has no score of {len(missing)} images, such as {sorted(missing)[:3]}")
+            sys.exit(f"the edge runner has no score of {len(missing)} images, such as {sorted(missing)[:3]}")
         auroc = roc_auc_score(labels, [found[image] for image in known])
         difference = largest([(score, found[image]) for image, (score, _) in known.items()])
         lines.append(
             f"{name} without torch: scores differ from training's by {difference:.1e} at most, AUROC {auroc:.4f}, "
             f"{len(found) / seconds:.0f} images/s with start and reading on {os.cpu_count()} cores"
         )
-    salt = ["--salt", work / "salt"]  # patients and files go by pseudonyms in the report
+    salt = ["--salt", work / "salt"]  # the report has pseudonyms of patients and files
     command = [sys.executable, "-m", "anomalib_scrd.export.training_scores", trained.checkpoint, files / "test"]
     subprocess.run([*map(str, [*command, "--output", work / "training", *salt])], check=True)  # noqa: S603
     masks = ["--masks", files / "masks"] if volumes else []

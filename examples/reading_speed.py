@@ -1,4 +1,4 @@
-"""How fast medical images are read: 512 x 512 DICOM of 16 bits, windowed and resized, beside a step of training.
+"""Speed of reading medical images: 512 x 512 DICOM of 16 bits, windowed and resized, compared with a training step.
 
 python examples/reading_speed.py [--size 256] [--images 128] [--preset edge] [--syntax plain]
 

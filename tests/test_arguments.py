@@ -120,7 +120,7 @@ def test_a_preset_has_a_value_for_every_field(preset: str) -> None:
         assert missing == set()
 
 
-def test_what_is_given_wins_over_the_preset() -> None:
+def test_given_values_override_the_preset() -> None:
     chosen = resolved("published", "resnet18", noise={"strength": 0.3}, optimiser=OptimiserOptions(betas=(0.8, 0.9)))
     published = PRESETS["published"]
     assert chosen.backbone == "resnet18"
@@ -142,7 +142,7 @@ def test_what_is_given_wins_over_the_preset() -> None:
     ],
 )
 @pytest.mark.usefixtures("_no_teacher")
-def test_what_is_no_group_is_refused(given: dict, message: str) -> None:
+def test_wrong_groups_are_refused(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         ScaleAwareCRD(**given)
 
@@ -172,6 +172,8 @@ def test_a_name_of_earlier_versions_is_refused_with_the_new_one(given: dict, mes
 
 
 def test_a_name_that_was_removed_is_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match=r"calibration was removed: .*; merge was removed: .*fitted"):
+        ScaleAwareCRD(calibration="position", merge="max")
     with pytest.raises(ValueError, match=r"top_k was removed: .*; noise_count was removed: an image"):
         ScaleAwareCRD(top_k=0.1, sigma=1.0, noise_count=3)
 
@@ -206,20 +208,20 @@ def test_an_unknown_argument_is_refused_with_close_names() -> None:
         ({}, []),
     ],
 )
-def test_what_has_no_effect_is_named_in_a_warning(
+def test_arguments_without_effect_are_named_in_a_warning(
     given: dict, named: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING", logger="anomalib_scrd"):
         model = ScaleAwareCRD(**({"backbone": "resnet18", "pre_trained": False} | given))
-        told = [record.getMessage() for record in caplog.records if "has no effect" in record.getMessage()]
-        assert sorted(message.partition(" ")[0] for message in told) == named
+        messages = [record.getMessage() for record in caplog.records if "has no effect" in record.getMessage()]
+        assert sorted(message.partition(" ")[0] for message in messages) == named
         caplog.clear()
         again = ScaleAwareCRD(**model.hparams)  # as a checkpoint builds it
         assert len([record for record in caplog.records if "has no effect" in record.getMessage()]) == len(named)
     assert dict(again.hparams) == dict(model.hparams)
 
 
-def test_wrong_layers_and_tags_are_told_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_layers_and_tags_are_refused_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object) -> None:
         pytest.fail("the weights were fetched first")
 

@@ -112,6 +112,13 @@ def test_distance_ignores_length(factor: float) -> None:
     )
 
 
+def test_distance_of_parallel_vectors_leaves_its_range_by_rounding_only() -> None:
+    first = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
+    same, opposite = (cosine_distance(first, factor * first, dim=(1,)) for factor in (3.0, -3.0))
+    assert -1e-6 < same.min() < 0  # so that the documentation does not promise [0, 2] exactly
+    assert 2 < opposite.max() < 2 + 1e-6
+
+
 def test_zero_features_have_distance_one_and_a_finite_gradient() -> None:
     student = torch.zeros(2, 3, 2, 2, requires_grad=True)
     distance = cosine_distance(torch.zeros(2, 3, 2, 2), student, dim=(1,))

@@ -1,4 +1,4 @@
-"""The import graph of the package: no circles, and nobody needs the benchmark."""
+"""The import graph of the package: no circles, and no import of the benchmark from outside."""
 
 import ast
 from functools import cache

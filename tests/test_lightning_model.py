@@ -46,10 +46,13 @@ def test_training_lowers_the_loss_and_leaves_the_teacher_alone(
 ) -> None:
     model = build_model(**arguments, optimiser={"learning_rate": 3e-3})
     before = {name: value.clone() for name, value in model.model.teacher.state_dict().items()}
+    buffers = dict(model.model.named_buffers())
     recorder = Recorder()
     build_engine(tmp_path, max_steps=24, callbacks=[recorder], log_every_n_steps=1).fit(model, datamodule=tiny_data())
     assert sum(recorder.losses[-4:]) < sum(recorder.losses[:4])
     assert all(torch.equal(value, before[name]) for name, value in model.model.teacher.state_dict().items())
+    # DDP broadcasts the tensors that it has found at the start: a buffer is filled, never replaced.
+    assert [name for name, buffer in model.model.named_buffers() if buffer is not buffers[name]] == []
     plain = arguments == {"loss": PLAIN}
     terms = ("pull", "scale_weight", *(() if plain else ("push",)))
     assert {"train_loss", *(f"{term}/layer{k}" for term in terms for k in (1, 2, 3))} <= set(recorder.logged)
@@ -440,9 +443,9 @@ def test_cosine_schedule_of_an_unknown_length_stays_constant(
     engine = build_engine(tmp_path, max_time="00:00:01:00", limit_val_batches=0, callbacks=[Rates()])
     engine.fit(model, datamodule=tiny_data())
     assert rates == pytest.approx([2e-3, 3e-3, 3e-3, 3e-3])  # each after its step
-    told = [record.getMessage() for record in caplog.records if "max_time" in record.getMessage()]
-    assert len(told) == 1
-    assert "give trainer.max_steps or trainer.max_epochs" in told[0]
+    messages = [record.getMessage() for record in caplog.records if "max_time" in record.getMessage()]
+    assert len(messages) == 1
+    assert "give trainer.max_steps or trainer.max_epochs" in messages[0]
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed"])

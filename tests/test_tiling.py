@@ -23,7 +23,7 @@ SIZE, TILE, STRIDE = (96, 128), 64, 48
 
 @pytest.mark.parametrize("size", [(96, 128), (65, 64), (64, 201), (40, 100), (10, 20)])
 @pytest.mark.parametrize("tiling", [Tiling((64, 64), (48, 32)), Tiling((64, 64), (64, 64)), Tiling((33, 50), (1, 50))])
-def test_what_is_cut_and_joined_is_the_image(size: tuple[int, int], tiling: Tiling) -> None:
+def test_cut_and_joined_images_are_unchanged(size: tuple[int, int], tiling: Tiling) -> None:
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     tiles, places = tiling.cut(images), tiling.places(*size)
     assert len(tiles) == 2 * len(places)
@@ -173,7 +173,7 @@ class TestTraining:
         data.setup()
         return data.test_dataloader()
 
-    def test_what_does_not_fit_is_refused(self, root: Path, tmp_path: Path) -> None:
+    def test_tiles_that_do_not_fit_are_refused(self, root: Path, tmp_path: Path) -> None:
         small = TilerConfigurationCallback(enable=True, tile_size=16, stride=8)
         with pytest.raises(ValueError, match="tile_size must be at least 32"):
             self.engine(tmp_path, small).fit(self.model(), datamodule=self.data(root))

@@ -35,14 +35,14 @@ _DEAD_SHARE = 1e-4
 class NearestNeighbour(Patchcore):
     """Distance to the nearest normal patch at each level of a backbone, without any training.
 
-    In the loop of a training it is anomalib's PatchCore; its own are the levels, which are not joined, the even draw of
-    patches in place of a coreset, and map and score, whose weights are fitted as those of ``ScaleAwareCRD`` are.
+    The training loop is that of anomalib's PatchCore. Three things differ: levels are not concatenated, patches are
+    drawn uniformly in place of a coreset, and the weights of map and score are fitted as in ``ScaleAwareCRD``.
 
     Args:
         backbone: Name of a timm model.
         layers: Names of its feature maps, finest first; None for those of strides 4, 8 and 16.
         pre_trained: Whether the backbone has ImageNet weights.
-        patches: Normal patches that are kept of each level, drawn evenly from the training images.
+        patches: Number of normal patches kept per level, drawn uniformly from the training images.
         scale_adaptation: Weights of levels and extents: fitted, or uniform.
         held_out: Share of the training images that gives no patches: the weights are fitted on them.
         kwargs: Components of anomalib's base class.
@@ -84,8 +84,8 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
     """Draws patches in training mode, and returns an ``InferenceBatch`` in evaluation mode.
 
     Args:
-        teacher: Its features are compared, standardised by channel over the patches.
-        patches: Patches that are kept of each level.
+        teacher: Backbone whose features are compared, standardised by channel over the patches.
+        patches: Number of patches kept per level.
         map_and_score: Called with the distances, one (B, H_k, W_k) per level, and the (H, W) of the images.
     """
 
@@ -103,7 +103,7 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
         if not self.training:
             return self.map_and_score(self.distances(images), images.shape[-2:])
         for level, features in enumerate(self.teacher(images)):
-            # every patch gets a random key and those with the smallest keys stay: an even draw of unknown length
+            # each patch gets a random key, and those with the smallest keys are kept: a uniform sample of a stream
             rows = torch.cat([self.get_buffer(f"bank_{level}"), _rows(features)])
             keys = torch.cat([self._keys[level], torch.rand(len(rows) - len(self._keys[level]))])
             self._keys[level], kept = keys.topk(min(self.patches, len(keys)), largest=False, sorted=False)

@@ -28,11 +28,11 @@ def file_of(engine: str) -> str:
 def export_model(
     model: AnomalibModule, engine: str, folder: Path, size: tuple[int, int], data: AnomalibDataModule | None
 ) -> Path:
-    """Export a model by anomalib's own functions; where it was and its mode stay as they are.
+    """Export a model by anomalib's own functions; its device and its mode are restored.
 
     Args:
         model: The model.
-        engine: What is to read the file: onnx, openvino-f32, openvino-int8-weights or openvino-int8.
+        engine: Engine that will open the file: onnx, openvino-f32, openvino-int8-weights or openvino-int8.
         folder: Where the file is written; nothing else is in it.
         size: (height, width) of the input.
         data: Data module whose validation images calibrate ``openvino-int8``.

@@ -38,7 +38,7 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def read(self) -> float:
-        """The peak in MiB, NaN where the system does not tell it."""
+        """The peak in MiB, NaN where the system does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / _MEBI
         return next((int(value.split()[0]) / 1024 for value in _proc("/proc/self/status", "VmHWM")), float("nan"))
@@ -61,8 +61,8 @@ def resolve_device(name: str) -> torch.device:
 def model_size(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, float]:
     """Numbers of ``parameters`` and of those ``trainable``, and ``size_mib`` (with buffers, memory banks for instance).
 
-    A parameter that no optimiser holds was not trained, whatever its ``requires_grad`` says: anomalib's feature
-    extractors keep theirs.
+    A parameter counts as trained if an optimiser holds it: anomalib's feature extractors leave ``requires_grad`` set on
+    frozen ones.
     """
     groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     trained = {id(tensor): tensor.numel() for group in groups for tensor in group if tensor.requires_grad}
@@ -94,7 +94,7 @@ def _proc(file: str, name: str) -> Iterator[str]:
 
 
 def code_digest(class_path: str) -> str:
-    """Eight hexadecimal digits for the package that a class comes from, this benchmark left out but for its models."""
+    """Eight hexadecimal digits for the package that a class comes from; of this benchmark only its models count."""
     package = class_path.partition(".")[0] if "." in class_path else "anomalib"
     spec = find_spec(package)
     digest = hashlib.sha256()

@@ -17,10 +17,10 @@ _TOLERANCE = 1e-3
 def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> int:
     """Fold the batch norms of a frozen network into the convolutions that feed them; in place.
 
-    In evaluation mode batch norm multiplies and adds constants, which the convolution before it can do by its weights:
-    ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``. One pass over every feature map less, which
-    is a third of the time of a MobileNet-like backbone. Which convolution feeds which batch norm is seen by running the
-    network. Batch norms that follow something else, or a convolution that is used twice, stay.
+    In evaluation mode batch norm is an affine map of each channel, which the convolution before it can include:
+    ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``. This saves one pass over every feature map,
+    a third of the time of a MobileNet-like backbone. The network is run once to find which convolution feeds which
+    batch norm. Batch norms after something else, or after a convolution that is used twice, are kept.
 
     Args:
         network: A network in evaluation mode that returns a list of tensors.

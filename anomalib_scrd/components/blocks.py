@@ -126,7 +126,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = conv_norm_act(inputs, outputs, 1, stride=down, activation=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Sum of branch and shortcut, WITHOUT a final ReLU: whoever stacks blocks decides about it."""
+        """Sum of branch and shortcut, without a final ReLU, which is up to the caller."""
         return self.branch(features) + self.shortcut(features)
 
 

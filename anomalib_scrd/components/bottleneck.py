@@ -17,9 +17,9 @@ class Bottleneck(nn.Module):
 
     Every scale is brought to the resolution of the coarsest by 3x3 convolutions of stride 2 (scale k passes through
     the channels of the scales after it), all are concatenated, mixed by a 1x1 convolution and halved once more by
-    residual blocks. With wide_resnet50_2 at layer1..3 the embedding has 2048 channels at stride 32. Its blocks are a
-    ResNet's, as in anomalib's ReverseDistillation: a wide one's would hold half of all weights of bottleneck and
-    student.
+    residual blocks. With wide_resnet50_2 at layer1..3 the embedding has 2048 channels at stride 32. Its blocks are
+    those of a plain ResNet, as in anomalib's ReverseDistillation: wide ones would hold half of all weights of
+    bottleneck and student.
 
     Args:
         channels: Channels of the teacher's scales, finest first.

@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 FeatureScaling = Literal["channel", "none"]
 FEATURE_SCALINGS = ("channel", "none")
 
-# A channel is dead whose variance is below this share of the scale's mean, or of its own squared mean: what float32
-# leaves of the variance of a constant.
+# A channel is dead if its variance is below this share of the scale's mean variance, or of its own squared mean, where
+# the variance of a constant is float32 rounding.
 _DEAD_SHARE = 1e-4
 _DEAD_CONSTANT = 1e-6
 _MIN_VARIANCE = 1e-10
@@ -22,23 +22,23 @@ _MIN_VARIANCE = 1e-10
 class ChannelStandardisation(nn.Module):
     """Subtracts the mean of every channel over normal images and divides by its standard deviation.
 
-    A cosine listens to the channels with large values, and a backbone gives some channels a hundred times the values of
-    others, and a large mean on top, which teacher and student then agree on whatever the image shows. Standardised,
-    every channel counts the same and only what varies is compared.
+    A cosine is dominated by channels with large values. The channels of a backbone differ by a factor of a hundred, and
+    many have a large mean, which teacher and student agree on for any image. After the standardisation all channels
+    have the same weight, and only their variation is compared.
 
-    The statistics are those of the first training batches, which are normal, and fixed after them: the student's target
-    must not move. No pass over the data of its own is needed.
+    The statistics are those of the first training batches, which are normal, and are fixed afterwards, because the
+    student's target must not move. They need no separate pass over the data.
 
-    A dead channel, which was constant in them, has no standard deviation of its own to be divided by: it gets the
-    scale's, and counts like any other if it wakes up later.
+    A dead channel, constant in these batches, has no standard deviation of its own: it is divided by the typical one of
+    its scale, and has an ordinary weight if it becomes active later.
 
     Args:
         channels: Channels of the scales, finest first.
         batches: Number of batches that count, at least 1.
 
     Attributes:
-        learning: Whether updates are made. Past the batches that count they change nothing, but cost two passes over
-            the features: who counts batches can switch them off.
+        learning: Whether the model calls :meth:`update`. Later updates than the first ``batches`` change nothing, but
+            cost two passes over the features: a caller that counts batches can switch them off.
     """
 
     seen: torch.Tensor
@@ -63,12 +63,12 @@ class ChannelStandardisation(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Sequence[torch.Tensor]) -> None:
-        """Take a batch of normal images into account, unless enough were seen.
+        """Update the statistics with a batch of normal images; nothing changes after the first ``batches`` updates.
 
         Args:
             features: The teacher's features, one (B, C_k, H_k, W_k) per scale.
         """
-        # A rate of zero instead of a branch: no value has to travel to the host.
+        # A rate of zero instead of a branch avoids a host synchronisation.
         self.seen += 1
         rate = torch.where(self.seen <= self.batches, 1 / self.seen, torch.zeros_like(self.seen))
         for scale, feature in enumerate(features):
@@ -77,7 +77,7 @@ class ChannelStandardisation(nn.Module):
             self.get_buffer(f"square_{scale}").lerp_(feature.square().mean(dim=(0, 2, 3)), rate)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Standardise features; nothing changes before the first update.
+        """Standardise features; the identity before the first update.
 
         Args:
             features: One (B, C_k, H_k, W_k) per scale.
@@ -92,6 +92,6 @@ class ChannelStandardisation(nn.Module):
             typical = variance.mean()
             dead = variance <= _DEAD_SHARE * typical + _DEAD_CONSTANT * mean.square()
             variance = torch.where(dead, typical, variance).clamp_min(_MIN_VARIANCE)
-            # One pass, in float32 inside whatever the features are: the product alone may leave float16.
+            # One pass, in float32 inside for any input precision: the product alone may overflow float16.
             result.append(F.batch_norm(feature, mean, variance, eps=_MIN_VARIANCE * 1e-10))
         return result

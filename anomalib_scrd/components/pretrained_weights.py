@@ -136,10 +136,10 @@ def fit_state_dict(
     guesses, and a warning says so.
 
     Args:
-        tensors: What the checkpoint holds.
+        tensors: Tensors of the checkpoint by name.
         complete: State dict of the whole backbone with its head.
         needed: The part of it which the teacher uses.
-        source: How to call the checkpoint in an error.
+        source: Name of the checkpoint for error messages.
         known: Whether the file is known to list its layers in the backbone's order; then there is no warning.
 
     Returns:

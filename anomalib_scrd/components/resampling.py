@@ -30,7 +30,7 @@ class AxisMatrices:
     products of matrices run near a processor's limit, where a convolution of few channels does not.
 
     Args:
-        function: What the map does to signals (N, L) along an axis, given them and the length of the result.
+        function: Linear map of signals (N, L) along an axis, called with the signals and the length of the result.
     """
 
     def __init__(self, function: AxisFunction) -> None:
@@ -40,8 +40,8 @@ class AxisMatrices:
     def __call__(self, maps: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
         """Apply it to maps (B, M, h, w); (B, M, *size), float32 also under autocast.
 
-        Half precision or TF32 would round the map, and with it the score, to two or three digits. No setting shortens a
-        product in float64.
+        Half precision or TF32 would round the map, and with it the score, to two or three digits. Products in float64
+        do not depend on torch's setting for float32.
         """
         exact = torch.float32 if torch.compiler.is_exporting() or maps.device.type == "mps" else torch.float64
         with torch.autocast(maps.device.type, enabled=False):
@@ -51,16 +51,16 @@ class AxisMatrices:
             return (rows.mT @ (maps.to(exact) @ columns)).float()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, on another device or in another process, builds its own matrices."""
+        """Leave the matrices out: a copy on another device or in another process builds its own."""
         return self.__dict__ | {"_built": {}}
 
     def _matrix(self, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """(inputs, outputs): what the signal with a single 1 at each place becomes."""
-        if torch.compiler.is_compiling():  # a graph folds it, and must not leave its own tensors here
+        """Matrix of the map, (inputs, outputs): a row is the image of a unit signal."""
+        if torch.compiler.is_compiling():  # the graph folds it; tensors of a trace must not be kept
             return self._function(torch.eye(inputs, dtype=dtype, device=device), outputs)
         key = (inputs, outputs, device)
         if key not in self._built:
-            # They outlive the inference mode in which Lightning validates, whose own tensors take part in no gradient.
+            # Lightning validates in inference mode, whose tensors cannot be used under autograd later.
             with torch.inference_mode(mode=False), torch.no_grad():
                 self._built[key] = self._function(torch.eye(inputs, dtype=dtype, device=device), outputs)
         return self._built[key]

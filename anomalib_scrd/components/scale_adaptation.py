@@ -9,8 +9,8 @@ from torch import nn
 class PublishedScaleAdaptation(nn.Module):
     """``softmax(linear(global max pool of the embedding))``, trained through the loss it weighs (Li et al., ICLR 2025).
 
-    Weights that may minimise the loss they weigh give everything to the scale that is easiest to predict, and the
-    other scales stop learning. It is kept for comparison; the default weighs the scales by
+    The weights can minimise this loss by favouring the scale that is easiest to predict, and then the other scales stop
+    learning. The class is kept for comparison; the default weighs the scales by
     :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`.
 
     Args:
@@ -34,6 +34,6 @@ class PublishedScaleAdaptation(nn.Module):
         Returns:
             (B, K) float32, positive, each row sums to K: 1 is the uniform weight.
         """
-        # amax, not adaptive_max_pool2d, which the exporters refuse at sizes they do not know.
+        # Exporters refuse adaptive_max_pool2d at dynamic sizes.
         pooled = embedding.amax(dim=(-2, -1))
         return self.linear.out_features * self.linear(pooled).float().softmax(dim=1)

@@ -18,8 +18,8 @@ class Student(nn.Module):
         strides: Their strides.
         in_channels: Channels of the embedding.
         in_stride: Stride of the embedding.
-        non_negative: For each scale, whether the teacher's features end in a ReLU. The student's then do as well;
-            features of a linear layer (EfficientNet, ConvNeXt) are met by linear outputs, which a ReLU could not.
+        non_negative: For each scale, whether the teacher's features end in a ReLU. If so the student's end in one too;
+            features of a linear layer (EfficientNet, ConvNeXt) need linear outputs.
         block: Kind of residual block.
         depth: Number of residual blocks of each scale, coarsest first.
     """

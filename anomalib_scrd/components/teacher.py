@@ -27,8 +27,8 @@ DEFAULT_STRIDES = (4, 8, 16)
 _MIN_SCALES = 2
 _PROBE_SIZE = (64, 64)
 
-# A CPU takes a batch in pieces of so many pixels: what lies between two layers then finds room in its caches, and small
-# backbones are up to twice as fast. For large ones it makes no difference.
+# Pixels of a piece in which a CPU processes a batch: intermediate maps then fit into its caches, and small backbones
+# are up to twice as fast. Large backbones are not affected.
 _CPU_PIXELS = 2**17
 
 
@@ -39,8 +39,8 @@ class Teacher(nn.Module):
     backbone behind the last feature map is cut off.
 
     Args:
-        backbone: Name of a timm model with feature maps: a convolutional network. Others only where their feature maps
-            work at the size given; one with a fixed size of its input is asked at that size.
+        backbone: Name of a timm model with feature maps, normally a convolutional network. Other networks work if they
+            give feature maps at the input's size; a network with a fixed input size is probed at that size.
         layers: Names of the feature maps, finest first, at least two, e.g. ``["layer1", "layer2", "layer3"]``.
             Their strides must grow by powers of two. None takes the maps of strides 4, 8 and 16.
         pre_trained: True for timm's ImageNet weights (from the hub, its cache, or an installed package that carries
@@ -55,7 +55,7 @@ class Teacher(nn.Module):
     Raises:
         ValueError: If the backbone, a layer or the weights don't fit; the message names what exists.
         FileNotFoundError: If ``pre_trained`` is a path and there is no such file.
-        RuntimeError: If the weights can be had neither from the network nor from a cache.
+        RuntimeError: If the weights are neither in a cache nor can be downloaded.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Teacher(nn.Module):
         if torch.compiler.is_exporting():
             return self.backbone(images)
         images = images.contiguous(memory_format=torch.channels_last)
-        # As even as can be: a single image at the end would leave cores idle.
+        # Pieces of nearly equal size: a single image at the end would leave cores idle.
         number = round(images.shape[0] * images.shape[-2] * images.shape[-1] / _CPU_PIXELS)
         if images.device.type != "cpu" or torch.compiler.is_compiling() or number < 2:  # noqa: PLR2004
             return self.backbone(images)
@@ -126,10 +126,10 @@ class Teacher(nn.Module):
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
     def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:
-        """Run the network once: are the published channels true, and which maps end in a ReLU?"""
+        """Run the network once to check the published channels and to find the maps that end in a ReLU."""
         try:
             outputs = self(image)
-        except Exception as error:  # a network fails at a size or a layer in a way of its own
+        except Exception as error:  # networks raise errors of many types at a wrong size or layer
             msg = (
                 f"backbone {backbone!r} gives no feature maps of layers {list(self.layers)} for an image of "
                 f"{image.shape[-2]} x {image.shape[-1]} pixels ({type(error).__name__}: {error}); take a convolutional "

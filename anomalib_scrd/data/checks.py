@@ -1,4 +1,4 @@
-"""Everything that is looked at in the data before a training, validation, test or prediction begins."""
+"""Checks of the data before a training, validation, test or prediction begins."""
 
 __all__ = ["check_data", "datasets_of", "loaders_of"]
 
@@ -14,7 +14,7 @@ from anomalib_scrd.data.resizing import resize_each_image, warn_of_shapes
 
 
 def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
-    """Look at the data of a run, and give loaders that were passed to it the model's resizing.
+    """Check the data of a run, and apply the model's resizing to loaders that were passed to it.
 
     Args:
         trainer: The trainer, with its data module or loaders.
@@ -22,8 +22,7 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
         transform: Transform of the model's pre-processor.
 
     Raises:
-        UnreadableImageError: If files are no images, or images have more than 8 bits and anomalib's reader, which would
-            ruin them.
+        UnreadableImageError: If files are no images, or anomalib's reader would reduce images of more than 8 bits to 8.
         ValueError: If the images are of no use, see ``check_sets``.
     """
     datasets = datasets_of(trainer)
@@ -52,7 +51,7 @@ def datasets_of(trainer: Trainer) -> list[Any]:
         trainer: The trainer.
 
     Returns:
-        The data sets, those inside of a torch ``Subset`` in its place.
+        The data sets; a torch ``Subset`` is replaced by the data set inside it.
     """
     datamodule = getattr(trainer, "datamodule", None)
     found = [getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test")]

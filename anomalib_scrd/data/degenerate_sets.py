@@ -1,4 +1,4 @@
-"""Sets of images that cannot give a useful model or a believable score, each said in one sentence before the work."""
+"""Checks for sets of images that cannot give a useful model or a meaningful score."""
 
 __all__ = ["check_sets"]
 
@@ -28,7 +28,7 @@ _HASHED = 2**16  # bytes at either end of a file
 
 
 def check_sets(training: Any, validation: Any, test: Any, *, held_out: bool = False) -> None:
-    """Look at the sets of a training.
+    """Check the sets of a training.
 
     Args:
         training: Data set of normal images; data sets that are none of anomalib's are left alone.
@@ -38,8 +38,8 @@ def check_sets(training: Any, validation: Any, test: Any, *, held_out: bool = Fa
             ones of the validation set.
 
     Raises:
-        ValueError: If the training images are all equal or of a single colour, or every anomalous image is a normal one
-            as well. Less than that is a warning.
+        ValueError: If the training images are all equal or of a single colour, or every anomalous image is among the
+            normal ones as well. Milder cases are warnings.
     """
     if isinstance(training, AnomalibDataset) and len(training):
         _check_training(training)
@@ -56,7 +56,7 @@ def _check_training(training: AnomalibDataset) -> None:
             str(training.samples.image_path[0]),
         )
     chosen = np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int))
-    with seeded(0):  # augmentations draw from the global states, which go on as if nothing had been read
+    with seeded(0):  # augmentations draw from the global random states, which are restored
         images = [torch.as_tensor(training[int(index)].image) for index in chosen]
     which = (
         "all training images" if len(images) == count else f"all of {len(images)} training images that were looked at"

@@ -1,4 +1,4 @@
-"""Errors of anomalib's and Pillow's that say too little, with what the user needs to know."""
+"""Adds the reason and the file to some errors of anomalib and Pillow that name neither."""
 
 __all__ = ["ExplainedDataErrors"]
 
@@ -20,9 +20,9 @@ _REFUSED_PATH = "Path contains non-printable characters: "
 
 
 class ExplainedDataErrors(Callback):
-    """Puts the reason into the error of whoever read the data.
+    """Extends the message of an error that was raised while data was read.
 
-    - A broken image: which file. Pillow names none that ends too early. They are looked for after the failure only;
+    - A broken image: its file. Pillow does not name truncated files. The file is searched only after the failure;
       decoding every image beforehand would cost an epoch.
     - A path that anomalib refuses: which character.
     - Masks that do not fit the images of anomalib's ``Folder``: which images have none.
@@ -34,7 +34,7 @@ class ExplainedDataErrors(Callback):
         Args:
             trainer: The trainer that failed.
             pl_module: Unused.
-            exception: What stopped it.
+            exception: The error that stopped it.
         """
         del pl_module
         named = isinstance(exception, UnreadableImageError) or getattr(exception, "errno", None) is not None

@@ -1,4 +1,4 @@
-"""A look at image files that anomalib's reader will open: broken ones, and those whose content it would lose."""
+"""Checks of image files before anomalib's reader opens them: broken files, and files whose depth it would reduce."""
 
 __all__ = ["check_images", "files_for_anomalib", "undecodable"]
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 _SHOWN = 5
 _WORKERS = 8
 _EIGHT = 8
-# Modules of the data sets whose images anomalib's `read_image` reads. Whoever overrides their `__getitem__` reads by
-# himself.
+# Modules of the data sets whose images anomalib's `read_image` reads. Subclasses that override `__getitem__` have
+# readers of their own.
 _READ_BY_ANOMALIB = (
     "anomalib.data.datasets.base.image",
     "anomalib.data.datasets.base.depth",
@@ -80,7 +80,7 @@ def check_images(images: Iterable[str | Path], masks: Iterable[str | Path] = ())
     turned = _each(images, _orientation)
     if turned:
         logger.warning(
-            "%s. anomalib's reader ignores it, so images lie as the camera was held: MedicalFolder turns them",
+            "%s. anomalib's reader ignores it and does not turn the images; MedicalFolder does",
             _listed(f"{len(turned)} images carry an EXIF orientation", turned),
         )
 
@@ -100,7 +100,7 @@ def undecodable(paths: Iterable[str | Path]) -> str | None:
 
 
 def _each(paths: Iterable[str | Path], look: Callable[[str | Path], str | None]) -> list[str]:
-    """Path and finding of those files that something was found about."""
+    """Path and finding of each file that has a finding."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         paths = list(paths)
         found = zip(paths, pool.map(look, paths), strict=True)

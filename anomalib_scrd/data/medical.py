@@ -29,11 +29,11 @@ class MedicalFolder(RepeatableDataModule):
     """Folders of medical images in their own depth; the arguments of anomalib's ``Folder``, and some more.
 
     One folder may hold all formats that ``anomalib_scrd.imaging`` reads: 8- and 16-bit PNG and TIFF, float TIFF, JPEG,
-    DICOM of one or many frames, NIfTI. Nothing passes through 8 bits. Every picture is resized by itself to the size of
-    the model's input, so no score depends on the others of its batch. Folders are searched with all that lies in them.
+    DICOM of one or many frames, NIfTI. No image is reduced to 8 bits. Every picture is resized by itself to the size of
+    the model's input, so no score depends on the others of its batch. Folders are searched recursively.
 
-    Which values become black and white is decided on the training images and stored in checkpoints and exports as the
-    model's ``window``; a test or prediction with a trained model takes the model's and not a new one.
+    The grey window (the values of black and white) is decided on the training images and stored in checkpoints and
+    exports as the model's ``window``; a test or prediction with a trained model uses the stored one.
 
     No patient, and no volume, is on both sides of a split: normal images of patients who have anomalous ones go to the
     test, and a given split that shares patients is refused. Identifiers of patients are replaced by pseudonyms when
@@ -54,12 +54,12 @@ class MedicalFolder(RepeatableDataModule):
         pad_to_square: Whether images are padded to a square with black, in place of being squeezed into the model's
             input. Pixels that are not square count with their size.
         volumes: Which slices of a volume are taken: plane, slices and skip_empty.
-        patients: Where patients are told from: dicom (PatientID), {"pattern": expression} searched in a file's path,
-            {"csv": path, "file": column, "patient": column}, or null for nowhere.
+        patients: Source of the patients' identifiers: dicom (PatientID), {"pattern": expression} searched in a file's
+            path, {"csv": path, "file": column, "patient": column}, or null for none.
         patient_salt: File with the salt of the pseudonyms, made if it does not exist; None draws one that is
             forgotten, so that pseudonyms differ from run to run.
         on_error: ``raise`` refuses files that cannot be read before the training; ``skip`` decodes every file once,
-            leaves those at fault out and says which and why.
+            leaves unreadable ones out and logs them with the reasons.
         train_batch_size: Batch size in training.
         eval_batch_size: Batch size in validation, test and prediction.
         num_workers: Worker processes of the data loaders.
@@ -172,7 +172,7 @@ class MedicalFolder(RepeatableDataModule):
         return None if self._preparation is None else self._preparation.to_dict()
 
     def use_window(self, state: Mapping[str, Any]) -> None:
-        """Take what a trained model was trained with, in place of a decision on this module's own training images.
+        """Use the window of a trained model in place of one decided on this module's own training images.
 
         Args:
             state: The model's ``window``.

@@ -59,10 +59,10 @@ class MedicalDataset(AnomalibDataset):
         self._samples = samples.sort_values(["image_path", "picture"], ignore_index=True)
 
     def info(self, index: int) -> PictureInfo:
-        """Tell where a picture is.
+        """Describe where a picture is stored.
 
         Args:
-            index: Which one.
+            index: Index of the picture.
 
         Returns:
             Options of the readers.
@@ -74,7 +74,7 @@ class MedicalDataset(AnomalibDataset):
         """Read a picture, and its mask if it has one.
 
         Args:
-            index: Which one.
+            index: Index of the picture.
 
         Returns:
             The item; its image is (3, H, W), float32 in [0, 1].

@@ -1,4 +1,4 @@
-"""The table of pictures of a folder data set: which files, which labels, which masks, whose."""
+"""The table of pictures of a folder data set: files, labels, masks and patients."""
 
 __all__ = ["MedicalSource", "read_table"]
 
@@ -83,8 +83,8 @@ def read_table(
     Args:
         source: Where the pictures are.
         patient_of: Finds the identifier of a picture's patient.
-        pseudonyms: What it is replaced by.
-        bad_files: What is done about files that cannot be read.
+        pseudonyms: Replaces the identifiers.
+        bad_files: Handles files that cannot be read.
 
     Returns:
         A row per picture: image_path (the file), picture and pictures (its number, and how many the file has),
@@ -144,7 +144,7 @@ def pair_masks(images: list[Path], masks: Iterable[Path]) -> dict[Path, Path]:
         Mask by image.
 
     Raises:
-        ValueError: If images have no mask, or more than one: which ones.
+        ValueError: If images have no mask, or more than one; the message names them.
     """
     by_stem: dict[str, list[Path]] = {}
     for mask in masks:

@@ -29,7 +29,7 @@ def patient_finder(source: PatientSource, root: Path | None) -> Callable[[Pictur
               first group, or all of what matches, is the patient;
             - ``{"csv": path, "file": column, "patient": column}``: a table with a row for each file, by its path below
               ``root`` or its name; the columns default to ``file`` and ``patient``;
-            - None: nobody has a patient.
+            - None: no picture has a patient.
         root: Folder that paths are taken relative to; None for whole paths.
 
     Returns:
@@ -111,7 +111,7 @@ def check_separate(first: DataFrame, second: DataFrame, names: tuple[str, str]) 
     Args:
         first: One table.
         second: The other.
-        names: What they are.
+        names: Names of the two tables, for the message.
 
     Raises:
         ValueError: If they share some: how many, and files of the first ones.
@@ -172,7 +172,7 @@ def split_groups(
         order = [name for name in order if name in must] + [name for name in order if name not in must]
         wanted, taken = ratio * len(part), 0
         for position, name in enumerate(order):
-            # The last group of a kind stays, unless it must not.
+            # The last group of a kind stays on the first side, unless it is in `must`.
             fits = abs(taken + sizes[name] - wanted) <= abs(taken - wanted) and position < len(order) - 1
             if name in must or fits:
                 second += part.index[part == name].tolist()

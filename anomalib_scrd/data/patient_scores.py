@@ -27,11 +27,12 @@ def patient_scores(
 ) -> DataFrame:
     """Score patients, or volumes, by the mean of their highest image scores.
 
-    A lesion shows in a few slices: the mean over all of them would drown it, and the highest alone is the noisiest.
+    A lesion appears in a few slices: the mean over all slices would dilute it, and the single highest score is
+    noisiest.
 
     Args:
         frame: A row per image with the columns ``by`` and ``score``, and ``label`` where the truth is known.
-        by: Column of the pseudonyms. Images without one ("" or missing) count by themselves, by their image_path.
+        by: Column of the pseudonyms. An image without one ("" or missing) is a group of its own, by its image_path.
         top: Number of the highest scores whose mean is taken, 1 or more; all of them where there are fewer.
         score: Column of the image scores, larger for anomalous images.
         label: Column of the truth, 0 or 1; a patient is anomalous if one image is.
@@ -129,5 +130,5 @@ class PatientScores(Callback):
             parts: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
-        # A sampler repeats images so that all processes get as many.
+        # A sampler repeats images so that all processes get the same number.
         return DataFrame(rows).drop_duplicates("image_path") if rows else DataFrame(rows)

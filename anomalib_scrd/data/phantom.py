@@ -105,7 +105,7 @@ class PhantomSlices(RepeatableDataModule):
         self._announced = False
 
     def prepare_data(self) -> None:
-        """Draw the slices unless they are there, and say once that they are drawn.
+        """Draw the slices unless they exist, and log once that they are synthetic.
 
         Raises:
             ValueError: If ``root`` holds anything that was not drawn by this class.

@@ -1,4 +1,4 @@
-"""A folder of drawn phantom slices: its layout, its file of parameters, and how it comes to be whole or not at all."""
+"""A folder of drawn phantom slices: its layout, its file of parameters, and its atomic creation."""
 
 __all__ = ["PARAMETERS_FILE", "PhantomSpec", "is_drawn", "write_phantoms"]
 
@@ -19,7 +19,7 @@ PARAMETERS_FILE = "phantom_slices.json"
 """File that holds the parameters of a finished folder."""
 
 _VERSION = 2  # raise it when the same parameters draw other pictures
-_CHUNK = 8  # heads drawn at once: bounds the memory, and part of what a seed means
+_CHUNK = 8  # heads drawn at once; bounds the memory. The pictures of a seed depend on it
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def is_drawn(root: Path, spec: PhantomSpec) -> bool:
 
     Args:
         root: The folder.
-        spec: What it should hold.
+        spec: Its expected pictures.
 
     Returns:
         True if the parameters and the number of files in each folder fit.
@@ -105,12 +105,12 @@ def write_phantoms(root: Path, spec: PhantomSpec) -> None:
 
     Args:
         root: Where the folder goes: a path that doesn't exist, an empty folder or one that was drawn before.
-        spec: What to draw.
+        spec: The pictures.
 
     Raises:
         ValueError: If ``root`` holds anything that wasn't drawn here; it's left alone.
     """
-    root = root.resolve()  # a link stays a link
+    root = root.resolve()  # a symbolic link is kept
     if root.exists() and _read_parameters(root) is None and (not root.is_dir() or any(root.iterdir())):
         msg = (
             f"root {str(root)!r} exists and wasn't drawn by PhantomSlices (it has no {PARAMETERS_FILE}); "

@@ -35,14 +35,14 @@ class MedicalPredictDataset(Dataset):
 
     This is anomalib's ``PredictDataset`` for every format.
 
-    Files are looked at when the first item, or the length, is asked for: by then a checkpoint has been loaded.
+    Files are listed when the first item or the length is requested, after a checkpoint has been loaded.
 
     Args:
-        path: A file, or a folder that is searched with all that lies in it.
-        model: The trained model, whose ``window`` and input size are taken; None takes ``window``, and no resizing.
+        path: A file, or a folder, which is searched recursively.
+        model: The trained model, whose ``window`` and input size are used; None uses ``window``, and no resizing.
         window: A stored window, from a data module's ``window_state``; None, without a model that has one, reads 8-bit
             pictures and refuses deeper ones.
-        on_error: What is done about files that cannot be read: ``raise`` or ``skip``.
+        on_error: Handling of files that cannot be read: ``raise`` or ``skip``.
         patient_salt: File with the salt of the pseudonyms.
 
     Attributes:
@@ -99,7 +99,7 @@ class MedicalPredictDataset(Dataset):
         """Read a picture.
 
         Args:
-            index: Which one.
+            index: Index of the picture.
 
         Returns:
             The item; its image is (3, H, W), float32 in [0, 1].

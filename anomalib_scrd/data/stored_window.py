@@ -1,4 +1,4 @@
-"""The window's way between data module and model: training stores it on the model, everything later takes it there."""
+"""Passes the window between data module and model: training stores it on the model, later stages take it from there."""
 
 __all__ = ["share_window"]
 
@@ -11,7 +11,7 @@ from anomalib_scrd.data.medical import MedicalFolder
 
 
 def share_window(model: LightningModule, trainer: Trainer | None, *, loaded: bool = False) -> None:
-    """Bring the model and its data module to one window.
+    """Give the model and its data module the same window.
 
     A training takes the data module's window, unless it goes on from a checkpoint; everything else, and a training that
     goes on, takes the model's where it has one.

@@ -1,4 +1,4 @@
-"""Errors that name the image file at fault: Pillow names none when an image ends too early."""
+"""Errors that name an unreadable image file: Pillow does not name truncated files."""
 
 __all__ = ["PILLOW_ERRORS", "FileNamingDataset", "UnreadableImageError", "naming_unreadable_files"]
 
@@ -42,7 +42,7 @@ class FileNamingDataset(AnomalibDataset):
         """Read an image, and its mask if it has one.
 
         Args:
-            index: Which one.
+            index: Index of the image.
 
         Returns:
             anomalib's item.

@@ -44,9 +44,9 @@ class RepeatableDataModule(AnomalibDataModule, ABC):
 class SyntheticValidation(FileNamingDataset, SyntheticAnomalyDataset):
     """Normal images, half of them with anomalies by anomalib's Perlin generator.
 
-    anomalib's own class draws from the global random state and deletes its files when any copy of it dies, copies in
-    the loader's worker processes included. This one is repeatable, and its files live until the process that made
-    them is done with them.
+    anomalib's own class draws from the global random state and deletes its files when any copy of it is deleted, such
+    as one in a loader's worker process. This class is repeatable, and its files exist until the process that made them
+    no longer needs them.
 
     Args:
         normal: Normal images.
@@ -78,8 +78,8 @@ def synthetic_split(
 ) -> tuple[AnomalibDataset, SyntheticValidation]:
     """Hold out some normal training images and put anomalies on half of them.
 
-    No test image takes part, so thresholds and normalisation that are found on these images say nothing about the
-    test set that they should not.
+    No test image is used, so thresholds and normalisation that are found on these images contain no information about
+    the test set.
 
     Args:
         train: Normal training images.

@@ -1,1 +1,1 @@
-"""From raw scores and maps to what a user decides by: thresholds, calibrated scores, labels, outlines."""
+"""Decisions from raw scores and maps: thresholds, calibrated scores, labels, outlines."""

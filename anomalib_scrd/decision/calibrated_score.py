@@ -13,10 +13,10 @@ def calibrated(values: torch.Tensor, threshold: torch.Tensor, scale: torch.Tenso
     """Map raw values to (0, 1) so that the threshold becomes 0.5.
 
     With x = (value - threshold) / scale the result is 1 - 0.5 / (1 + x) above the threshold and 0.5 / (1 - x) below:
-    0.25, 0.5 and 0.75 at x = -1, 0 and 1. It rises everywhere, each operation being monotone also after rounding, and
-    approaches 0 and 1 as slowly as 0.5 / |x|: float32 keeps values apart that differ by a thousandth of themselves up
-    to a thousand scales beyond the threshold, where a sigmoid is 1 from 17 scales on. So ranks, and with them the
-    AUROC, are those of the raw values.
+    0.25, 0.5 and 0.75 at x = -1, 0 and 1. It is increasing, also after rounding, since each operation is monotone, and
+    approaches 0 and 1 as slowly as 0.5 / |x|: float32 distinguishes values with a relative difference of a thousandth
+    up to a thousand scales beyond the threshold, where a sigmoid is 1 from 17 scales on. The ranks, and with them the
+    AUROC, are therefore those of the raw values.
 
     Args:
         values: Raw values, any shape.

@@ -1,4 +1,4 @@
-"""anomalib's test metrics, undefined where they are, and what the labels of a test come to."""
+"""anomalib's test metrics, NaN where they are undefined, and a summary of the labels of a test."""
 
 __all__ = ["AUROC", "DecisionEvaluator", "F1Score"]
 
@@ -60,7 +60,7 @@ class _Counts(Metric):
 
 
 class DecisionEvaluator(Evaluator):
-    """AUROC and F1 of images and pixels, and a line that says how many images were called what.
+    """AUROC and F1 of images and pixels, and one line with the numbers of images by label.
 
     Metrics that the test images do not define (AUROC without normal or without anomalous images, F1 without anomalous
     ones) are NaN, and a line says why. The line about the labels gives the share of normal images that are called
@@ -93,7 +93,7 @@ class DecisionEvaluator(Evaluator):
             self._counts.update(batch.gt_label, batch.pred_label)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the metrics, and say what the labels come to."""
+        """Log the metrics and the summary of the labels."""
         super().on_test_epoch_end(trainer, pl_module)
         if not self._counts.update_called:
             return

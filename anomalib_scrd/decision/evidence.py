@@ -21,8 +21,8 @@ def evidence_of(predictions: Batch | InferenceBatch) -> torch.Tensor:
     """Score, and highest and median value of the map, of each image.
 
     Args:
-        predictions: Raw ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W) or (B, H, W). Where there is one of them
-            only, the score is the map's highest value, and the map as large as one pixel.
+        predictions: Raw ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W) or (B, H, W). If only one of them exists,
+            the score is the highest value of the map, or the map is a single pixel with the score.
 
     Returns:
         (B, 3) float32.
@@ -65,7 +65,7 @@ class EvidenceMetric(Metric):
 
     def compute(self) -> torch.Tensor:
         """(N, 4): label, score, peak, level."""
-        # A list of batches, or one tensor once several processes have joined theirs.
+        # A list of batches, or one tensor after a synchronisation of several processes.
         return dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, 4)
 
     def compute_numpy(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -146,7 +146,7 @@ class CalibratedPostProcessor(PostProcessor):
         return line
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget earlier images and look at what the validation set can tell.
+        """Drop earlier images and find out what kind of images the validation set has.
 
         Args:
             trainer: Trainer with its validation loaders.
@@ -213,9 +213,9 @@ class CalibratedPostProcessor(PostProcessor):
     def _held_out_evidence(self, trainer: Trainer, pl_module: LightningModule) -> NDArray[np.float32]:
         """(n, 3) evidence of the held-out images.
 
-        The weights of the score are fitted to these images, and where they are few their scores are too low for a
-        threshold. Those by weights that are fitted without the image are too high: with 4 to 12 images, the mean of the
-        two gives the rate that was asked for.
+        The weights of the score are fitted to these images, so with few images their scores are too low for a
+        threshold. Scores by weights that were fitted without the respective image are too high: with 4 to 12 images,
+        the mean of the two gives the requested rate.
         """
         precision = trainer.precision_plugin
         model: Any = pl_module
@@ -304,7 +304,7 @@ class CalibratedPostProcessor(PostProcessor):
         shown = calibrated(score, self._image_threshold, self.image_scale)
         shown_map = None if anomaly_map is None else calibrated(anomaly_map, self._pixel_threshold, self.pixel_scale)
         label = mask = None
-        # An exporter cannot ask a tensor; its graph always has labels.
+        # An exporter cannot branch on a tensor; its graph always has labels.
         if self.enable_thresholding and (torch.compiler.is_compiling() or self.has_thresholds):
             label, mask = labels_and_outlines(
                 shown, shown_map, self.normalized_image_threshold, self.normalized_pixel_threshold

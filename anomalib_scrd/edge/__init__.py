@@ -1,5 +1,5 @@
 """Exported models on machines without torch and anomalib: scores, maps, a watched folder, a report, a gallery.
 
-Importing it needs NumPy alone. ``python -m anomalib_scrd.edge MODEL IMAGES --output FOLDER`` needs Pillow and OpenVINO
-or ONNX Runtime besides, and for medical formats what :mod:`anomalib_scrd.imaging` names.
+Importing it needs NumPy alone. ``python -m anomalib_scrd.edge MODEL IMAGES --output FOLDER`` also needs Pillow and
+OpenVINO or ONNX Runtime, and for medical formats the packages named by :mod:`anomalib_scrd.imaging`.
 """

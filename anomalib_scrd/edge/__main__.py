@@ -26,7 +26,7 @@ commands, each with --help:
   run      score a folder, or watch one (without a command it is this one)
   report   score a folder, and write one HTML file about the export
   gallery  score a folder, and write pages with its pictures by score
-  names    print which file stands behind a hashed name"""
+  names    print the file of each hashed name"""
 _CANNOT_START, _CANNOT_WRITE = 2, 4
 
 
@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
         print(_HELP)
         return 0
     name = words.pop(0) if words and words[0] in COMMANDS else _DEFAULT
-    # What readers of image files warn of may quote a patient's data from the headers.
+    # Warnings of image readers may quote a patient's data from the headers.
     warnings.simplefilter("ignore")
     for library in ("pydicom", "nibabel", "tifffile", "PIL"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)

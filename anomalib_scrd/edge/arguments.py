@@ -11,7 +11,7 @@ from anomalib_scrd.edge.files import MAP_KINDS
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what a run needs.
+    """Add the arguments of a run.
 
     Args:
         parser: The parser of a command.
@@ -21,23 +21,23 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder of results")
     parser.add_argument("--threshold", type=_finite, help="score above which a picture is anomalous, else the model's")
     parser.add_argument(
-        "--on-error", choices=("stop", "skip"), help="at a file that cannot be read; stop, but skip with --watch"
+        "--on-error", choices=("stop", "skip"), help="at an unreadable file; by default stop, with --watch skip"
     )
     parser.add_argument(
         "--salt", type=Path, metavar="FILE", help="hash names of files and patients with this salt, made where missing"
     )
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="auto: by the file")
     parser.add_argument(
-        "--hint", choices=("throughput", "latency"), help="what counts; throughput, but latency with --watch"
+        "--hint", choices=("throughput", "latency"), help="optimise for it; by default throughput, with --watch latency"
     )
     parser.add_argument("--precision", choices=("f32", "bf16", "f16"), default="f32", help="of OpenVINO")
     parser.add_argument("--device", default="CPU", help="of OpenVINO")
     parser.add_argument("--threads", type=_positive, help="by default one per core")
-    parser.add_argument("--quiet", action="store_true", help="tell about failures only")
+    parser.add_argument("--quiet", action="store_true", help="report failures only")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is written beside the scores.
+    """Add the arguments for files beside the scores.
 
     Args:
         parser: The parser of a command.

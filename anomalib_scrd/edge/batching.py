@@ -1,4 +1,4 @@
-"""From images to predictions in batches, with as many requests at once as are free."""
+"""Predictions of images in batches, with several requests in flight."""
 
 __all__ = ["predict"]
 
@@ -22,7 +22,7 @@ def predict(engine: Engine, images: Iterable[tuple[Key, np.ndarray]]) -> Iterato
         images: Key and image, (H, W) or (H, W, 3) float32 of the engine's size.
 
     Yields:
-        Key and outputs without the batch's axis, in the order of the images; or the error at which the model failed.
+        Key and outputs without the batch's axis, in the order of the images; or the error of the model.
     """
     running: deque[tuple[Request, list[Key]]] = deque()
     filling: Request | None = None

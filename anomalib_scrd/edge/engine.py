@@ -1,4 +1,4 @@
-"""What runs an exported model: one interface, two engines."""
+"""Engines that run an exported model: one interface for OpenVINO and ONNX Runtime."""
 
 __all__ = [
     "ENGINES",
@@ -29,7 +29,7 @@ _BATCH, _BATCH_PIXELS = 8, 8 * 128 * 128
 
 
 class Request(Protocol):
-    """One call of the model for some images, which is filled, started and waited for by one thread."""
+    """One call of the model for some images; one thread fills it, starts it and waits for it."""
 
     def put(self, image: np.ndarray) -> bool:
         """Add an image.
@@ -45,15 +45,15 @@ class Request(Protocol):
         """Start the computation."""
 
     def result(self) -> dict[str, np.ndarray]:
-        """Wait for the end; the request is free for others then.
+        """Wait for the end; afterwards the request can be used again.
 
         Returns:
-            Outputs by name, the caller's own, for the N images that were put: ``pred_score`` (N,); where the model has
-            it ``pred_label`` (N,); where it was asked for ``anomaly_map`` (N, h, w).
+            Outputs by name, as copies, for the N images that were put: ``pred_score`` (N,); if the model has it
+            ``pred_label`` (N,); if it was requested ``anomaly_map`` (N, h, w).
         """
 
     def cancel(self) -> None:
-        """Give the request back without a result."""
+        """Release the request without a result."""
 
 
 class Engine(Protocol):
@@ -61,10 +61,10 @@ class Engine(Protocol):
 
     Attributes:
         name: Name of the engine and its version.
-        facts: What the file says about itself.
-        size: (height, width) of the images that it takes; None where it takes any size and does not say which it was
-            trained at.
-        labels: Whether the model decides itself (``pred_label``).
+        facts: Metadata of the file.
+        size: (height, width) of the images that it takes; None if it takes any size and its metadata have no size of
+            the training.
+        labels: Whether the model has labels (``pred_label``).
         parallel: Requests that keep all cores busy.
         batch: Images that a request has room for.
     """
@@ -77,17 +77,17 @@ class Engine(Protocol):
     batch: int
 
     def request(self, *, wait: bool = True) -> Request | None:
-        """Take a request. Whoever holds one must not wait for another: all might wait for each other.
+        """Take a request. A caller that holds one must not wait for another: this could deadlock.
 
         Args:
             wait: Whether to wait for a free one.
 
         Returns:
-            The request, or None where none is free and it was not to be waited for.
+            The request, or None if none is free and ``wait`` is False.
         """
 
     def close(self) -> None:
-        """Let go of threads."""
+        """Release threads."""
 
 
 def load_engine(
@@ -110,7 +110,7 @@ def load_engine(
         precision: OpenVINO's ``INFERENCE_PRECISION_HINT``: f32, bf16 or f16. ONNX Runtime computes in the file's own.
         device: OpenVINO's device.
         threads: Threads, by default one per core.
-        maps: Whether anomaly maps are wanted. Without them OpenVINO leaves out what only they need.
+        maps: Whether anomaly maps are wanted. Without them OpenVINO omits the computations for them.
 
     Returns:
         The engine.
@@ -143,7 +143,7 @@ def load_engine(
 
 
 def check_outputs(names: set[str], path: Path, *, maps: bool) -> list[str]:
-    """Outputs that are read of those that a model has.
+    """Names of the outputs to read.
 
     Args:
         names: Names of all its outputs.
@@ -170,7 +170,7 @@ def threshold_of(engine: Engine) -> float | None:
         engine: The loaded model.
 
     Returns:
-        What its file says; where it says nothing, anomalib's 0.5 if the model writes labels; otherwise None.
+        The threshold in the file's metadata; without one anomalib's 0.5 if the model writes labels; otherwise None.
     """
     return engine.facts.image_threshold if engine.facts.version else _THRESHOLD if engine.labels else None
 

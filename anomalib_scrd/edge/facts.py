@@ -1,4 +1,4 @@
-"""What an exported file says about itself: one JSON document in its metadata."""
+"""Metadata of an exported file: one JSON document."""
 
 __all__ = ["KEY", "ModelFacts"]
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 KEY = "anomalib_scrd"
-"""Under this key the document stands: in OpenVINO's ``rt_info``, in ONNX's ``metadata_props``."""
+"""Key of the document in OpenVINO's ``rt_info`` and in ONNX's ``metadata_props``."""
 
 _FORMAT = 1
 
@@ -21,8 +21,8 @@ class ModelFacts:
     Args:
         version: Version of the project that wrote the file, "" if unknown.
         size: (height, width) to which the model's training resized images, None if unknown.
-        resized_before: Whether images that were resized to it before, anti-aliased, get the scores of the training,
-            and the map covers the whole image: not so where the graph crops. None if unknown.
+        resized_before: Whether images that were resized to ``size`` beforehand, with anti-aliasing, get the training's
+            scores and a map of the whole image; False if the graph crops. None if unknown.
         window: How files become inputs, see ``Preparation.from_dict`` of :mod:`anomalib_scrd.imaging`; None for plain
             8-bit images.
         image_threshold: Score above which an image is anomalous, None if the model writes raw scores.

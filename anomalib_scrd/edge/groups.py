@@ -12,7 +12,7 @@ from typing import NamedTuple
 from anomalib_scrd.edge.records import Record
 
 GROUPS = ("patient", "volume")
-"""Names of the fields of a record that pictures have in common."""
+"""Fields of a record that groups pictures."""
 
 _TOP = 3
 
@@ -34,11 +34,11 @@ class Group(NamedTuple):
 def grouped_scores(files: Iterable[Iterable[Record]], by: str) -> list[Group]:
     """Score patients or volumes by the mean of the three highest scores of their pictures.
 
-    A lesion shows in a few slices: the mean over all of them would drown it, and the highest alone is the noisiest. The
-    training scores them in the same way, see ``anomalib_scrd.data.patient_scores``.
+    A lesion appears in a few slices: the mean over all slices would dilute it, and the single highest score is
+    noisiest. ``anomalib_scrd.data.patient_scores`` scores them in the same way.
 
     Args:
-        files: Records file by file; of a file that comes twice the latter counts.
+        files: Records file by file; of a file that occurs twice the later records count.
         by: ``patient`` or ``volume``.
 
     Returns:
@@ -71,7 +71,7 @@ def write_groups(groups: Iterable[Group], path: Path, by: str, threshold: float 
         groups: Of :func:`grouped_scores`.
         path: CSV file with the columns ``by``, pictures, score, anomalous.
         by: ``patient`` or ``volume``.
-        threshold: Score of a picture above which it is anomalous, which a group is held against as well; None for none.
+        threshold: Score above which a picture, and a group, is anomalous; None for none.
 
     Raises:
         OSError: If it cannot be written.

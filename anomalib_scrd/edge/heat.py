@@ -1,4 +1,4 @@
-"""Maps in colour: how the threshold of the map is seen at a glance."""
+"""Maps in colour, scaled so that the threshold has a fixed colour."""
 
 __all__ = ["coloured", "heat", "opacities", "outline", "overlaid", "regions"]
 
@@ -22,11 +22,11 @@ _COLOURS = np.array(
 _OUTLINE = np.array((0, 255, 255), np.uint8)
 _OPAQUE = 0.75
 _NEAR_PEAK = 0.9
-_FAINT = 0.375  # up to three quarters of the threshold nothing is laid over a picture
+_FAINT = 0.375  # below three quarters of the threshold the overlay is transparent
 
 
 def heat(anomaly_map: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Strength of colour: 0.5 at the threshold, whatever it is.
+    """Strength of colour, 0.5 at the threshold.
 
     Args:
         anomaly_map: (H, W).
@@ -55,7 +55,7 @@ def coloured(strength: np.ndarray) -> np.ndarray:
 
 
 def opacities(strength: np.ndarray) -> np.ndarray:
-    """How much of a picture its map hides.
+    """Opacity of the map over its picture.
 
     Args:
         strength: (H, W) in [0, 1].
@@ -81,16 +81,16 @@ def outline(region: np.ndarray) -> np.ndarray:
 
 
 def regions(anomaly_map: np.ndarray, threshold: float, anomalous: bool | None) -> np.ndarray:
-    """Where a picture is anomalous, in agreement with what it is called, as the training's masks are.
+    """Anomalous regions of a picture, consistent with its label, as in the training's masks.
 
     Args:
         anomaly_map: (H, W).
         threshold: Of the map.
-        anomalous: What the picture is called; None without a decision.
+        anomalous: Label of the picture; None without a decision.
 
     Returns:
-        (H, W) bool: what exceeds the threshold. Nothing in a picture that is called normal; in one that is called
-        anomalous where nothing does, what has at least nine tenths of the map's highest value.
+        (H, W) bool: pixels above the threshold. Empty for a normal picture; for an anomalous one without such pixels,
+        those of at least nine tenths of the map's highest value.
     """
     values = np.asarray(anomaly_map)
     peak = values.max()

@@ -1,4 +1,4 @@
-"""What all results in one folder have in common, so that those of two models are never mixed."""
+"""Identity of a folder of results: results of two models, or of two settings, are never mixed in one folder."""
 
 __all__ = ["identity_of"]
 
@@ -13,7 +13,7 @@ _FORMAT = 1
 
 
 def identity_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Collect what decides on the scores.
+    """Collect the model and the settings that determine the scores.
 
     Args:
         arguments: Of a command that scores.

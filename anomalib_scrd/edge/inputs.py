@@ -1,4 +1,4 @@
-"""From a file to images of the model's size, as the export says that training made them."""
+"""Reads files and prepares them for the model as the metadata of the export prescribe."""
 
 __all__ = ["Inputs", "preparation_of"]
 
@@ -27,7 +27,7 @@ class Inputs:
     """Reads files for a model.
 
     Args:
-        facts: What the model's file says about itself.
+        facts: Metadata of the model.
         size: (height, width) that it takes, None for any.
 
     Raises:
@@ -63,7 +63,7 @@ class Inputs:
             The picture, windowed and padded.
 
         Raises:
-            UnreadableImageError: If it cannot be read, or the training has seen nothing of its kind.
+            UnreadableImageError: If it cannot be read, or the training had no pictures of its depth.
         """
         with _named(info.path):
             return self._preparation(read_picture(info, self._preparation.volumes))
@@ -74,13 +74,13 @@ class Inputs:
         return self._preparation.volumes
 
     def shown(self, info: PictureInfo) -> tuple[np.ndarray, Orientation]:
-        """Read a picture as it is shown: windowed, and not padded.
+        """Read a picture for display: windowed, without padding.
 
         Args:
             info: An entry of :meth:`pictures`.
 
         Returns:
-            (H, W) or (H, W, 3) float32 in [0, 1] in the order of display, and how it was brought there.
+            (H, W) or (H, W, 3) float32 in [0, 1] in the order of display, and its orientation.
 
         Raises:
             UnreadableImageError: See :meth:`read`.
@@ -102,13 +102,13 @@ class Inputs:
 
 
 def preparation_of(facts: ModelFacts) -> Preparation:
-    """How files become inputs of a model.
+    """Preparation of files for a model.
 
     Args:
-        facts: What its file says.
+        facts: Metadata of the model.
 
     Returns:
-        That; for a model that says nothing, 8-bit pictures as they are, and deeper ones are refused.
+        The preparation; without one in the metadata, 8-bit pictures are used as they are and deeper ones are refused.
 
     Raises:
         ValueError: If a newer version wrote it, or it is damaged.
@@ -124,7 +124,7 @@ def preparation_of(facts: ModelFacts) -> Preparation:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the file at which a reader fails in an unforeseen way; by the kind of the error, whose text may quote it."""
+    """Name the file at which a reader fails; by the type of the error only, whose text may quote the file."""
     try:
         yield
     except UnreadableImageError:

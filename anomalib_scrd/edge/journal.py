@@ -1,4 +1,4 @@
-"""Results on disk: appended whole, readable at any moment, taken up again after a kill."""
+"""Results on disk: complete lines are appended, and a run resumes after it was killed."""
 
 __all__ = ["Journal", "read_records", "recorded"]
 
@@ -24,7 +24,7 @@ def recorded(folder: Path) -> Iterator[list[Record]]:
         folder: The folder of results.
 
     Yields:
-        All records of one file, as many as it has pictures. What a killed process has left incomplete is left out.
+        All records of one file, one per picture. Incomplete records of a killed process are left out.
     """
     group: list[Record] = []
     try:
@@ -64,8 +64,8 @@ class Journal:
 
     Args:
         folder: The folder; made where it is missing.
-        identity: What all results in it must have in common: the model's hash, settings. Plain values for JSON.
-        maps: Kind of the maps that a scored picture must have, None for none: without it, it counts as not done.
+        identity: The model's hash and the settings, equal for all results in it. Plain values for JSON.
+        maps: Kind of the maps that a scored picture must have, None for none; a picture without it is scored again.
         overlays: The same for overlays.
 
     Attributes:
@@ -96,7 +96,7 @@ class Journal:
         self._table = self._rebuild()
 
     def _rebuild(self) -> FileIO:
-        """Read what is done, and write the table of it anew: a killed process may have left it short of a row."""
+        """Read the finished files, and rewrite the table from them: a killed process may have lost a row."""
         partial = self.folder / _PARTIAL / TABLE
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
             table.write(",".join(COLUMNS) + "\n")
@@ -120,26 +120,25 @@ class Journal:
         return has_map and (not self._overlays or record.overlay is not None)
 
     def done(self, path: str, signature: Signature) -> bool | None:
-        """Whether a file has its results.
+        """Whether a file is finished.
 
         Args:
             path: Its name in the results.
             signature: Its size and time.
 
         Returns:
-            None if it has none, a file that could not be read among them; otherwise whether a picture of it is
-            anomalous.
+            None if it has no results or could not be read; otherwise whether a picture of it is anomalous.
         """
         return self._done.get(_key(path, signature))
 
     def append(self, group: Sequence[Record]) -> None:
-        """Append the records of one file at once; a failure that is known already is not written again.
+        """Append the records of one file at once; a failure that is recorded already is not repeated.
 
         Args:
             group: All records of the file.
 
         Raises:
-            OSError: If they cannot be written, such as on a full disk. What is there stays whole.
+            OSError: If they cannot be written, for example on a full disk. Earlier records are unchanged.
         """
         first = group[0]
         known = _key(first.path, first.signature) + (first.error or "").encode("utf-8", "surrogateescape")
@@ -150,18 +149,18 @@ class Journal:
         self._remember(group)
 
     def partial(self, name: str) -> Path:
-        """A place for a file that is being written, on the same file system.
+        """Path for a file while it is being written, on the same file system.
 
         Args:
-            name: Of this file only.
+            name: Unique name of the file.
 
         Returns:
-            Its path. What lies there is deleted at the next start.
+            The path. Files left there are deleted at the next start.
         """
         return self.folder / _PARTIAL / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def close(self) -> None:
-        """Bring everything to the disk, and let another process write."""
+        """Flush everything to the disk and release the lock."""
         for file in (self._scores, self._table):
             os.fsync(file.fileno())
             file.close()
@@ -169,7 +168,7 @@ class Journal:
 
 
 def _key(path: str, signature: Signature) -> bytes:
-    """A few bytes in place of a path: millions of them are kept."""
+    """A short hash of a path, since millions of them are kept."""
     text = f"{signature.size} {signature.mtime_ns} {path}"
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=10).digest()
 
@@ -197,13 +196,13 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _follows(record: Record, last: Record) -> bool:
-    """Whether two records are of one file as it was at one time, and of one way through it."""
+    """Whether two records are of the same version of a file and of the same pass over it."""
     same = (record.path, record.signature) == (last.path, last.signature)
     return same and record.error is None and record.picture > last.picture
 
 
 def _lock(file: FileIO, folder: Path) -> None:
-    """Keep other processes out; the lock ends with the process, however it ends."""
+    """Lock the folder for this process; the lock ends with the process."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -217,7 +216,7 @@ def _lock(file: FileIO, folder: Path) -> None:
 
 
 def _end_line(file: FileIO, path: Path) -> None:
-    """End a line that a killed process has left unfinished, so that the next one stands by itself."""
+    """End a line that a killed process left unfinished."""
     with path.open("rb") as written:
         if written.seek(0, os.SEEK_END):
             written.seek(-1, os.SEEK_END)

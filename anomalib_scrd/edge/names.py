@@ -23,7 +23,7 @@ class Names:
 
     @property
     def check(self) -> str:
-        """Tells one salt from another without giving it away; "" without one."""
+        """Hash that distinguishes salts without revealing them; "" without one."""
         return "" if self._pseudonyms is None else self._pseudonyms.of("anomalib_scrd")
 
     def __call__(self, relative: PurePosixPath) -> str:
@@ -51,7 +51,7 @@ class Names:
         return None if self._pseudonyms is None else self._pseudonyms.of(info.patient) or None
 
     def volume(self, info: PictureInfo, name: str) -> str | None:
-        """Name what pictures of one volume have in common.
+        """Name of the volume that a picture belongs to.
 
         Args:
             info: The picture.

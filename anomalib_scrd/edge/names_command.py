@@ -1,4 +1,4 @@
-"""The command ``names``: which file stands behind a hash, for those who have the salt."""
+"""The command ``names``: prints the file of a hashed name, for users who have the salt."""
 
 __all__ = ["main"]
 

@@ -110,5 +110,5 @@ class ONNXEngine:
             raise ValueError(msg) from None
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Release the threads."""
         self._pool.shutdown()

@@ -77,7 +77,7 @@ class OpenVINOEngine:
                     model.remove_result(node)
             self.size = _size(model, self.facts)
             self.batch = batch_for(self.size, hint)
-            if self.size is not None:  # a shape that is known doubles the speed
+            if self.size is not None:  # a static shape doubles the speed
                 model.reshape([self.batch, 3, *self.size])
             compiled = core.compile_model(model, device, config)
             self.labels = "pred_label" in self.outputs
@@ -103,7 +103,7 @@ class OpenVINOEngine:
             return None
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: OpenVINO releases its threads itself."""
 
 
 def _import() -> Any:

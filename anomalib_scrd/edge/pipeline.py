@@ -1,4 +1,4 @@
-"""Many files at once, results in the order of the files."""
+"""Concurrent processing of many files, with results in the order of the files."""
 
 __all__ = ["grouped", "in_order"]
 
@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def grouped(items: Iterable[Item | None], size: int) -> Iterator[tuple[Item, ...] | None]:
-    """Put items into groups.
+    """Form groups of items.
 
     Args:
-        items: Items; None says that there is none at the moment.
+        items: Items; None means that there is none at the moment.
         size: Items of a group.
 
     Yields:
@@ -41,15 +41,15 @@ def in_order(
 
     Args:
         function: Called in any of the threads.
-        items: Items; None says that there is none at the moment: everything that was begun is finished then.
+        items: Items; None means that there is none at the moment: all pending results are then yielded.
         threads: Number of threads.
-        ahead: Items that are begun before the first of them is finished, at most.
+        ahead: Largest number of items that are started before the first of them is finished.
 
     Yields:
         Item and result.
 
     Raises:
-        Exception: What the function raises, in the place of its result; what was begun is finished before.
+        Exception: Errors of the function, in place of its result, after the pending items are finished.
     """
     begun: deque[tuple[Item, Future[Result]]] = deque()
 

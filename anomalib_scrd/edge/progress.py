@@ -1,4 +1,4 @@
-"""How far a run is: one line that is overwritten on a terminal, a line now and then elsewhere."""
+"""Progress of a run: one line that is overwritten on a terminal, an occasional line elsewhere."""
 
 __all__ = ["Progress"]
 
@@ -10,12 +10,12 @@ from typing import TextIO
 
 
 class Progress:
-    """Counts pictures and tells about them on the standard error stream.
+    """Counts pictures and reports progress on the standard error stream.
 
     Args:
-        count: Counts the files that there are, in a thread of its own; None for no end, as of a watched folder.
-        quiet: Whether nothing is told but failures.
-        stream: Where to; None for the standard error stream.
+        count: Counts all files, in a thread of its own; None if there is no end, as for a watched folder.
+        quiet: Whether only failures are reported.
+        stream: Output; None for the standard error stream.
     """
 
     def __init__(self, count: Callable[[], int] | None, *, quiet: bool, stream: TextIO | None = None) -> None:
@@ -48,10 +48,10 @@ class Progress:
         now = time.monotonic()
         if not self._quiet and now - self._written >= self._every:
             self._written = now
-            self._tell(self.line(now))
+            self._print(self.line(now))
 
     def line(self, now: float | None = None) -> str:
-        """The counts, the rate and, where the end is known, the time that is left."""
+        """The counts, the rate and, if the total is known, the remaining time."""
         passed = (time.monotonic() if now is None else now) - self._start
         rate = self.scored / passed if passed > 0 else 0.0
         total = "" if self._total is None else f" of {self._total}"
@@ -66,23 +66,23 @@ class Progress:
         return ", ".join(parts)
 
     def failure(self, name: str, reason: str) -> None:
-        """Tell that a file could not be read.
+        """Report that a file could not be read.
 
         Args:
             name: Its name in the results.
-            reason: Why.
+            reason: The reason.
         """
         self._clear()
         print(f"left out: {name}: {reason}", file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Tell the last counts."""
+        """Report the final counts."""
         if not self._quiet:
             self._clear()
             self._total = None
             print(self.line(), file=self._stream, flush=True)
 
-    def _tell(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self._terminal:
             self._stream.write("\r" + text.ljust(self._width))
             self._width = len(text)

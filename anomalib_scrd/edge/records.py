@@ -1,4 +1,4 @@
-"""What is known about a picture after it was scored, as a line of JSON and a row of CSV."""
+"""The result of a picture, as a line of JSON and a row of CSV."""
 
 __all__ = ["COLUMNS", "Record", "Signature"]
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Signature(NamedTuple):
-    """What tells a file from what was under its name before.
+    """Size and time of a file, which change when the file is replaced.
 
     Attributes:
         size: Bytes.
@@ -38,8 +38,8 @@ class Record:
         map: Anomaly map, relative to the folder of results; None if none was asked for.
         overlay: Picture with the map, likewise.
         patient: Pseudonym of the patient, None without a salt or where the file names none.
-        volume: What pictures of one volume have in common: the file's name where a file holds several pictures,
-            otherwise, with a salt, the pseudonym of its DICOM series; None for a picture by itself.
+        volume: Name shared by the pictures of one volume: the file's name if a file holds several pictures, otherwise,
+            with a salt, the pseudonym of its DICOM series; None for a single picture.
         error: Why the file could not be read, None if it could.
     """
 

@@ -30,14 +30,14 @@ ANOMALOUS, CANNOT_START, UNREADABLE, CANNOT_WRITE, SIGNALLED = 1, 2, 3, 4, 128
 _EPILOG = """
 exit status: 0 all files were scored; 1 a picture is anomalous and --fail-on anomalous was given; 2 the run could not
 start; 3 a file could not be read; 4 the results could not be written; 130 or 143 stopped by a signal before the end.
-3 goes before 1. A watch that is stopped by a signal has come to its end.
+3 takes precedence over 1. Stopping a watch by a signal is its regular end.
 """
 _AHEAD = 2  # groups of files per thread that are begun before the first of them is finished
 
 
 @dataclass
 class Summary:
-    """What became of a run.
+    """Outcome of a run.
 
     Args:
         pictures: Pictures that were scored now.
@@ -66,7 +66,7 @@ def main(words: list[str]) -> int:
     )
     add_run_arguments(parser)
     add_output_arguments(parser)
-    parser.add_argument("--watch", action="store_true", help="go on with files that come later, until stopped")
+    parser.add_argument("--watch", action="store_true", help="also score files that are added later, until stopped")
     parser.add_argument("--fail-on", choices=("anomalous",), help="end with status 1 if a picture is anomalous")
     arguments = parser.parse_args(words)
     outputs = Outputs(arguments.maps, arguments.overlays, arguments.threshold)
@@ -110,15 +110,15 @@ def run(
         engine: The loaded model.
         images: Folder or file.
         output: Folder of results.
-        outputs: What is written beside the scores.
+        outputs: Files that are written beside the scores.
         names: Names of files in the results.
-        identity: What all results in a folder have in common.
-        watched: Whether to go on with files that come later, until a signal.
+        identity: Identity of the results, see :mod:`anomalib_scrd.edge.identity`.
+        watched: Whether to also score files that are added later, until a signal.
         on_error: ``stop`` or ``skip``, at a file that cannot be read.
-        quiet: Whether to tell about failures only.
+        quiet: Whether to report failures only.
 
     Returns:
-        What became of it.
+        The outcome.
 
     Raises:
         ValueError: If ``output`` holds other results, or the model and ``outputs`` do not fit.
@@ -181,7 +181,7 @@ def run(
     if stopped:
         print("stopped at a file that cannot be read; --on-error skip leaves it out", file=sys.stderr)
     elif stop and not watched:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues the run", file=sys.stderr)
     return summary
 
 

@@ -1,4 +1,4 @@
-"""From files to their records: every picture read, prepared, scored, its map and overlay written."""
+"""Records of files: every picture is read, prepared and scored, and its map and overlay are written."""
 
 __all__ = ["Outputs", "Scorer"]
 
@@ -25,7 +25,7 @@ _PIXEL_THRESHOLD = 0.5  # where anomalib's post-processor puts it
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written of a picture beside its score.
+    """Files of a picture beside its score.
 
     Args:
         maps: Kind of the map's file, tiff or npz; None for none.
@@ -45,7 +45,7 @@ class Outputs:
 
 @dataclass
 class _File:
-    """A file on its way; its pictures may lie in batches with those of other files."""
+    """A file in progress; its pictures may share batches with those of other files."""
 
     source: SourceFile
     name: str
@@ -73,7 +73,7 @@ class Scorer:
         engine: The loaded model.
         journal: The folder of results.
         names: Names of files in results.
-        outputs: What is written.
+        outputs: Files that are written beside the scores.
     """
 
     def __init__(self, engine: Engine, journal: Journal, names: Names, outputs: Outputs) -> None:
@@ -177,7 +177,7 @@ def _finished(file: _File) -> list[Record]:
 
 
 def _changed(file: SourceFile) -> bool:
-    """Whether a file has become another one; one that was taken away after it was read has not."""
+    """Whether a file was replaced or changed; one that was removed after it was read was not."""
     try:
         return signature(file.path) != file.signature
     except OSError:

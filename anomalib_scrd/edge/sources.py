@@ -1,4 +1,4 @@
-"""Where files come from: a folder, walked while it is scored, or watched."""
+"""Sources of files: a folder that is walked while it is scored."""
 
 __all__ = ["Source", "SourceFile", "walk"]
 
@@ -28,7 +28,7 @@ class SourceFile(NamedTuple):
 
 
 Source = Iterator[SourceFile | None]
-"""Files as they come; None says that there is none at the moment."""
+"""Files in the order of their discovery; None means that there is none at the moment."""
 
 
 def walk(root: Path, exclude: Path | None = None) -> Iterator[SourceFile]:
@@ -77,7 +77,7 @@ def _walk(
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
-    except OSError:  # gone since, or not to be read
+    except OSError:  # removed meanwhile, or unreadable
         if not relative.parts:
             raise
         return
@@ -92,7 +92,7 @@ def _walk(
             elif _may_hold_pictures(path) and entry.is_file():
                 status = entry.stat()
                 yield SourceFile(path, relative / entry.name, Signature(status.st_size, status.st_mtime_ns))
-        except OSError:  # gone since
+        except OSError:  # removed meanwhile
             continue
     del found
     for path in folders:

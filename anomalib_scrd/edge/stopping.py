@@ -1,4 +1,4 @@
-"""Ending when asked to: the first signal finishes what was begun, a second one ends at once."""
+"""Stopping on a signal: after the first one pending work is finished, a second one stops at once."""
 
 __all__ = ["Stop"]
 
@@ -8,10 +8,10 @@ from types import FrameType
 
 
 class Stop:
-    """Notices SIGINT and SIGTERM while it is entered.
+    """Receives SIGINT and SIGTERM inside a ``with`` block.
 
     Attributes:
-        signal: The signal that came, None if none did.
+        signal: The received signal, None if none was.
     """
 
     def __init__(self) -> None:
@@ -20,13 +20,13 @@ class Stop:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Stop":  # noqa: PYI034 - typing has no Self in Python 3.10
-        """Notice signals from now on."""
+        """Receive signals from now on."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._notice)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave them to whoever had them before."""
+        """Restore the earlier handlers."""
         for number, before in self._before.items():
             signal.signal(number, before)  # type: ignore[arg-type]  # what signal gave
 
@@ -35,7 +35,7 @@ class Stop:
         return self.signal is not None
 
     def wait(self, seconds: float) -> bool:
-        """Wait, or until a signal comes.
+        """Wait until a signal comes, or the time is over.
 
         Args:
             seconds: Longest time.

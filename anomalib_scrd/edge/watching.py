@@ -1,4 +1,4 @@
-"""A watched folder: files as they come, each once, none that is still being written."""
+"""A watched folder: yields new files once each, when they are written completely."""
 
 __all__ = ["watch"]
 
@@ -11,19 +11,19 @@ from anomalib_scrd.edge.sources import SourceFile, walk
 from anomalib_scrd.edge.stopping import Stop
 
 SETTLE = 1.0
-"""Seconds for which size and time of a file must have stayed as they are before it is read."""
+"""Seconds for which size and time of a file must be unchanged before it is read."""
 
 _INTERVAL = 0.25
-_REST = 4.0  # a large folder may not keep a core busy with looking
+_REST = 4.0  # bounds the share of time that listing a large folder takes
 
 
 def watch(
     root: Path, exclude: Path | None, stop: Stop, settle: float = SETTLE, interval: float = _INTERVAL
 ) -> Iterator[SourceFile | None]:
-    """Look at a folder again and again until a signal comes.
+    """List a folder repeatedly until a signal comes.
 
-    Whoever writes a file under a name that is not looked at (hidden, or with another suffix) and renames it when it is
-    whole can do so at any speed; a file that is written in place must not pause for longer than ``settle``.
+    A file that is written under an ignored name (hidden, or with another suffix) and renamed when it is complete can be
+    written at any speed; a file that is written in place must not pause for longer than ``settle``.
 
     Args:
         root: The folder.
@@ -56,9 +56,9 @@ def watch(
                     del waiting[file.path]
                     given[file.path] = file.signature
                     yield file
-        except OSError:  # the folder is away for the moment, such as a share of the network
+        except OSError:  # the folder is temporarily unavailable, for example a network share
             pass
-        # What is gone is forgotten: these grow with the folder, not with time.
+        # Removed files are forgotten, so that these grow with the folder and not with time.
         given = {path: kept for path, kept in given.items() if path in present}
         waiting = {path: kept for path, kept in waiting.items() if path in present}
         yield None

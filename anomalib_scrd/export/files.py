@@ -19,10 +19,10 @@ _PROBE_BYTES = 2**20
 def completed_files(path: Path) -> Iterator[Path]:
     """Write a file, and those that belong to it, under their final names only when all are complete.
 
-    They are written into a hidden folder beside the final place, flushed to the disk and renamed. Whatever happens
-    before, an earlier file keeps its name and content. The file itself is renamed last: where it appears, those that it
-    refers to are there. Where there are some, an earlier file of its name is removed before they are renamed: it would
-    be read with weights that are not its own by whoever comes between, or after a kill at this moment.
+    They are written into a hidden folder beside the final place, flushed to the disk and renamed. If this fails, an
+    earlier file keeps its name and content. The file itself is renamed last, when the files that it refers to are in
+    place. If there are such files, an earlier file of its name is removed first: otherwise a reader between the
+    renames, or after a kill at this moment, would combine it with weights that are not its own.
 
     Args:
         path: The file. Its folder is made if it does not exist.

@@ -1,11 +1,11 @@
-"""Pixels that are not in [0, 1], of 12 or 16 bits for example: an error, or in a graph, which has none, NaN."""
+"""Pixels out of [0, 1], of 12 or 16 bits for example: an error in Python, NaN in an exported graph."""
 
 __all__ = ["check_range", "marked", "out_of_range"]
 
 import torch
 from anomalib.data import InferenceBatch
 
-# What callers resize with other filters than bilinear ones overshoots [0, 1] a little.
+# Resizing with other filters than the bilinear one overshoots [0, 1] a little.
 _LOWEST, _HIGHEST = -0.5, 1.5
 
 
@@ -35,13 +35,13 @@ def check_range(images: torch.Tensor) -> None:
         low, high = float(images.min()), float(images.max())
         msg = (
             f"images must have pixels in [0, 1], got values from {low:.4g} to {high:.4g}: divide 8-bit pixels by 255, "
-            "and deeper ones as the training's images were (MedicalFolder stores how)"
+            "and deeper ones by the training's window (MedicalFolder stores it)"
         )
         raise ValueError(msg)
 
 
 def marked(predictions: InferenceBatch, wrong: torch.Tensor) -> InferenceBatch:
-    """Take the numbers away from images whose pixels are out of range, and call them anomalous.
+    """Replace the scores and maps of images out of range by NaN, and their labels by anomalous.
 
     Args:
         predictions: Of B images.

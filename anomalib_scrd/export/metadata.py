@@ -1,8 +1,8 @@
 """Metadata of an exported file: Model API's ``model_info``, and one JSON document of this project.
 
-Both are in OpenVINO's ``rt_info`` and in ONNX's ``metadata_props``. Model API (Geti's runtime) configures itself by the
-first. The second holds what a user of the plain file must know: the range of its input, the size of the training, the
-thresholds, the model's arguments and what it was trained on.
+Both are in OpenVINO's ``rt_info`` and in ONNX's ``metadata_props``. Model API (Geti's runtime) reads the first. The
+second describes the file for other users: the range of its input, the size of the training, the thresholds, the model's
+arguments and the training data.
 """
 
 __all__ = ["DOCUMENT", "description", "write_onnx_metadata", "write_openvino_metadata"]
@@ -37,8 +37,8 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
 
     Returns:
         The document, of plain values. ``input.height`` and ``input.width`` are the size to which the graph resizes, or
-        ``fixed_size``. ``input.resized_before`` says whether images that were resized to it before, with anti-aliasing,
-        get the same scores, and the map covers the whole image; not so where the pre-processor crops.
+        ``fixed_size``. ``input.resized_before`` says whether images that were resized to it beforehand, with
+        anti-aliasing, get the same scores and a map of the whole image; False if the pre-processor crops.
     """
     post = model.post_processor
     transform = getattr(model.pre_processor, "transform", None)
@@ -107,8 +107,8 @@ def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bo
 def _model_info(document: Mapping[str, Any], *, any_size: bool) -> dict[str, str]:
     """Configuration of Model API's ``AnomalyDetection``.
 
-    Model API knows the model by its outputs, even without an entry. A file that it would score otherwise than training
-    does gets a type that it does not know: the name is in its message.
+    Model API recognises the model by its outputs, even without an entry. If it would score a file otherwise than the
+    training does, the entry is an unknown type, whose name explains the reason in Model API's error message.
     """
     if not any_size:
         return {"model_type": "none: the file takes images of one size, and Model API resizes without anti-aliasing"}
@@ -129,14 +129,14 @@ def _model_info(document: Mapping[str, Any], *, any_size: bool) -> dict[str, str
 
 
 def _changes(transform: Any, size: tuple[int, int]) -> bool:
-    """Whether a transform gives images of this size another one."""
+    """Whether a transform changes the size of images of this size."""
     import torch
 
     return tuple(transform(torch.zeros(1, 3, *size)).shape[-2:]) != tuple(size)
 
 
 def _may_be_resized_before(transform: Any, size: tuple[int, int]) -> bool:
-    """Whether a transform gives the same for an image that was resized to a size before, with anti-aliasing."""
+    """Whether a transform gives the same result for an image resized to a size beforehand, with anti-aliasing."""
     import torch
 
     if transform is None:
@@ -148,7 +148,7 @@ def _may_be_resized_before(transform: Any, size: tuple[int, int]) -> bool:
 
 
 def _tiling(model: Any) -> dict[str, Any]:
-    """How the graph cuts images into tiles; nothing where it does not."""
+    """Tiles of the graph; empty without tiles."""
     tiling = getattr(model.model, "tiling", None)
     return {} if tiling is None else {"tiling": tiling.to_dict()}
 
@@ -158,7 +158,7 @@ def _number(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """Something that JSON has, without paths of this machine."""
+    """Convert a value to JSON types, without paths of this machine."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Exports of the model: the same numbers as training's, images of any size, files that say what they are."""
+"""Exports of the model: training's numbers, images of any size, metadata."""
 
 __all__ = ["ModelExport"]
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _OPSET = 18
 _ANY_RANGE = "pixels_beyond_0_to_1"
-# Protocol buffers end at 2 GiB; the graph itself needs a few MiB beside the weights.
+# Protocol buffers are limited to 2 GiB; the graph needs a few MiB beside the weights.
 _ONE_FILE = 2**31 - 2**26
 
 
@@ -41,8 +41,8 @@ class ModelExport(ModelMixin):
     names when they are complete, and carry :mod:`metadata <anomalib_scrd.export.metadata>`.
 
     Attributes:
-        training_facts: What is known about the training: ``images``, ``files_sha256``, ``steps``; and
-            ``pixels_beyond_0_to_1`` where there are some. Empty before it.
+        training_facts: Facts of the training: ``images``, ``files_sha256``, ``steps``, and ``pixels_beyond_0_to_1`` if
+            there are some. Empty before the training.
     """
 
     training_facts: Mapping[str, Any] = {}
@@ -80,7 +80,7 @@ class ModelExport(ModelMixin):
         return marked(predictions, out_of_range(batch)) if limited and exporting else predictions
 
     def note_range(self, images: torch.Tensor) -> None:
-        """Note whether the training has images out of [0, 1], by a reader of its own: then others are no mistake.
+        """Note whether the training has images out of [0, 1], from a custom reader: exports then accept them.
 
         Args:
             images: Some of them, (B, 3, H, W), before they are normalised.

@@ -12,9 +12,9 @@ from typing import Any
 def openvino_core() -> Any:
     """OpenVINO's ``Core``, one for the whole process, which stays until it ends.
 
-    Each core of its own would give the thread another signal stack (OpenVINO 2026.4, CPU plugin), and put the one that
-    it found back at its end. Cores that end in the order in which they began leave a stack that is gone, and the next
-    signal, of a child process that ends for instance, kills the process without a word.
+    Each further core would give the thread another signal stack (OpenVINO 2026.4, CPU plugin) and restore the previous
+    one at its end. Cores that end in the order in which they were created leave a freed stack behind, and the next
+    signal, for example of a child process that ends, kills the process without a message.
     """
     import openvino
 
@@ -23,7 +23,7 @@ def openvino_core() -> Any:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Let whoever asks OpenVINO for a core without a configuration have :func:`openvino_core`.
+    """Return :func:`openvino_core` to callers that create a core without a configuration.
 
     NNCF makes cores of its own, some through ``openvino.compile_model``, and drops them in any order.
     """

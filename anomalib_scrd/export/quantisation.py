@@ -1,8 +1,8 @@
-"""INT8 export: the networks are quantised; what prepares their input and what compares them is not.
+"""INT8 export: the networks are quantised; preparation of the input and comparison of features are not.
 
 anomalib quantises the whole graph. The product of two squared norms under the root of the cosine then has 256 steps,
-most positions round to zero, and every image gets the same map and score. The map itself does not fit either: its
-range is calibrated on mostly normal images, and what stands out is clipped.
+most positions round to zero, and every image gets the same map and score. The map cannot be quantised either: its
+range is calibrated on mostly normal images, and anomalies would be clipped.
 """
 
 __all__ = [
@@ -30,8 +30,8 @@ _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 def comparison_nodes(model: Any) -> list[str]:
     """Names of the nodes behind the networks that stay in floating point: the cosine and everything computed from it.
 
-    They are what flows out of sums over channels, and the products that are summed. A backbone with such sums of its
-    own would lose its speed behind them, never its scores.
+    These are the nodes after sums over channels, and the products that are summed. If a backbone has such sums, its
+    later layers stay in floating point too, which costs speed but no accuracy.
 
     Args:
         model: ``openvino.Model``.
@@ -57,7 +57,7 @@ def comparison_nodes(model: Any) -> list[str]:
 def preparation_nodes(model: Any) -> list[str]:
     """Names of the nodes before the first convolutions: resize and normalisation of the images.
 
-    Nodes that lie behind convolutions as well (what tells images out of range) are not among them.
+    Nodes that also lie behind convolutions (the check of the images' range) are not among them.
 
     Args:
         model: ``openvino.Model``.
@@ -115,8 +115,8 @@ def quantise_with_accuracy_control(
 ) -> Any:
     """Quantisation that takes operations back until a metric is near enough to the original's (``INT8_ACQ``).
 
-    anomalib's own version chooses by the test images, and never resets the metric: what it compares is the mean over
-    all its trials so far.
+    anomalib's own version selects by the test images and never resets the metric, so that it compares the mean over all
+    trials so far.
 
     Args:
         model: ``openvino.Model``, for one image or for any number.
@@ -171,7 +171,7 @@ def _dataset(images: DataLoader, model: Any) -> Any:
 def _ignored(model: Any) -> Any:
     import nncf
 
-    # The names lie in OpenVINO's graph; NNCF's leaves out nodes that only compute shapes.
+    # The names are those of OpenVINO's graph; NNCF's graph omits nodes that only compute shapes.
     return nncf.IgnoredScope(names=[*comparison_nodes(model), *preparation_nodes(model)], validate=False)
 
 
@@ -192,7 +192,7 @@ def _is_sum(node: Any) -> bool:
 
 
 def _behind(nodes: Iterable[Any], enter: Callable[[Any], bool]) -> set[str]:
-    """Names of nodes and of what flows out of them, as far as ``enter`` lets, without the model's results."""
+    """Names of nodes and of all nodes after them, as far as ``enter`` allows, without the model's results."""
     waiting = list(nodes)
     names: set[str] = set()
     while waiting:

@@ -1,4 +1,4 @@
-"""Images that a quantisation may see: none of them is a test image."""
+"""Images for a quantisation, never test images."""
 
 __all__ = ["calibration_images", "labelled_images"]
 
@@ -17,15 +17,15 @@ _ENOUGH = 300  # as many as NNCF uses
 
 
 def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None = None) -> DataLoader:
-    """Up to 300 normal images by which a quantisation finds the ranges of activations.
+    """Up to 300 normal images for the ranges of activations in a quantisation.
 
     Those of validation come first, then those that the training holds out from the student, then the rest of the
     training images, evenly spaced. An image that is in the test set as well is left out: anomalib's ``Folder``
-    validates on the test set unless told otherwise.
+    validates on the test set by default.
 
     Args:
         datamodule: anomalib's; it is set up here.
-        held_out: What the training holds out.
+        held_out: The training's held-out images.
 
     Returns:
         Loader of batches of one image without augmentations, (1, 3, H, W) in [0, 1] at the size of its file.
@@ -59,7 +59,7 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
 
 
 def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
-    """Validation images, normal and anomalous, by which a quantisation measures what it loses.
+    """Validation images, normal and anomalous, for the loss of accuracy by a quantisation.
 
     Args:
         datamodule: anomalib's, set up.

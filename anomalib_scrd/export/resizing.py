@@ -1,9 +1,9 @@
 """The pre-processor's transform in a form that every exporter and runtime computes exactly.
 
-torchvision resizes with anti-aliasing. Of the two forms in which ONNX can say that, OpenVINO 2026.4 drops one: it reads
-``Resize`` with ``antialias=1`` and interpolates between two neighbours, which moved pixels in [0, 1] by up to 0.6. A
-resize is linear along each axis, so here it is two products with matrices, which the graph computes from the size of
-its input.
+torchvision resizes with anti-aliasing. Of the two forms of it in ONNX, OpenVINO 2026.4 ignores one: it reads ``Resize``
+with ``antialias=1`` and interpolates between two neighbours, which moved pixels in [0, 1] by up to 0.6. A resize is
+linear along each axis, so this module writes it as two matrix products, which the graph computes from the size of its
+input.
 """
 
 __all__ = ["axis_weights", "network_size", "resized", "resized_size", "transformed", "unsupported"]
@@ -20,7 +20,7 @@ _RESIZE = (v1.Resize, v2.Resize)
 # As torchvision's enumeration has it, and as Pillow does.
 _BILINEAR = ("bilinear", 2)
 _COMPOSED = (v1.Compose, v2.Compose)
-# Two sizes that no transform leaves alike unless it always gives the same one.
+# Two sizes that a transform gives the same size only if it gives it to all.
 _PROBES = ((61, 89), (89, 61))
 
 
@@ -90,7 +90,7 @@ def transformed(transform: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def resized_size(resize: Any, height: int, width: int) -> tuple[int, int]:
-    """Size of what a Resize makes of an image.
+    """Size of an image after a Resize.
 
     Args:
         resize: torchvision's ``Resize`` of either version. With one number it keeps the aspect ratio: the shorter side
@@ -131,7 +131,7 @@ def network_size(transform: Any) -> tuple[int, int] | None:
 
 
 def unsupported(transform: Any) -> str | None:
-    """Name what cannot be exported with training's numbers.
+    """Name the part of a transform that cannot be exported exactly.
 
     Args:
         transform: Of a pre-processor, or None.
@@ -153,5 +153,5 @@ def _steps(transform: Any) -> list[Any]:
 
 
 def _equal(length: Any, wanted: int) -> bool:
-    """Whether a length is known and the wanted one; asking a symbolic one would fix it in the graph."""
+    """Whether a length is known and equal; a comparison with a symbolic length would fix it in the graph."""
     return isinstance(length, int) and length == wanted

@@ -40,7 +40,7 @@ def file_list_hash(paths: Iterable[str]) -> str:
     """Hash a list of files by their names and sizes, not by their contents, which would take an epoch to read.
 
     Args:
-        paths: The files. Folders that all of them share do not count, so that a copy of the data has the same hash.
+        paths: The files. Folders common to all of them are ignored, so that a copy of the data has the same hash.
 
     Returns:
         SHA-256, hexadecimal. It does not reveal a name.

@@ -24,11 +24,11 @@ from anomalib_scrd.edge.records import Record
 from anomalib_scrd.imaging import PictureInfo
 from anomalib_scrd.lightning_model import ScaleAwareCRD
 
-_MOST = 8.0  # standard deviations beyond which the model's map counts no more
+_MOST = 8.0  # standard deviations to which the model clips its evidence
 
 
 class _Writer(Callback):
-    """Writes predictions as they come."""
+    """Writes predictions batch by batch."""
 
     def __init__(self, journal: Journal, root: Path, pictures: list[PictureInfo], names: Names) -> None:
         self._journal = journal
@@ -41,17 +41,17 @@ class _Writer(Callback):
         self.levels: list[np.ndarray] = []
 
     def keep_levels(self, module: Any, arguments: Any, output: Any) -> None:
-        """Hook of the module that gives the maps of the scales, (B, K, h, w)."""
+        """Forward hook of the module whose output has the maps of the scales, (B, K, h, w)."""
         del module, arguments
         self.levels += list(output.detach().cpu().numpy())
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
-        """Note a batch; the post-processor, a callback behind this one, has still to change it."""
+        """Keep a batch; the post-processor, a later callback, has still to change it."""
         del trainer, pl_module
         self._noted = outputs
 
     def on_predict_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        """Write the batch before this one."""
+        """Write the previous batch."""
         del trainer
         self._write(pl_module)
 

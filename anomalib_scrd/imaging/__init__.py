@@ -1,4 +1,4 @@
-"""Images as medicine has them: every 2-D picture of a file in its own depth, windowed to [0, 1] without loss.
+"""Medical images: every 2-D picture of a file in its own depth, windowed to [0, 1] without loss.
 
 Importing this package needs NumPy and Pillow alone; DICOM, NIfTI and some TIFF files need the extra ``medical``.
 

@@ -64,7 +64,7 @@ _TAGS = [
 ]
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _DEFERRED = 2**16  # bytes of a value that stays in the file
-# What a decoder written in Rust (pylibjpeg-rle) raises for damaged data: no `Exception`, and it has no module.
+# Errors of a decoder written in Rust (pylibjpeg-rle) at damaged data are no `Exception`, and their class has no module.
 _PANIC = "PanicException"
 
 
@@ -148,7 +148,7 @@ def _header(path: Path) -> Any:
         try:
             header = pydicom.dcmread(path, defer_size=_DEFERRED, specific_tags=[*_TAGS, *_PIXELS], force=True)
             for name in _TAGS:
-                header.get(name)  # values are parsed when they are asked for: here, where an error is expected
+                header.get(name)  # values are parsed at access: errors are raised here
         except FileNotFoundError:
             raise UnreadableImageError.of(path, "there is no such file") from None
         except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
@@ -184,7 +184,7 @@ def _decode(path: Path, header: Any, index: int) -> np.ndarray:
             try:
                 pixels = pixel_array(path, index=index, **options)
             except (AttributeError, ValueError, RuntimeError):
-                # That reads one frame of a file and trips over rare ones: deflated, or of several fragments.
+                # The frame reader fails at rare files: deflated ones, or frames of several fragments.
                 pixels = pixel_array(pydicom.dcmread(path, force=True), index=index, **options)
         except BaseException as error:  # damaged files raise all kinds
             if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
@@ -195,7 +195,7 @@ def _decode(path: Path, header: Any, index: int) -> np.ndarray:
 
 
 def _reason(error: BaseException, syntax: str) -> str:
-    """Why the pixels cannot be decoded, in words that quote nothing of the header but the transfer syntax."""
+    """The reason why pixels cannot be decoded; of the header it quotes only the transfer syntax."""
     text = str(error)
     if isinstance(error, NotImplementedError):
         return f"transfer syntax {syntax!r} is not supported"

@@ -145,7 +145,7 @@ def valid_pixels(header: Any, pixels: np.ndarray) -> np.ndarray | None:
     if not isinstance(first, int):
         return None
     last = last if isinstance(last, int) else first
-    if pixels.dtype.kind == "i":  # some write the bits of a signed value as an unsigned one
+    if pixels.dtype.kind == "i":  # some files store a signed padding value as an unsigned one
         span = 2 ** (8 * pixels.dtype.itemsize)
         first, last = (value - span if value >= span // 2 else value for value in (first, last))
     padding = (pixels >= min(first, last)) & (pixels <= max(first, last))
@@ -153,7 +153,7 @@ def valid_pixels(header: Any, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def turned(header: FrameHeader) -> Orientation:
-    """Find how a frame is brought into the display's order.
+    """Find the orientation that brings a frame into the display's order.
 
     Args:
         header: The frame's.

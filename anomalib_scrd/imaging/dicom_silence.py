@@ -1,4 +1,4 @@
-"""Keeps pydicom's warnings and log lines back: they quote values of headers, which may identify a patient."""
+"""Suppresses warnings and log lines of pydicom: they quote values of headers, which may identify a patient."""
 
 __all__ = ["silent"]
 
@@ -14,10 +14,10 @@ _thread = threading.local()
 
 
 class _Silence(logging.Filter):
-    """Lets no line of a thread pass that is reading."""
+    """Drops the lines of threads that are reading a file."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a line passes."""
+        """Whether a line is kept."""
         del record
         return not getattr(_thread, "reading", False)
 

@@ -1,4 +1,4 @@
-"""A picture as people look at it: 8 bits, by the window that the model saw it through."""
+"""A picture for display: 8 bits, by the model's window."""
 
 __all__ = ["display_image", "find_picture"]
 
@@ -26,7 +26,7 @@ def find_picture(name: str | Path, options: VolumeOptions | None = None) -> Pict
         options: Which plane of a volume is meant.
 
     Returns:
-        Where it is.
+        The description of the picture.
 
     Raises:
         UnreadableImageError: If there is no such picture.
@@ -48,11 +48,12 @@ def display_image(name: str | Path, preparation: Preparation | None = None) -> n
 
     Args:
         name: ``PictureInfo.name``.
-        preparation: How the model's inputs were made; None shows each picture between its own extremes, and 8 bits as
+        preparation: The model's preparation; None shows each picture between its own extremes, and 8-bit ones as
             they are.
 
     Returns:
-        (H, W, 3), uint8, in the order of display, with the padding of ``preparation``: an anomaly map covers it whole.
+        (H, W, 3), uint8, in the order of display, with the padding of ``preparation``, so that an anomaly map
+        covers it.
 
     Raises:
         UnreadableImageError: If it cannot be read.

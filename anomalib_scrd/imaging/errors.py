@@ -10,11 +10,11 @@ from pathlib import Path
 class UnreadableImageError(OSError):
     """An image file that cannot be read, with the reason.
 
-    The message is one string, so that the error survives the way out of a data loader's worker process.
+    The message is one string, so that the error can be pickled in a data loader's worker process.
 
     Attributes:
         path: The file, or None if the message was given as it is.
-        reason: Why it cannot be read. It never holds values of a file's header: they may identify a patient.
+        reason: The reason. It never holds values of a file's header, which may identify a patient.
     """
 
     path: Path | None = None

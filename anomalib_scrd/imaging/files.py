@@ -1,4 +1,4 @@
-"""From a folder to pictures: which files are read, by which reader, and what is done about those that cannot be."""
+"""Lists and reads the pictures of files and folders, and handles files that cannot be read."""
 
 __all__ = [
     "SUFFIXES",
@@ -68,7 +68,7 @@ class BadFiles:
         self.left_out.setdefault(error.path, error.reason)
 
     def report(self) -> str:
-        """Tell what was left out.
+        """List the files that were left out.
 
         Returns:
             One line per file, at most 100 of them; "" if there are none.
@@ -108,7 +108,7 @@ def list_files(path: str | Path) -> list[Path]:
 
 
 def list_pictures(path: str | Path, options: VolumeOptions | None = None) -> list[PictureInfo]:
-    """List the pictures of one file, from its headers; a volume is read when its empty slices are to be found.
+    """List the pictures of one file from its headers; a volume is read if its empty slices are to be found.
 
     Args:
         path: The file.
@@ -147,7 +147,7 @@ def read_picture(info: PictureInfo, options: VolumeOptions | None = None) -> Pic
 
 
 def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> Picture:
-    """Read one picture whatever its pixels are: a mask may be empty.
+    """Read one picture without a check of its pixels: a mask may be empty.
 
     Args:
         info: An entry of ``list_pictures``.
@@ -168,7 +168,7 @@ def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> P
 
 
 def has_geometry(path: Path) -> bool:
-    """Tell whether a file says itself how it lies in the patient.
+    """Tell whether a file states its orientation in the patient.
 
     Args:
         path: The file.
@@ -189,7 +189,7 @@ def read_pictures(
     Args:
         paths: Files.
         options: Which slices of a volume are taken.
-        bad_files: What to do about a file that cannot be read; raise if None.
+        bad_files: Handling of files that cannot be read; raise if None.
 
     Yields:
         Picture after picture.
@@ -220,13 +220,13 @@ def survey(
 ) -> list[PictureInfo]:
     """List the pictures of many files, with several threads.
 
-    Where bad files are to be skipped every picture is decoded once, since damage shows only there. Otherwise the
-    headers are looked at, and all files at fault are named in one error.
+    If bad files are to be skipped every picture is decoded once, because only decoding finds damaged pixels. Otherwise
+    only headers are read, and all unreadable files are named in one error.
 
     Args:
         paths: Files.
         options: Which slices of a volume are taken.
-        bad_files: What to do about files that cannot be read; raise if None.
+        bad_files: Handling of files that cannot be read; raise if None.
 
     Returns:
         The pictures of the files that can be read, in the order of the files. A file is left out whole.

@@ -23,10 +23,10 @@ def read_mask(
     """Read the mask of a picture.
 
     Args:
-        path: The mask's file. Of several pictures it has as many as the image's file, in the same order.
+        path: The mask's file. It has as many pictures as the image's file, in the same order.
         info: The picture.
         options: Options of volumes that the picture was listed with.
-        orientation: The picture's orientation: a mask that says nothing of its own, such as a PNG, lies in the order
+        orientation: The picture's orientation. A mask without an orientation of its own, such as a PNG, is in the order
             of the picture's file and is turned with it.
 
     Returns:

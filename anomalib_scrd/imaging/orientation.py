@@ -1,4 +1,4 @@
-"""Orientation of a picture: which flips and which transposition bring it from the file's order to the display's."""
+"""Orientation of a picture: the transposition and the flips from the file's order to the display's."""
 
 __all__ = ["Orientation", "from_directions", "from_exif", "from_letters"]
 
@@ -100,7 +100,7 @@ def from_directions(right: Sequence[float], down: Sequence[float]) -> Orientatio
         msg = "the directions of rows and columns are not six finite numbers"
         raise ValueError(msg)
     across = int(np.abs(vectors[0]).argmax())
-    # The second axis is another one than the first, also where both directions lean towards the same.
+    # The second axis differs from the first, even if both directions are nearest to the same one.
     others = [axis for axis in range(3) if axis != across]
     along = max(others, key=lambda axis: abs(vectors[1, axis]))
     if vectors[0, across] == 0 or vectors[1, along] == 0:

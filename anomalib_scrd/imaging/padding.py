@@ -1,4 +1,4 @@
-"""Padding to a square, in place of squeezing: the picture keeps its aspect ratio when it is resized."""
+"""Padding to a square, so that the picture keeps its aspect ratio when it is resized."""
 
 __all__ = ["Padding", "square"]
 
@@ -52,7 +52,7 @@ class Padding:
 
 
 def square(height: int, width: int, spacing: tuple[float, float] = (1.0, 1.0)) -> Padding:
-    """Pad a picture in its middle so that it covers a square, of the patient and not of the pixels.
+    """Pad a picture on all sides to a square in millimetres, not in pixels.
 
     A picture whose pixels are not square may need no padding: 100 rows of 2 mm and 200 columns of 1 mm are a square.
 

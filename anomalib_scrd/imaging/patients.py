@@ -15,10 +15,10 @@ _SHARED = "ANOMALIB_SCRD_SALT"
 
 
 class Pseudonyms:
-    """Names for patients and volumes that tell them apart and say nothing else.
+    """Pseudonyms of patients and volumes: equal for equal identifiers, and without any other information.
 
-    The same identifier gets the same pseudonym wherever the same salt is used. Without the salt nobody can try out
-    identifiers; with it, whoever has a list of identifiers can find them again.
+    Equal salts give equal pseudonyms. Without the salt identifiers cannot be tried out; a person who has the salt and a
+    list of identifiers can find them again.
 
     Args:
         salt_file: File with the salt; it is made, readable by its owner only, if it does not exist. None draws a salt

@@ -1,4 +1,4 @@
-"""One 2-D picture of a file in its native depth, and what the file says about it."""
+"""One 2-D picture of a file in its native depth, and its attributes."""
 
 __all__ = ["MAX_PIXELS", "Picture", "PictureInfo", "check_pixels", "check_size"]
 
@@ -12,7 +12,7 @@ from anomalib_scrd.imaging.orientation import Orientation
 from anomalib_scrd.imaging.voi import ValueOfInterest
 
 MAX_PIXELS = 2**28
-"""Largest number of pixels of a picture that is read, 16,384 x 16,384: beyond it a header is taken for damaged."""
+"""Largest number of pixels of a picture that is read, 16,384 x 16,384: headers with more are taken for damaged."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Picture:
     Args:
         pixels: (H, W) or, in colour, (H, W, 3); integers or floats in the file's own depth, after DICOM's modality
             transformation, and with MONOCHROME1 inverted: larger values are brighter.
-        info: Where it comes from.
+        info: Its source.
         valid: (H, W) bool, False at pixel padding; None if all pixels count.
-        orientation: How it was brought from the file's order to the display's.
+        orientation: Transformation from the file's order to the display's.
         spacing: Height and width of a pixel in any one unit; (1, 1) where the file says nothing.
         voi: Windows and tables that the file recommends for display, in the file's order.
         mirror: Sum of an inverted value and the stored one, for ``voi``; None if nothing was inverted.
@@ -75,7 +75,7 @@ class Picture:
 
 
 def check_pixels(picture: Picture) -> Picture:
-    """Refuse a picture that shows nothing.
+    """Refuse a picture without content.
 
     Args:
         picture: The picture.

@@ -69,7 +69,7 @@ def read_image(info: PictureInfo) -> Picture:
         return tiff.read_page(info)
     with _open(path) as image:
         image.seek(info.index)
-        # Before the pixels are decoded: that forgets about the file's own depth, and turns TIFF files.
+        # Before the pixels are decoded: decoding drops the file's own depth and turns TIFF files.
         bits = bits_of(image)
         is_tiff = image.format == "TIFF"
         orientation = from_exif(exif_orientation(image)) if is_tiff else None
@@ -128,7 +128,7 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         if path.stat().st_size == 0:
             raise UnreadableImageError.of(path, "the file is empty")
-        # Given a path, Pillow maps some TIFF files into memory, and scrambles those that are to be turned.
+        # From a path, Pillow maps some TIFF files into memory, and scrambles those that are to be turned.
         with path.open("rb") as file, Image.open(file) as image:
             check_size(path, image.height, image.width)
             yield image

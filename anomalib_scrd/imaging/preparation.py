@@ -1,4 +1,4 @@
-"""From a picture to a model's input, and from a map back to the file: what training decides and inference repeats."""
+"""Preparation of a picture as a model's input, and the way of a map back to the file."""
 
 __all__ = ["Preparation", "Prepared"]
 
@@ -21,8 +21,8 @@ class Prepared:
 
     Args:
         image: (H, W), or (H, W, 3) in colour, float32 in [0, 1], in the order of display.
-        padding: What was added around it.
-        orientation: How it was brought from the file's order to the display's.
+        padding: Padding around it.
+        orientation: Transformation from the file's order to the display's.
     """
 
     image: np.ndarray
@@ -55,7 +55,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Everything that decides how files become inputs.
+    """All settings that turn files into inputs.
 
     Args:
         window: Limits of brightness.
@@ -74,7 +74,7 @@ class Preparation:
             picture: From ``read_picture``.
 
         Returns:
-            The input, and what leads back.
+            The input, with the information for the way back.
 
         Raises:
             UnreadableImageError: If the window does not fit the picture.

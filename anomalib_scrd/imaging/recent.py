@@ -1,4 +1,4 @@
-"""Arrays that were used lately, up to a number of bytes."""
+"""Cache of recently used arrays, limited by a number of bytes."""
 
 __all__ = ["RecentArrays"]
 
@@ -10,10 +10,10 @@ import numpy as np
 
 
 class RecentArrays:
-    """Keeps the arrays that were asked for last; several threads may ask.
+    """Keeps the most recently used arrays; thread-safe.
 
     Args:
-        capacity: Bytes that are kept. An array that is larger is handed out and not kept.
+        capacity: Bytes that are kept. A larger array is returned and not kept.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -29,7 +29,7 @@ class RecentArrays:
             make: Makes it where it is not kept; two threads may make the same one at once.
 
         Returns:
-            The array, which nobody may write to.
+            The array, which must not be written to.
         """
         with self._lock:
             if key in self._arrays:

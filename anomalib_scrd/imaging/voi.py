@@ -1,4 +1,4 @@
-"""Values of interest: the windows and tables by which a DICOM file wants to be displayed (PS3.3 section C.11.2)."""
+"""Values of interest: windows and tables that a DICOM file recommends for display (PS3.3 section C.11.2)."""
 
 __all__ = ["ValueOfInterest", "VoiTable", "VoiWindow"]
 

@@ -1,4 +1,4 @@
-"""Volumes: NIfTI and what else nibabel reads with an affine matrix, slice by slice."""
+"""Volumes of NIfTI and of other formats that nibabel reads with an affine matrix, slice by slice."""
 
 __all__ = ["VolumeOptions", "list_slices", "read_slice"]
 
@@ -114,7 +114,7 @@ def _image(path: Path) -> Any:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Tells a file from one that took its place under its name."""
+    """Identifies a version of a file, to detect that it was replaced."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -186,7 +186,7 @@ def _slice(path: Path, axis: int, index: int, series: int) -> np.ndarray:
     where: list[Any] = [slice(None)] * 3
     where[axis] = index
     where += list(np.unravel_index(series, image.shape[3:])) if len(image.shape) > 3 else []  # noqa: PLR2004
-    # A slice of a compressed file costs as much as the whole, which is kept for a while.
+    # Reading a slice of a compressed file costs as much as reading the whole, which is therefore cached.
     source = _voxels(path) if path.suffix == ".gz" else image.dataobj
     return _plain(path, _read(path, source, tuple(where)))
 
@@ -206,7 +206,7 @@ def _read(path: Path, source: Any, where: tuple[Any, ...]) -> np.ndarray:
 
 
 def _plain(path: Path, voxels: np.ndarray) -> np.ndarray:
-    """Voxels of a kind that has an order, with colours along a last axis."""
+    """Voxels of a real number type, with colours along a last axis."""
     if voxels.dtype.fields:
         if not {"R", "G", "B"} <= set(voxels.dtype.fields):
             raise UnreadableImageError.of(path, "its voxels are records")
@@ -217,7 +217,7 @@ def _plain(path: Path, voxels: np.ndarray) -> np.ndarray:
 
 
 def _filled(path: Path, axis: int) -> list[bool]:
-    """Whether each slice shows anything, volume after volume."""
+    """Whether each slice has content, volume after volume."""
     voxels = _plain(path, _voxels(path))
     voxels = voxels.max(axis=-1) if _image(path).get_data_dtype().fields else voxels
     voxels = voxels.reshape(*voxels.shape[:3], -1)

@@ -1,6 +1,6 @@
 """Window of grey values from black to white: decided once, on training images, and used for all later images.
 
-Nothing passes through 8 bits on the way: a picture becomes float32 in [0, 1] in one step.
+No image is reduced to 8 bits: a picture becomes float32 in [0, 1] in one step.
 """
 
 __all__ = ["Window", "WindowSpec"]
@@ -34,8 +34,8 @@ class Window:
         limits: Values that become 0 and 1 in pictures of more than 8 bits, for ``values``; None if the training had no
             such pictures, which are refused then.
         eight_bit: The same for pictures that are ready for display; None if the training had none of them.
-        percentiles: Of each picture, in percent, for ``each``.
-        number: Which of a file's windows, from 0, for ``file``.
+        percentiles: Percentiles of each picture, in percent, for ``each``.
+        number: Index of the file's window, from 0, for ``file``.
     """
 
     mode: str
@@ -65,14 +65,14 @@ class Window:
 
                 - ``auto``: 8-bit pictures keep their range, 0 to 255; the limits of deeper ones are the percentiles
                   0.1 and 99.9 of the pixels of all deeper training pictures, the upper one raised by a tenth of the
-                  distance, so that an anomaly may be brighter than what is normal.
+                  distance, so that an anomaly may be brighter than all normal pixels.
                 - ``[centre, width]``: from centre - width / 2 to centre + width / 2, in the units of the modality
                   (Hounsfield units in CT).
                 - ``{"percentiles": [low, high]}``: those percentiles of the pixels of all training pictures.
                 - ``{"each": [low, high]}``: those percentiles of each picture by itself, for modalities without
                   units, such as MR, or radiographs of several systems. Global brightness is lost.
-                - ``file`` or ``{"file": number}``: what each DICOM file recommends; the first is number 0. 8-bit
-                  pictures without one keep their range.
+                - ``file`` or ``{"file": number}``: the window that each DICOM file recommends; the first is number 0.
+                  8-bit pictures without one keep their range.
             pictures: Normal training pictures. At most 65,536 evenly spaced pixels of each take part, pixel padding
                 does not. They are read one after the other.
 
@@ -117,7 +117,7 @@ class Window:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "Window":
-        """Rebuild a window; keys that are not a window's are left alone.
+        """Rebuild a window; other keys are ignored.
 
         Args:
             state: From :meth:`to_dict`, also by way of JSON.
@@ -201,13 +201,13 @@ class Window:
 
 def _scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Pixels from low to high as float32 from 0 to 1, clipped."""
-    # float32 holds every integer of 24 bits, so equal values of any kind of integer give equal numbers; wider ones and
-    # doubles take the way through float64.
+    # float32 holds every integer of 24 bits, so equal values of any integer type give equal numbers; wider integers and
+    # doubles are scaled in float64.
     whole = pixels.dtype.kind in "ui" and int(pixels.min()) >= -_EXACT and int(pixels.max()) <= _EXACT
     kind = np.float32 if whole or pixels.dtype == np.float32 else np.float64
     result = pixels.astype(kind)
     result -= kind(low)
-    result *= kind(1 / (high - low))  # for 8 bits the very numbers that torchvision gives anomalib
+    result *= kind(1 / (high - low))  # for 8 bits exactly the numbers that torchvision gives anomalib
     return np.clip(result, 0, 1, out=result).astype(np.float32, copy=False)
 
 

@@ -1,4 +1,4 @@
-"""Registration with anomalib, the start-up file and the command line; README.md lists the names of others in use."""
+"""Registration with anomalib, start-up file and command line; README.md lists the private names of others in use."""
 
 __all__ = ["register_now_or_later"]
 

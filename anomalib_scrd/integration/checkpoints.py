@@ -24,7 +24,7 @@ class ModelCheckpoints(ModelMixin):
     """State of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in checkpoints, beyond anomalib's module.
 
     Attributes:
-        window: How files became inputs in the training, from ``MedicalFolder``; None for images of 8 bits that anomalib
+        window: Preparation of the training's files, from ``MedicalFolder``; None for images of 8 bits that anomalib
             read.
     """
 
@@ -34,7 +34,7 @@ class ModelCheckpoints(ModelMixin):
     _epoch_began: int
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position in the training, for a resumed run, and how files became inputs and inputs became tiles."""
+        """Store the position in the training, for a resumed run, and the preparation and tiling of images."""
         super().on_save_checkpoint(checkpoint)
         ended = self._batches_seen - self._epoch_began >= getattr(self._trainer, "num_training_batches", 0)
         tiling: Tiling | None = cast("Any", self.model).tiling
@@ -48,7 +48,7 @@ class ModelCheckpoints(ModelMixin):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them, and the argument which :meth:`load_from_checkpoint` replaced."""
+        """Restore them, and the argument that :meth:`load_from_checkpoint` replaced."""
         super().on_load_checkpoint(checkpoint)
         keep_own_evaluator(self, checkpoint)
         state = checkpoint.get(_STATE, {})
@@ -84,8 +84,8 @@ class ModelCheckpoints(ModelMixin):
 def keep_own_evaluator(model: nn.Module, checkpoint: MutableMapping[str, Any]) -> None:
     """Let a checkpoint load into a model with another evaluator than it was trained with.
 
-    Some metrics keep a setting among the weights (``evaluator.test_metrics.0.fpr_limit``), and loading is strict. An
-    evaluator belongs to whoever loads the model, as anomalib has it: its state never comes from a checkpoint.
+    Some metrics keep a setting among the weights (``evaluator.test_metrics.0.fpr_limit``), and loading is strict. As in
+    anomalib, the evaluator is that of the loading model: its state never comes from a checkpoint.
 
     Args:
         model: The model that will load the checkpoint.

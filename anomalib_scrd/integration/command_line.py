@@ -9,10 +9,10 @@ from typing import Any
 
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """End the program with the message of an error alone, where jsonargparse builds an object for a command line.
+    """End the program with the message of an error alone, while jsonargparse builds an object for a command line.
 
-    jsonargparse would report that a type does not fit, with a traceback before and all arguments behind it. Elsewhere,
-    anomalib's pipelines included, nothing changes.
+    Without it jsonargparse reports a type that does not fit, between a traceback and all arguments. Nothing changes
+    outside of a command line, anomalib's pipelines included.
 
     Raises:
         SystemExit: In place of an error, on the command line.
@@ -28,7 +28,7 @@ def short_errors() -> Iterator[None]:
 
 
 def _building_parser() -> Any:
-    """The parser that builds an object just now, or None; also None where jsonargparse no longer tells."""
+    """The parser that builds an object at the moment, or None; also None if jsonargparse no longer provides it."""
     try:
         from jsonargparse._common import class_instantiators, parent_parser
     except ImportError:

@@ -1,4 +1,4 @@
-"""Post-processor, evaluator and visualizer that a model has unless others are given."""
+"""Default post-processor, evaluator and visualizer of the model."""
 
 __all__ = ["DefaultComponents"]
 

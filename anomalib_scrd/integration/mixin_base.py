@@ -1,4 +1,4 @@
-"""Base class of the classes that the model is put together from."""
+"""Base class of the model's mixins."""
 
 __all__ = ["ModelMixin"]
 

@@ -12,7 +12,7 @@ _DATA_MODULE_NAMES = ("MedIAnomaly", "MedicalFolder", "PhantomSlices")
 
 
 def register(model: type) -> None:
-    """Enter a model where anomalib 2.7 looks classes up by name; a second call changes nothing.
+    """Enter a model where anomalib 2.7 looks up classes by name; a second call changes nothing.
 
     ``list_models``, the command line and ``get_model("name")`` see every imported direct subclass of
     ``AnomalibModule``. ``get_model({"class_path": ...})`` looks for an attribute of ``anomalib.models``, or of a module
@@ -33,8 +33,8 @@ def register(model: type) -> None:
 def register_data() -> None:
     """Enter the data modules where ``get_datamodule`` looks; a second call changes nothing.
 
-    That is an attribute of ``anomalib.data``, which imports the data modules when it is asked for: they need what is
-    registered here, and whoever wants another data module does not wait for them.
+    The data modules become lazy attributes of ``anomalib.data``: they need the names registered here, and imports of
+    other data modules do not have to wait for them.
     """
     data: Any = import_module(_DATA)
     otherwise = getattr(data, "__getattr__", None)

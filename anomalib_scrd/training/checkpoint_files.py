@@ -1,4 +1,4 @@
-"""Checkpoints that appear under their name only when they are complete, and are named when they are not whole."""
+"""Checkpoints that appear under their name only when they are complete, and clear errors for damaged ones."""
 
 __all__ = ["AtomicCheckpointIO", "explained_damage", "write_atomically"]
 
@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 
 from anomalib_scrd.atomic_files import replacing
 
-# What torch, pickle and zip raise for damaged files, and a constructor for arguments that are none.
+# Errors of torch, pickle and zip for damaged files, and of a constructor for damaged arguments.
 _DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -38,10 +38,10 @@ _MISMATCH = "Error(s) in loading state_dict"
 
 
 class AtomicCheckpointIO(AnomalibCheckpointIO):
-    """anomalib's checkpoint files, written beside their place and moved there.
+    """anomalib's checkpoint files, written beside their place and renamed.
 
-    Lightning writes them into the system's folder for temporary files and moves them from there: where that is on
-    another disk the move is a copy, and a full disk leaves half a file under the name of the earlier one.
+    Lightning writes them into the system's folder for temporary files and moves them from there: on another disk the
+    move is a copy, and a full disk leaves half a file under the name of the earlier one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
@@ -73,13 +73,13 @@ class AtomicCheckpointIO(AnomalibCheckpointIO):
 
 @contextmanager
 def explained_damage(path: _PATH) -> Iterator[None]:
-    """Name the file in the errors of a damaged checkpoint: torch's do not, and recommend to run the code in it.
+    """Name the file in the errors of a damaged checkpoint: torch does not, and suggests to run the code in it.
 
     Args:
         path: The file.
 
     Raises:
-        ValueError: In place of the errors of torch, pickle and zip, and of arguments that are none.
+        ValueError: In place of the errors of torch, pickle and zip, and of damaged arguments.
         RuntimeError: If the weights are those of another model.
     """
     try:
@@ -107,7 +107,7 @@ def _damaged(path: _PATH, error: Exception) -> ValueError:
 
 
 def write_atomically(trainer: Trainer) -> None:
-    """Have a trainer write and read its checkpoints so, unless it was given another way to do it.
+    """Let a trainer use :class:`AtomicCheckpointIO`, unless it was given a checkpoint plugin.
 
     Args:
         trainer: Trainer whose strategy has been chosen.

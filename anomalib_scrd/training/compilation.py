@@ -1,4 +1,4 @@
-"""Compiled forms of modules, for the time of a training."""
+"""Compiled forms of modules during a training."""
 
 __all__ = ["REDUCE_OVERHEAD", "CompiledModules"]
 
@@ -13,7 +13,7 @@ REDUCE_OVERHEAD = "reduce-overhead"
 
 
 class CompiledModules(Callback):
-    """Compiles modules while a training runs. The modules themselves stay as they are, for validation and export.
+    """Compiles modules during a training. The modules themselves are unchanged, for validation and export.
 
     Args:
         modules: Modules to compile.
@@ -30,7 +30,7 @@ class CompiledModules(Callback):
         return self._compiled.get(module, module)
 
     def begin_step(self) -> None:
-        """Tell CUDA graphs that the outputs of the step before are no longer needed."""
+        """Tell CUDA graphs that the outputs of the previous step are no longer needed."""
         if self._compiled and self._mode == REDUCE_OVERHEAD:
             torch.compiler.cudagraph_mark_step_begin()
 

@@ -10,7 +10,8 @@ from rich.logging import RichHandler
 
 logger = logging.getLogger("anomalib_scrd")
 
-# Lightning's and torchmetrics' warnings about what is meant so and what no user of this model can change.
+# Warnings of Lightning and torchmetrics about intended behaviour, or about things that users of this model cannot
+# change.
 _KNOWN_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",  # the teacher
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -19,21 +20,21 @@ _KNOWN_WARNINGS = (
     r"'pin_memory' argument is set as true but no accelerator is found",
     r"The dirpath has changed from ",  # a prediction writes no checkpoint
 )
-# Lines of Lightning that advertise, or tell of callbacks that replace themselves.
+# Lines of Lightning with advertisements, or about callbacks that replace themselves.
 _KNOWN_LINES = ("litlogger", "litmodels", "configure_callbacks` will override")
-# Which of these loggers has the lines depends on what was imported last: both names of Lightning may be installed.
+# The logger of these lines depends on the order of imports: both names of Lightning may be installed.
 _LIGHTNING = tuple(
     f"{package}.utilities.rank_zero"
     for package in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
 )
-# torch says this for every loader; the text names the argument to change, and once is enough.
+# torch warns for every loader; the text names the argument to change, and one warning is enough.
 _ONCE = "This DataLoader will create"
 
 _on_command_line = False
 
 
 class _LeavesOut(logging.Filter):
-    """Leaves known lines out."""
+    """Drops known lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -44,10 +45,10 @@ _LEAVES_OUT = _LeavesOut()
 
 
 def tidy() -> None:
-    """Leave out what a user cannot act on, and, on anomalib's command line, the second copy of every line.
+    """Drop messages that a user cannot act on and, on anomalib's command line, the second copy of every line.
 
-    anomalib's command line logs by two handlers at once. The one of ``rich`` stays on a terminal, the plain one, which
-    does not break paths, elsewhere. A second call changes nothing.
+    anomalib's command line logs with two handlers at once. On a terminal the one of ``rich`` is kept, elsewhere the
+    plain one, which does not break paths. A second call changes nothing.
     """
     global _on_command_line  # noqa: PLW0603 - how the process was started
     for message in _KNOWN_WARNINGS:
@@ -67,10 +68,10 @@ def tidy() -> None:
 
 
 def say(line: str) -> None:
-    """Tell the user of a result: on anomalib's command line as a plain line, which no handler breaks; else by logging.
+    """Report a result: on anomalib's command line as a plain line, which no handler breaks; otherwise by logging.
 
     Args:
-        line: What to say.
+        line: The text.
     """
     if _on_command_line:
         print(line, flush=True)  # noqa: T201

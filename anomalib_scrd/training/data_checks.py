@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
-    """Refuse data with which a run would fail later.
+    """Refuse data that would make a run fail later.
 
     Args:
         trainer: The trainer, while it sets up a run.
@@ -68,10 +68,10 @@ def check_tiling(model: ScaleAwareCRDModel, *, cached: bool) -> None:
 
     Args:
         model: The model.
-        cached: Whether features of the teacher are kept.
+        cached: Whether the teacher's features are cached.
 
     Raises:
-        ValueError: If the tiles are too small, or features are kept, which go by whole images.
+        ValueError: If the tiles are too small, or features are cached, which is done by whole images.
     """
     tiling = model.tiling
     if tiling is None:

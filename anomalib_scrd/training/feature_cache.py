@@ -20,7 +20,7 @@ _STEADY |= {v2.Normalize, v2.Pad, v2.RGB, v2.Resize, v2.ToDtype, v2.ToImage, v2.
 
 
 class FeatureCache(Callback):
-    """Keeps the teacher's features of clean training images: after the first epoch only noisy ones need a pass.
+    """Caches the teacher's features of clean training images: after the first epoch only noisy ones need a pass.
 
     The training equals one without a cache up to rounding. Each process keeps features on its device, checkpoints keep
     none. Images beyond the memory, and those of another size than the first, are computed in every epoch. Random
@@ -35,7 +35,7 @@ class FeatureCache(Callback):
         self.begin(0)
 
     def begin(self, images: int) -> None:
-        """Drop what is kept and expect so many images."""
+        """Clear the cache and expect so many images."""
         self._images, self._room = images, -1  # -1: unknown until the first features
         self._size: torch.Size | None = None
         self._kept: dict[str, tuple[Tensor, ...]] = {}  # by path: (1, C_k, H_k, W_k) per scale, not standardised
@@ -72,7 +72,7 @@ class FeatureCache(Callback):
 
     @torch.no_grad()
     def features(self, teacher: Any, images: Tensor, noisy: Tensor | None, paths: list[str] | None) -> list[Tensor]:
-        """The teacher's features of clean and noisy images, computed where they are not kept.
+        """The teacher's features of clean and noisy images, computed unless they are cached.
 
         Args:
             teacher: The teacher, from images to a list of feature maps.
@@ -114,7 +114,7 @@ class FeatureCache(Callback):
 
 
 def unsteady_step(source: Any) -> Any:
-    """The first step that may be random of a transform, or of a data set's augmentations; None if there is none."""
+    """The first possibly random step of a transform, or of a data set's augmentations; None if there is none."""
     if type(source) in {v2.Compose, nn.Sequential}:
         steps = getattr(source, "transforms", source)
     elif source is None or callable(source):

@@ -1,4 +1,4 @@
-"""The last batch of an epoch, filled up to the size of the others; and a batch that is too small."""
+"""Fills up the last batch of an epoch to the size of the others, and explains the error of a too small one."""
 
 __all__ = ["FullBatches", "explained_batch_norm_error"]
 
@@ -9,25 +9,25 @@ import torch
 
 
 class FullBatches:
-    """Fills a batch that is smaller than the one before up with images of that one.
+    """Fills up a batch that is smaller than the previous one with images of that one.
 
-    A last batch of two images would count as much for the student as one of sixteen: its gradient is noise, and so are
-    the means that batch norm takes from it. With synthetic anomalies of their own the borrowed images are no mere
-    repetition. All batches then have one size, so that a compiled step is compiled once.
+    A last batch of two images would have as much weight as one of sixteen, with a noisy gradient and noisy batch norm
+    statistics. The repeated images get synthetic anomalies of their own. All batches then have one size, so that a
+    compiled step is compiled once.
     """
 
     def __init__(self) -> None:
         self._before: tuple[torch.Tensor, list[str] | None] | None = None
 
     def __call__(self, images: torch.Tensor, paths: Sequence[str] | None) -> tuple[torch.Tensor, list[str] | None]:
-        """Fill a batch up, if it needs it.
+        """Fill up a batch, if necessary.
 
         Args:
             images: (b, 3, H, W).
             paths: Names of the images, b of them, or None.
 
         Returns:
-            The images, and behind them as many of the batch before as it had more, (B, 3, H, W), and their names.
+            The images, followed by images of the previous batch up to its size, (B, 3, H, W), and their names.
         """
         names = None if paths is None else list(paths)
         if self._before is not None:
@@ -42,7 +42,7 @@ class FullBatches:
 
 @contextmanager
 def explained_batch_norm_error(images: torch.Tensor) -> Iterator[None]:
-    """Name the size of a batch that is too small for batch norm, which torch does not.
+    """Name the size of a batch that is too small for batch norm; torch's error does not.
 
     Args:
         images: The batch, (B, 3, H, W).

@@ -1,4 +1,4 @@
-"""Normal training images that the student is not trained on: scale weights and thresholds are taken from them."""
+"""Normal training images that the student is not trained on, for the scale weights and the thresholds."""
 
 __all__ = ["ENOUGH", "HeldOut", "held_out_indices"]
 
@@ -22,27 +22,27 @@ from torchvision.transforms.v2 import Compose, Resize, Transform
 logger = logging.getLogger(__name__)
 
 ENOUGH = 500
-"""Most images that are held out: more of them make every validation slower and a threshold hardly more exact."""
+"""Largest number of held-out images: more make every validation slower and a threshold hardly more accurate."""
 
-# Images of the training set that are scored to see how evidence varies: more of them change nothing.
+# Images of the training set that are scored for the covariance of the evidence: more of them change nothing.
 _TRAINED = 200
-# A tenth of a small set is too few to tell a threshold from: this many, where they are at most a quarter of the set.
+# A tenth of a small set is too few for a threshold: this many, if they are at most a quarter of the set.
 _FEW = 8
 _SMALL_SET_SHARE = 4
-# With fewer images than this, worker processes of a loader take longer to start than the images to read.
+# With fewer images than this, starting worker processes takes longer than reading the images.
 _WORTH_WORKERS = 64
 _LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
 
 
 class HeldOut(Callback):
-    """Takes a share of the normal images out of the training set for the time of a fit.
+    """Takes a share of the normal images out of the training set during a fit.
 
     The split is made when the trainer sets up a fit: after the data module's own ``setup`` and before the training
     loader exists. Each image is ranked by a hash of the seed and of its path below the folder that all training images
     share. The split is therefore the same in every process of a distributed training, in a resumed one, after the
     folder has been moved, and, but for a few images, after images have been added. Images whose names differ in their
     last number only (slices of one volume, frames of one sequence) stay together, because they resemble each other
-    more than a new image resembles them, unless one such group is larger than what is to be held out.
+    more than a new image resembles them, unless one such group is larger than the held-out part.
 
     Validation and test images are left alone. A data module without validation images gets the held-out ones as its
     validation set. After the fit, or if it fails, the data module has its own training set back.
@@ -138,7 +138,7 @@ class HeldOut(Callback):
             self.take(getattr(trainer, "datamodule", None), transform, validate=bool(trainer.limit_val_batches))
 
     def take(self, datamodule: Any, transform: Transform | None = None, *, validate: bool = True) -> None:
-        """Hold images of a data module out, in place of those that are held out now.
+        """Hold out images of a data module, in place of the present ones.
 
         Args:
             datamodule: Data module that has been set up.
@@ -172,7 +172,7 @@ class HeldOut(Callback):
         self._trained = whole.subsample([known[index] for index in sorted(some)])
         self.dataset.augmentations = self._trained.augmentations = _as_in_validation(datamodule, transform)
         self._batch_size, self._num_workers = datamodule.eval_batch_size, datamodule.num_workers
-        self._collate = datamodule.external_collate_fn  # a tiled ensemble's takes one tile of each image
+        self._collate = datamodule.external_collate_fn  # that of a tiled ensemble takes one tile of each image
         datamodule.train_data = whole.subsample(rest)
         fill_in = validate and not hasattr(datamodule, "val_data")
         if fill_in:
@@ -206,7 +206,7 @@ class HeldOut(Callback):
         return {"share": self.share, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold those images out that the checkpoint's training did: others have been trained on."""
+        """Hold out the images of the checkpoint's training: others have been trained on."""
         if state_dict == self.state_dict():
             return
         self.share, self.seed = float(state_dict["share"]), int(state_dict["seed"])
@@ -216,7 +216,7 @@ class HeldOut(Callback):
             self.take(datamodule, transform, validate=filled_in)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without images: an exported or copied model has no use for the paths of its training set."""
+        """Leave the images out: an exported or copied model does not need the paths of its training set."""
         gone = ("dataset", "_trained", "left_out_scores", "_collate", "_taken_from")
         return {**self.__dict__, **dict.fromkeys(gone)}
 
@@ -235,8 +235,8 @@ def held_out_indices(
         share: Share of the normal ones, in [0, 1); 0 for none.
         seed: Seed of the choice.
         normal: n flags; the others are never chosen. None if all are normal.
-        together: n names of groups, patients for example, that are held out whole or not at all; "" for an image of
-            none, and None for none at all, go by the numbers in the files' names.
+        together: n names of groups, for example patients, whose images are held out together; "" for an image without
+            a group. None, or no group at all, groups files by the numbers in their names.
 
     Returns:
         Indices into ``paths``, in increasing order: close to ``share`` of the normal images, see :class:`HeldOut` for
@@ -269,7 +269,7 @@ def held_out_indices(
 
 
 def _first_names(together: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The first file of each group in place of its name, which may be another one in another process; "" for none."""
+    """The first file of each group in place of its name, which may differ between processes; "" for none."""
     first: dict[str, str] = {"": ""}
     for group, name in zip(together, names, strict=True):
         first.setdefault(group, name)
@@ -277,7 +277,7 @@ def _first_names(together: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _together(samples: Any) -> list[str] | None:
-    """Patients or volumes of a table that has them, "" where an image is of none."""
+    """Patients or volumes of a table that has them, "" for an image without one."""
     if not {"patient", "volume"} <= set(samples.columns):
         return None
     return list(samples.patient.where(samples.patient != "", samples.volume))

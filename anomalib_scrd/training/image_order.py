@@ -1,4 +1,4 @@
-"""The order of the training images, which the model's seed fixes, also in a training that is resumed."""
+"""The order of the training images, fixed by the model's seed, also in a resumed training."""
 
 __all__ = ["ImageOrder"]
 
@@ -21,7 +21,7 @@ class ImageOrder(ModelMixin):
     _full_batches: FullBatches
 
     def on_train_epoch_start(self) -> None:
-        """Fix the order of the images, where the model has a seed."""
+        """Fix the order of the images if the model has a seed."""
         if loader_starts_again(self.trainer):
             self._epoch_began = self._batches_seen
             self.seed_order()
@@ -38,7 +38,7 @@ class ImageOrder(ModelMixin):
         return None if self.hparams["seed"] is None else self._batches_seen - self._epoch_began
 
     def saw(self, batch: Batch) -> None:
-        """Take a training batch, on the model's device, for the one before the next."""
+        """Remember a training batch, on the model's device, as the previous one."""
         transform = getattr(self.pre_processor, "transform", None)
         images = cast("torch.Tensor", batch.image if transform is None else transform(batch.image))
         self._full_batches(images, getattr(batch, "image_path", None))

@@ -10,19 +10,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class ResumedOrder(Callback):
-    """Lets a resumed training see the images that the uninterrupted one would have seen.
+    """Makes a resumed training see the images that the uninterrupted one would have seen.
 
-    Lightning begins the epoch of a checkpoint that was written within it with the first batch of its loader, and ends
-    it as many batches earlier. Here the batches before the checkpoint are read again and left out, so that order and
-    augmentations of all that follow are as they would have been. Loaders that restore their own position, by
-    Lightning's ``state_dict`` and ``load_state_dict``, are left alone.
+    Lightning continues an epoch from a checkpoint within it with the first batch of its loader, and ends it as many
+    batches early. This callback reads the batches before the checkpoint again and skips them, so that order and
+    augmentations of all later batches are unchanged. Loaders that restore their own position, by Lightning's
+    ``state_dict`` and ``load_state_dict``, are left alone.
 
-    A validation draws from torch's random state, and where it takes place can depend on the clock: the state of before
-    is restored after it. Lightning starts the loader of validations before the first batch of a resumed training: that
-    batch is read before, and the state restored.
+    A validation draws from torch's random state, and its time can depend on the clock, so the state is restored after
+    it. Lightning starts the loader of validations before the first batch of a resumed training, so that batch is read
+    first, and the state is restored.
 
-    The model's ``batches_of_epoch`` says how many batches are left out, None for an order that no seed fixes; its
-    ``saw(batch)`` gets the last of them.
+    The model's ``batches_of_epoch`` is the number of batches to skip, None for an order that no seed fixes; its
+    ``saw(batch)`` is called with the last of them.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class ResumedOrder(Callback):
         self._resumes = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave out what has been seen."""
+        """Skip the batches before the checkpoint."""
         count = getattr(pl_module, "batches_of_epoch", None)
         self._resumes = trainer.ckpt_path is not None and count is not None
         if trainer.ckpt_path is not None and count is not None:
@@ -51,13 +51,13 @@ class ResumedOrder(Callback):
         next(fetcher.iterator)
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Restore the random state of the start, in a resumed training."""
+        """Restore the random state of the start in a resumed training."""
         if self._resumes and self._state is not None:
             torch.set_rng_state(self._state)
         self._resumes = False
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Note the random state before a validation can follow: its loader draws before the hooks of its start."""
+        """Store the random state before a validation can follow: its loader draws before its start hooks are called."""
         self._state = torch.get_rng_state()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,16 +67,16 @@ class ResumedOrder(Callback):
             torch.set_rng_state(self._state)
 
     def on_train_end(self, *_: Any) -> None:
-        """Leave validations that belong to no training alone."""
+        """Ignore validations outside of a training."""
         self._state = None
 
     def on_exception(self, *_: Any) -> None:
-        """Leave validations that belong to no training alone."""
+        """Ignore validations outside of a training."""
         self._state = None
 
 
 def _read_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
-    """Give None when the first item has been read, then this item and all others."""
+    """Yield None when the first item has been read, then this item and all others."""
     first = next(iterator, None)
     yield None
     while first is not None:
@@ -87,8 +87,8 @@ def _read_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
 def loader_starts_again(trainer: Trainer) -> bool:
     """Tell, in ``on_train_epoch_start``, whether the loader of training images is started for this epoch.
 
-    That of a training's first epoch has started before. So has that of a resumed training, except where Lightning ends
-    the epoch of the checkpoint first.
+    The loader of a training's first epoch is started before this hook. So is that of a resumed training, except if
+    Lightning ends the epoch of the checkpoint first.
 
     Args:
         trainer: Trainer.

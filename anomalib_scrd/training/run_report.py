@@ -1,4 +1,4 @@
-"""Messages at the start and the end of a run, and the files that a failed run leaves."""
+"""Messages at the start and the end of a run, and removal of files that a failed run leaves."""
 
 __all__ = ["RunReport", "next_command"]
 
@@ -26,7 +26,7 @@ from anomalib_scrd.training.modes import evaluation_mode
 
 logger = logging.getLogger(__name__)
 
-_FIRST = 3  # batches before the clock starts: caches fill, kernels are chosen
+_FIRST = 3  # batches before the clock starts, which include start-up costs
 _TIMED = 10
 _WORTH_AN_ESTIMATE = 10.0  # seconds
 _VERSION = re.compile(r"v\d+")
@@ -34,11 +34,11 @@ _COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 
 
 class RunReport(Callback):
-    """Tells how long a fit will take, and at its end where the checkpoint is, its thresholds and the next command.
+    """Estimates how long a fit will take, and reports its checkpoint, its thresholds and the next command.
 
     After an interrupt (Ctrl-C) the state of the fit is written beside the checkpoints, as ``interrupted.ckpt`` with
-    thresholds of its own, and its path is told. After a failure before the first step, the folder that anomalib made
-    for the results of this run is removed if nothing is in it, and ``latest`` points to the run before again.
+    thresholds of its own, and its path is reported. After a failure before the first step, the folder that anomalib
+    made for the results of this run is removed if it is empty, and ``latest`` points to the previous run again.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class RunReport(Callback):
         self._batches += 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the checkpoint is, what the thresholds are and what comes next."""
+        """Report the checkpoint, the thresholds and the next command."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = _checkpoint(trainer)
@@ -77,7 +77,7 @@ class RunReport(Callback):
             say(f"next: {next_command(pl_module, path)}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep what an interrupt would lose, and remove what a failure would leave."""
+        """Save the state of an interrupted fit, and remove the empty folder of a failed one."""
         if isinstance(exception, KeyboardInterrupt):
             if trainer.state.fn == TrainerFn.FITTING:
                 _keep(trainer, pl_module)
@@ -93,8 +93,8 @@ def next_command(model: Any, checkpoint: str) -> str:
         checkpoint: Its path.
 
     Returns:
-        A command line, with the arguments in which the model differs from its preset. The teacher's weights are in
-        the checkpoint and need not be had again.
+        A command line, with the arguments in which the model differs from its preset. The checkpoint holds the
+        teacher's weights, so the command does not load pretrained ones.
     """
     parameters = inspect.signature(type(model).__init__).parameters
     preset = PRESETS.get(model.hparams.get("preset", ""))
@@ -112,7 +112,7 @@ def next_command(model: Any, checkpoint: str) -> str:
 
 
 def remove_empty_version(folder: Path) -> None:
-    """Remove a folder of results in which there is nothing but a copy of the settings, and set ``latest`` right.
+    """Remove a folder of results that holds nothing but a copy of the settings, and correct ``latest``.
 
     Args:
         folder: Folder that anomalib made for one run, ``v0``, ``v1``, ...; any other one is left alone.
@@ -134,7 +134,7 @@ def _keep(trainer: Trainer, model: Any) -> None:
     step, written = trainer.global_step, _checkpoint(trainer)
     earlier = f"the last checkpoint is {written}" if written else "there is no checkpoint"
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    if trainer.world_size > 1 or not folder or not step:  # other processes may be elsewhere
+    if trainer.world_size > 1 or not folder or not step:  # other processes may be at another step
         say(f"interrupted after {step} steps; {earlier}")
         return
     path = Path(str(folder)) / "interrupted.ckpt"
@@ -148,7 +148,7 @@ def _keep(trainer: Trainer, model: Any) -> None:
     except Exception as error:  # noqa: BLE001 - the interrupt goes on
         say(f"interrupted after {step} steps; this state could not be written ({error}); {earlier}")
     else:
-        say(f"interrupted after {step} steps; checkpoint: {path} (--ckpt_path goes on from it)")
+        say(f"interrupted after {step} steps; checkpoint: {path} (continue with --ckpt_path)")
 
 
 def _checkpoint(trainer: Trainer) -> str:
@@ -156,7 +156,7 @@ def _checkpoint(trainer: Trainer) -> str:
 
 
 def _batches_left(trainer: Trainer) -> int | None:
-    """Batches until the end of a fit, None where nobody knows."""
+    """Batches until the end of a fit, None if it is unknown."""
     done = trainer.fit_loop.total_batch_idx + 1
     left = []
     if trainer.max_steps > 0:

@@ -26,7 +26,7 @@ _LIGHTNING_DEFAULT = (1000, -1)
 def asks_for_no_length(trainer: Trainer) -> bool:
     """Whether a trainer was made without a length.
 
-    To be asked when the trainer is attached to the model: later Lightning has filled in 1000 epochs, or the time limit.
+    Call it when the trainer is attached to the model: later Lightning has filled in 1000 epochs, or the time limit.
 
     Args:
         trainer: The trainer.
@@ -70,7 +70,7 @@ def optimiser_and_schedule(
         lr=options["learning_rate"],
         betas=tuple(options["betas"]),
         weight_decay=options["weight_decay"],
-        # One kernel in place of many; Lightning refuses to clip gradients under mixed precision beside it.
+        # One kernel instead of many; Lightning refuses gradient clipping under mixed precision together with it.
         fused=not trainer.gradient_clip_val,
     )
     if options["schedule"] == "none":

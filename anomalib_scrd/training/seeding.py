@@ -27,7 +27,7 @@ def seeded_weights(seed: int | None) -> Iterator[None]:
 
 
 def seed_epoch(seed: int, batches: int, rank: int) -> None:
-    """Seed the global random state of torch for an epoch, from nothing but numbers that a checkpoint keeps.
+    """Seed torch's global random state for an epoch, from numbers that a checkpoint keeps.
 
     The loader of the training images draws its order, and the seeds of its workers, from this state. (Under a
     distributed strategy Lightning replaces the sampler by one with a seed of its own, ``PL_GLOBAL_SEED``.)
@@ -37,5 +37,5 @@ def seed_epoch(seed: int, batches: int, rank: int) -> None:
         batches: Batches of the training before this epoch.
         rank: Number of the process.
     """
-    # The synthetic anomalies draw from the generators of steps 0, 1, ...: these are others.
+    # Distinct from the generators of the synthetic anomalies, which belong to steps 0, 1, ...
     torch.manual_seed(step_generator(seed, -1 - batches, rank).initial_seed())

@@ -1,4 +1,4 @@
-"""When a fit validates, finds thresholds and writes its checkpoint: a few times, and after its last step."""
+"""Times at which a fit validates, finds thresholds and writes its checkpoint: a few, and one after its last step."""
 
 __all__ = ["ValidationTimes"]
 
@@ -15,10 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_scrd.training.modes import evaluation_mode
 
-# More batches than a training has: Lightning then never validates by its own counting.
+# More batches than a training has: Lightning's own counting then never starts a validation.
 _NEVER = 2**62
 _LONGEST_WITHOUT = 1800.0  # seconds
-_CLOCK_EVERY = 50  # batches between two looks at the clock, which processes have to agree on
+_CLOCK_EVERY = 50  # batches between two readings of the clock, which processes have to agree on
 _MOST_FOR_VALIDATION = 0.1  # of the time since the start ...
 _WORTH_SAVING = 5.0  # ... if it is more than these seconds
 _DEFAULT_FILES = {None, "model"}  # names of the checkpoints that Lightning and anomalib write unasked
@@ -35,9 +35,10 @@ class ValidationTimes(Callback):
     have taken more than a tenth of the time (and more than five seconds). The checkpoint is written after a validation,
     so that its thresholds belong to its weights.
 
-    The user's own plan wins: ``check_val_every_n_epoch`` or ``val_check_interval`` with another value than Lightning's
-    default, ``EarlyStopping``, or a checkpoint callback that is not the default one. Then this callback only adds a
-    validation after the last step, if there would be none, and sees that checkpoints of that step are written after it.
+    The user's own plan has priority: ``check_val_every_n_epoch`` or ``val_check_interval`` with another value than
+    Lightning's default, ``EarlyStopping``, or a checkpoint callback that is not the default one. Then this callback
+    only adds a validation after the last step, if there is none, and ensures that checkpoints of that step are written
+    after it.
 
     A fit without validation (``limit_val_batches=0``, or no validation images at all) finds its thresholds from the
     held-out images at the same times.
@@ -70,10 +71,10 @@ class ValidationTimes(Callback):
         self._spent = 0.0
         self._started = self._last = time.monotonic()
         if self._own_plan:
-            # Counted in batches of the whole fit, and checkpoints follow validations and not epochs.
+            # Counted in batches of the whole fit; checkpoints follow validations instead of epochs.
             trainer.check_val_every_n_epoch = None
-            # A resumed fit looks at it before its first batch: its checkpoint was written in a validation, and
-            # Lightning goes on behind that if it finds that one was due. Each batch sets it anew.
+            # A resumed fit reads it before its first batch: its checkpoint was written in a validation, and Lightning
+            # continues after that validation if it was due. Each batch sets it anew.
             trainer.val_check_batch = 1
 
     def on_train_batch_end(
@@ -93,7 +94,7 @@ class ValidationTimes(Callback):
             self._find_thresholds_without_validation(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and let the model get ready."""
+        """Start the clock, and call the model's ``before_thresholds``."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._validation_started = time.monotonic()
             _get_ready(pl_module)
@@ -105,7 +106,7 @@ class ValidationTimes(Callback):
             self._done(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate if no validation followed the last step: the fit was stopped between two batches."""
+        """Validate if no validation followed the last step, because the fit was stopped between two batches."""
         if trainer.global_step in {self._first_step, self._step_of_thresholds}:
             return
         if trainer.enable_validation:
@@ -121,13 +122,13 @@ class ValidationTimes(Callback):
                 trainer.save_checkpoint(path)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the trainer its own settings back."""
+        """Restore the trainer's own settings."""
         del pl_module
         if stage == "fit":
             self._restore(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the trainer its own settings back."""
+        """Restore the trainer's own settings."""
         del pl_module, exception
         self._restore(trainer)
 
@@ -168,7 +169,7 @@ class ValidationTimes(Callback):
         if not self._waiting or self._step_of_thresholds == trainer.global_step:
             return False
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not _ends_epoch(trainer, batch_idx):
-            return False  # a checkpoint does not hold gradients that wait for others
+            return False  # a checkpoint does not hold accumulated gradients
         epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
         short = epochs > 0 and progress / epochs <= 0.5 / self.parts
         if short and not _ends_epoch(trainer, batch_idx):
@@ -220,11 +221,11 @@ def _is_last(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def _validate_after_this_batch(trainer: Trainer) -> None:
-    """Have Lightning validate after a batch that is the last one, whatever its plan was."""
+    """Make Lightning validate after the last batch, whatever its plan was."""
     every = trainer.check_val_every_n_epoch
     if every is not None and (trainer.current_epoch + 1) % every:
         trainer.check_val_every_n_epoch = None
-    if trainer.val_check_batch is not None:  # None: by time; `on_train_end` sees to that
+    if trainer.val_check_batch is not None:  # None: by time; `on_train_end` handles that case
         trainer.val_check_batch = 1
 
 

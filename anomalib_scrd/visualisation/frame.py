@@ -1,4 +1,4 @@
-"""Where an anomaly map lies on the image as it is on disk."""
+"""Position of an anomaly map on the image on disk."""
 
 __all__ = ["Frame", "map_frame"]
 
@@ -37,12 +37,12 @@ class Frame(NamedTuple):
 def map_frame(transforms: Sequence[Any], image_size: tuple[int, int], map_size: tuple[int, int] | None = None) -> Frame:
     """Find the part of an image that its anomaly map shows.
 
-    Coordinates are sent through the transforms as if they were colours, and read from the result. Resize, CenterCrop
-    and Pad of torchvision, and ExportableCenterCrop and SquarePad of anomalib are followed; all else is taken to leave
-    pixels where they are.
+    A coordinate image is sent through the transforms and read from the result. Resize, CenterCrop and Pad of
+    torchvision, and ExportableCenterCrop and SquarePad of anomalib are supported; all other transforms are assumed to
+    leave pixels in place.
 
     Args:
-        transforms: What an image went through, in order; each may be nested, or None.
+        transforms: Transforms of the image, in order; each may be nested, or None.
         image_size: (H, W) of the original image.
         map_size: (H, W) of the map.
 
@@ -65,7 +65,7 @@ def map_frame(transforms: Sequence[Any], image_size: tuple[int, int], map_size: 
 
 
 def _edges(line: torch.Tensor) -> tuple[float, float]:
-    """Continue coordinates to both ends of a line, from where they rise evenly around its middle: not in padding."""
+    """Extrapolate coordinates to both ends of a line, from the linear part around its middle, which is not padding."""
     count = len(line)
     steps = (line[1:] - line[:-1]).tolist()
     middle = count // 2
@@ -76,7 +76,7 @@ def _edges(line: torch.Tensor) -> tuple[float, float]:
         first -= 1
     while last < count - 1 and abs(steps[last] - usual) < usual / 2:
         last += 1
-    if last - first > 4 * _BLURRED:  # where an image ends, a resize repeats its last pixels
+    if last - first > 4 * _BLURRED:  # a resize repeats the last pixels at the borders of an image
         first, last = first + _BLURRED, last - _BLURRED
     if first == last:
         return float(line[middle]) - 0.5, float(line[middle]) + 0.5

@@ -30,7 +30,7 @@ _OUTSIDE = 0.45  # brightness of what the model did not see
 
 
 class Prediction(NamedTuple):
-    """What a picture shows.
+    """Content of a picture.
 
     Attributes:
         score: Image score.
@@ -57,8 +57,8 @@ def draw(image: Image.Image, prediction: Prediction, frame: Frame, size: int = 2
 
     Args:
         image: The image, RGB.
-        prediction: What the model says of it.
-        frame: Where the map lies on it.
+        prediction: The model's prediction.
+        frame: Position of the map on it.
         size: Longer side of a panel, in pixels.
 
     Returns:
@@ -137,7 +137,7 @@ def _colour_bar(height: int) -> Image.Image:
 
 
 def _on_canvas(layer: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
-    """A layer of the map's size, moved to where it lies on a canvas."""
+    """A layer of the map's size, moved to its position on a canvas."""
     canvas = Image.new(layer.mode, size)
     placed = layer.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BILINEAR)
     canvas.paste(placed, box[:2])

@@ -1,4 +1,4 @@
-"""anomalib's image visualizer with pictures that say what was decided, and a table of all predictions."""
+"""anomalib's image visualizer with pictures that show the decision, and a table of all predictions."""
 
 __all__ = ["DecisionVisualizer"]
 
@@ -27,7 +27,7 @@ from anomalib_scrd.visualisation.table import Row, format_table, write_table
 logger = logging.getLogger(__name__)
 
 _TABLE = "predictions.csv"
-# Pillow shows these as they are; of others (16 bits, floating point) it makes white.
+# Modes that Pillow converts to RGB correctly; others (16 bits, floating point) become white.
 _EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 
@@ -35,9 +35,9 @@ class DecisionVisualizer(ImageVisualizer):
     """Pictures of a test or prediction, and a table of it.
 
     Each picture carries score, label and threshold, the image, the anomaly map with a bar whose middle is the
-    threshold, the outline of what is anomalous, and the ground truth where there is one. The map lies where it belongs
-    also where the pre-processing crops or pads. Pictures are PNG files below ``output_dir``, in the folders of their
-    images, beside ``predictions.csv`` with file, score, label, truth and picture. A prediction also prints the table.
+    threshold, the outline of anomalous regions, and the ground truth if there is one. The map is placed correctly also
+    if the pre-processing crops or pads. Pictures are PNG files below ``output_dir``, in the folders of their images,
+    beside ``predictions.csv`` with file, score, label, truth and picture. A prediction also prints the table.
 
     If a picture or the table cannot be written (a full disk) one message says so, no further pictures are drawn, and
     the test or prediction goes on.
@@ -72,7 +72,7 @@ class DecisionVisualizer(ImageVisualizer):
 
         Args:
             predictions: An item or a batch with calibrated predictions, of torch or NumPy.
-            transforms: What the images went through, for the place of the map, see
+            transforms: Transforms of the images, for the position of the map, see
                 :func:`~anomalib_scrd.visualisation.frame.map_frame`.
             threshold: Calibrated threshold of the score; None without one.
 
@@ -192,7 +192,7 @@ class DecisionVisualizer(ImageVisualizer):
         return self._frames[key]
 
     def _target(self, source: str, name: str | None, category: str | None) -> Path:
-        """File of a picture: one of its own for each image, also if names differ in their ending only."""
+        """File of a picture: a different one for each image, also if names differ in their suffix only."""
         target = generate_output_filename(source, self._folder, name, category, mkdir=False)
         for candidate in (target.with_suffix(".png"), target.with_name(f"{target.name}.png")):
             if self._taken.setdefault(candidate, source) == source:
@@ -224,7 +224,7 @@ def _threshold(model: Any) -> float | None:
 
 
 def _read_with(trainer: Trainer, dataloader_idx: int) -> Any:
-    """What a dataset does to its images after reading them."""
+    """Transforms that a dataset applies to its images after reading them."""
     loaders = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
     several = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
     dataset = getattr(several[dataloader_idx], "dataset", None) if dataloader_idx < len(several) else None

@@ -46,7 +46,7 @@ class _Layers(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "wide_resnet50_2", "tf_efficientnet_lite0", "mobilenetv3_small_100"])
-def test_features_stay_and_batch_norms_go(name: str) -> None:
+def test_folding_keeps_the_features_and_removes_batch_norms(name: str) -> None:
     network = _backbone(name)
     number, image = _batch_norms(network), _image()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_one_fold_by_hand() -> None:
     ],
     ids=["something between", "convolution used twice", "batch norm used twice"],
 )
-def test_what_is_no_pair_stays(forward) -> None:
+def test_other_pairs_are_not_folded(forward) -> None:
     network, image = _Layers(nn.Conv2d(3, 4, 3), forward), _image()
     (before,) = network(image)
     assert fold_batch_norms(network, image) == 0

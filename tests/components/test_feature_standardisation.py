@@ -52,7 +52,7 @@ def test_precision_is_kept() -> None:
 
 
 @pytest.mark.parametrize("constant", [0.0, 7.0, 300.0])
-def test_a_dead_channel_that_wakes_up_counts_like_any_other(constant: float) -> None:
+def test_a_dead_channel_that_becomes_active_has_an_ordinary_weight(constant: float) -> None:
     module = ChannelStandardisation([64])
     torch.manual_seed(0)
     features = [3 * torch.randn(4, 64, 8, 8) + 1 for _ in range(4)]

@@ -1,4 +1,4 @@
-"""Products of matrices in place of interpolation: exact whatever torch is told about float32."""
+"""Products of matrices in place of interpolation: exact for every precision setting of torch."""
 
 import pytest
 import torch

@@ -57,7 +57,7 @@ def test_features_are_those_of_the_whole_network(tmp_path: Path) -> None:
     assert sum(p.numel() for p in teacher.parameters()) < sum(p.numel() for p in whole.parameters()) / 3
 
 
-def test_a_backbone_with_a_fixed_size_is_asked_at_that_size() -> None:
+def test_a_backbone_with_a_fixed_size_is_probed_at_that_size() -> None:
     teacher = Teacher("swin_tiny_patch4_window7_224", ["layers.0", "layers.1"], pre_trained=False)
     assert teacher.non_negative == (False, False)
     assert [tuple(m.shape) for m in teacher(torch.rand(1, 3, 224, 224))] == [(1, 96, 56, 56), (1, 192, 28, 28)]
@@ -113,7 +113,7 @@ def test_the_probe_draws_no_random_numbers() -> None:
         ("resnet18", ["layer1"], "at least 2"),
     ],
 )
-def test_wrong_names_are_told_what_exists(backbone: str, layers: list | None, message: str) -> None:
+def test_unknown_names_list_the_existing_ones(backbone: str, layers: list | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Teacher(backbone, layers, pre_trained=False)
 
@@ -174,9 +174,9 @@ def test_tensors_of_a_layer_are_matched_by_name(order: str, names: str, caplog: 
             return
         fitted = fit_state_dict(renamed, complete, needed, "x")
     assert all(torch.equal(fitted[name], source[name]) for name in needed if name in source)
-    (told,) = caplog.records
-    assert told.levelname == "WARNING"
-    assert f"tensors of a layer by their {'names' if names == 'known' else 'order'}" in told.getMessage()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert f"tensors of a layer by their {'names' if names == 'known' else 'order'}" in record.getMessage()
 
 
 def _layer(name: str, complete: dict) -> int:

@@ -278,10 +278,10 @@ def test_loaders_are_given_the_models_resizing(root: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(
-    ("resize", "batch_size", "told"), [(Resize(40), 2, True), (Resize(40), 1, False), (Resize((40, 40)), 2, False)]
+    ("resize", "batch_size", "reported"), [(Resize(40), 2, True), (Resize(40), 1, False), (Resize((40, 40)), 2, False)]
 )
-def test_shapes_that_a_resize_leaves_different_are_told(
-    resize: Resize, batch_size: int, told: bool, root: Path, caplog: pytest.LogCaptureFixture
+def test_shapes_that_differ_after_a_resize_are_reported(
+    resize: Resize, batch_size: int, reported: bool, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = small_model()
     model.pre_processor.transform = resize
@@ -290,8 +290,8 @@ def test_shapes_that_a_resize_leaves_different_are_told(
     assert "stretched to the largest" not in caplog.text  # all have one shape
     Image.open(root / "defect/3.png").resize((90, 40)).save(root / "defect/3.png")
     engine(root).predict(model, dataloaders=loader(PredictDataset(root / "defect"), batch_size))
-    assert ("stretched to the largest of their batch" in caplog.text) == told
-    if told:
+    assert ("stretched to the largest of their batch" in caplog.text) == reported
+    if reported:
         assert "defect/0.png" in caplog.text
         assert "defect/3.png" in caplog.text
 

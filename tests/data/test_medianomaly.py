@@ -1,4 +1,4 @@
-"""MedIAnomaly on tiny trees in each of its layouts."""
+"""MedIAnomaly on tiny folders in each of its layouts."""
 
 import json
 import logging
@@ -95,7 +95,7 @@ def test_root_may_be_the_folder_of_the_set(tmp_path: Path) -> None:
     assert len(data.train_data) == COUNTS[0]
 
 
-def test_counts_that_differ_from_the_release_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_counts_that_differ_from_the_release_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     build(tmp_path, "RSNA")
     with caplog.at_level(logging.WARNING):
         module(tmp_path).setup()

@@ -1,4 +1,4 @@
-"""`MedicalFolder`: what reaches the model, who is on which side of a split, and what is stored."""
+"""`MedicalFolder`: inputs of the model, patients in the splits, stored settings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -436,7 +436,7 @@ def test_bad_files_are_refused_or_left_out(mixed: Path, caplog: pytest.LogCaptur
     assert len(data.train_data) + len(data.val_data) + len(data.test_data) == 17
 
 
-def test_a_file_that_breaks_off_is_named_in_training(mixed: Path) -> None:
+def test_a_truncated_file_is_named_in_training(mixed: Path) -> None:
     path = mixed / "normal/04.dcm"
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UnreadableImageError, match=rf"cannot read '{path}': it is cut short"):

@@ -32,7 +32,7 @@ def test_the_mean_of_the_highest_scores() -> None:
 
 
 @pytest.mark.parametrize(("top", "score"), [(1, 0.9), (3, 0.5), (50, 0.5)])
-def test_how_many_count(top: int, score: float) -> None:
+def test_number_of_scores_in_the_mean(top: int, score: float) -> None:
     table = patient_scores(frame(), top=top).set_index("patient")
     assert table.pred_score["p"] == pytest.approx(score)
 

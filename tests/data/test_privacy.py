@@ -1,4 +1,4 @@
-"""What identifies patients goes into nothing that a run writes: every file, every line, every file name is searched."""
+"""No identifier of a patient is in anything that a run writes: all files, lines and file names are searched."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Test metrics that are undefined say so; what labels come to."""
+"""Undefined test metrics are NaN with a message; counts of labels."""
 
 import logging
 from collections.abc import Callable

@@ -175,7 +175,7 @@ def test_the_command_that_changes_a_rate(trained: Callable, tmp_path: Path) -> N
     assert "Traceback" not in refused.stderr
 
 
-def test_validate_finds_thresholds_from_what_it_is_given(
+def test_validate_finds_thresholds_from_the_given_images(
     trained: Callable, tmp_path: Path, tiny_data: Callable
 ) -> None:
     model, _, _ = trained(val_split_mode="none")
@@ -187,7 +187,9 @@ def test_validate_finds_thresholds_from_what_it_is_given(
     assert model.post_processor.image_threshold.item() == pytest.approx(threshold_by_rate(scores), rel=1e-4)
 
 
-def test_nothing_to_find_thresholds_from(tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_there_are_no_thresholds_without_normal_images(
+    tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = build_model()
     data = tiny_data()
     data.setup()

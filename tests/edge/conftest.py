@@ -1,4 +1,4 @@
-"""A model whose map and score are known without it, as ONNX and OpenVINO file, and images for it."""
+"""A model with known map and score, as ONNX and OpenVINO file, and images for it."""
 
 import json
 import os

@@ -63,8 +63,8 @@ def test_frames_of_dicom(model: Path, output: Path, tmp_path: Path, capsys: pyte
     np.testing.assert_allclose([record.score for record in records], [0.25, 0.255, 3995 / 4000], rtol=1e-5)
     anomaly_map = read_map(output / records[1].map)
     assert np.unravel_index(anomaly_map.argmax(), anomaly_map.shape) == (2, 3)
-    told = capsys.readouterr()
-    everything = [told.out.encode(), told.err.encode()]
+    printed = capsys.readouterr()
+    everything = [printed.out.encode(), printed.err.encode()]
     everything += [str(path).encode() + path.read_bytes() for path in output.rglob("*") if path.is_file()]
     for text in everything:
         assert not any(part.encode() in text for value in PATIENT for part in value.split("^"))
@@ -90,7 +90,7 @@ def test_slices_of_nifti(model: Path, output: Path, tmp_path: Path) -> None:
         assert abs(column - 15) <= 1
 
 
-def test_what_the_training_has_not_seen_is_refused(model: Path, output: Path, images: Path) -> None:
+def test_a_depth_without_a_window_is_refused(model: Path, output: Path, images: Path) -> None:
     assert main([str(model), str(images), "--output", str(output), "--on-error", "skip"]) == 3
     expected = "it has 8 bits, and all training pictures had more than 8 bits"
     assert all(record.error.startswith(expected) for record in read_records(output))

@@ -1,4 +1,4 @@
-"""Report and gallery: what they say, that they need nothing but themselves, and what a browser makes of them."""
+"""Report and gallery: contents, no external resources, rendering in a browser."""
 
 import json
 import re
@@ -81,7 +81,7 @@ def make(images: Path, tmp_path: Path, xml_file: Path) -> Make:
 
 
 class TestReport:
-    def test_says_what_is_known(self, make: Make, images: Path, masks: Path) -> None:
+    def test_contents_of_the_report(self, make: Make, images: Path, masks: Path) -> None:
         save_grey(images / "good" / "high.png", 210)
         (images / "cut <b>.png").write_bytes(b"\x89PNG")
         text = make("report", "--masks", masks, "--seconds", "0.05")
@@ -231,7 +231,7 @@ class TestGallery:
 
 
 def found(text: str) -> list:
-    """What a script has left for a test."""
+    """Result that a script has stored in the page."""
     value = re.search(r'data-found="([^"]*)"', text)
     assert value, text[-2000:]
     return json.loads(value[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))

@@ -1,4 +1,4 @@
-"""Parts of the runner against what they stand for: torchvision's resize, other ways to walk, closed forms."""
+"""Parts of the runner against references: torchvision's resize, other ways to walk, closed forms."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_resize_is_torchvisions(shape: tuple[int, ...], size: tuple[int, int]) -
 
 
 class TestImports:
-    """What a machine without torch and anomalib can do: importing must not ask for them."""
+    """Imports on a machine without torch and anomalib: they must not need them."""
 
     @pytest.mark.parametrize(
         "module", [*sorted(path.stem for path in (ROOT / "anomalib_scrd/edge").glob("[!_]*.py")), "__main__"]
@@ -202,9 +202,7 @@ print([name for name in events if name.startswith(outside)])
         (".onnx", b"batch", b"bat\xe3h"),  # of a dimension: read only where the shape is looked at
     ],
 )
-def test_names_that_are_no_text_are_told_with_the_file(
-    suffix: str, name: bytes, damaged: bytes, tmp_path: Path
-) -> None:
+def test_errors_of_undecodable_names_contain_the_file(suffix: str, name: bytes, damaged: bytes, tmp_path: Path) -> None:
     """Damaged bytes: each engine's binding raises a UnicodeDecodeError, which names no file."""
     path = (build_openvino if suffix == ".xml" else build_onnx)(tmp_path / f"model{suffix}")
     content = path.read_bytes()

@@ -45,7 +45,7 @@ class TestAuroc:
             inside += interval.low <= truth <= interval.high
         assert 0.92 < inside / 400 < 0.98
 
-    def test_perfect_scores_are_no_proof(self) -> None:
+    def test_interval_of_perfect_scores(self) -> None:
         interval = auroc(np.arange(4.0), np.arange(4.0) + 10)
         assert (interval.value, interval.high) == (1, 1)
         assert interval.low == pytest.approx(share(4, 4).low)

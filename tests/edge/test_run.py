@@ -53,7 +53,7 @@ def test_scores(engine: str, hint: str, run: Run, onnx_file: Path, output: Path)
     assert [row["anomalous"] for row in rows] == ["False"] * 6 + ["True"] * 3
 
 
-def test_what_is_done_is_skipped(run: Run, images: Path, output: Path) -> None:
+def test_finished_files_are_skipped(run: Run, images: Path, output: Path) -> None:
     assert run() == 0
     before = (output / "scores.jsonl").read_bytes()
     save_grey(images / "good" / "new.png", 51)
@@ -65,7 +65,7 @@ def test_what_is_done_is_skipped(run: Run, images: Path, output: Path) -> None:
     assert len(read_records(output)) == 10
 
 
-def test_results_without_the_maps_that_are_wanted_are_not_done(run: Run, output: Path) -> None:
+def test_results_without_requested_maps_are_scored_again(run: Run, output: Path) -> None:
     assert run() == 0
     assert run("--maps", "npz") == 0
     assert [record.map for record in read_records(output)][:1] == ["maps/good/0.png.npz"]
@@ -307,10 +307,10 @@ class TestSalt:
         (images / "Miller_Anna_19700101" / "cut.png").write_bytes(b"\x89PNG")
         words = ("--salt", tmp_path / "salt", "--maps", "tiff", "--overlays", "--on-error", "skip")
         assert run(*words) == 3
-        told = capsys.readouterr()
+        printed = capsys.readouterr()
         written = [str(path.relative_to(output)).encode() for path in output.rglob("*")]
         written += [path.read_bytes() for path in output.rglob("*") if path.is_file()]
-        for text in (told.out.encode(), told.err.encode(), *written):
+        for text in (printed.out.encode(), printed.err.encode(), *written):
             assert b"Miller" not in text
             assert b"scan" not in text
         assert len(read_records(output)) == 11

@@ -62,8 +62,8 @@ def test_new_files_are_scored_each_once(
     save_grey(tmp_path / "second.png", 102).rename(images / "new" / "second.png")
     wait_for(lambda: len(scored(output)) == 11)
     process.send_signal(number)
-    _, told = process.communicate(timeout=30)
-    assert process.returncode == 0, told
+    _, printed = process.communicate(timeout=30)
+    assert process.returncode == 0, printed
     lines = (output / "scores.jsonl").read_text().splitlines()
     assert len(lines) == 11
     assert {json.loads(line)["path"] for line in lines} >= {"new/first.png", "new/second.png"}
@@ -110,9 +110,9 @@ def test_a_bad_file_does_not_end_it(started: Watch, images: Path, xml_file: Path
     save_grey(images / "bad.png", 51)  # whole at last
     wait_for(lambda: "bad.png" in scored(output))
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    _, printed = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert told.count("left out: bad.png: it is no image file of a known format") == 1
+    assert printed.count("left out: bad.png: it is no image file of a known format") == 1
 
 
 class TestSource:
@@ -145,7 +145,7 @@ class TestSource:
 
 
 def _look(source: Iterator) -> list:
-    """What one look at the folder gives."""
+    """Files of one pass over the folder."""
     found = []
     while (file := next(source)) is not None:
         found.append(file)

@@ -1,4 +1,4 @@
-"""What a user gets from anomalib's command line on real images: normal ones alone, in one folder, trained too short."""
+"""anomalib's command line on real images: normal ones alone, in one folder, trained too short."""
 
 import csv
 import logging
@@ -71,7 +71,7 @@ def checkpoint(said: str) -> Path:
     return Path(re.search(r"^checkpoint: (.*)$", said, re.MULTILINE)[1])
 
 
-def test_the_end_is_told_in_lines_of_their_own(said: str) -> None:
+def test_the_end_is_reported_in_separate_lines(said: str) -> None:
     line = re.search(
         r"^threshold: 0.5 \(raw score (\S+), map (\S+)\), for 0.05 false alarms: (.*)$", said, re.MULTILINE
     )

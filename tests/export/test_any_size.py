@@ -151,7 +151,7 @@ def plain_openvino(exported: Exported) -> Callable[[torch.Tensor], Any]:
     return predict
 
 
-def test_the_sizes_tell_anti_aliasing_apart(edge: Trained, folder: Path, expected: dict[str, Results]) -> None:
+def test_scores_without_anti_aliasing_differ(edge: Trained, folder: Path, expected: dict[str, Results]) -> None:
     """Resized without it, as anomalib's exports do, scores differ: the tests above see it."""
     scores = np.concatenate([wanted["pred_score"].ravel() for wanted in expected.values()])
     assert ((scores > 0) & (scores < 1)).mean() > 0.5  # not clipped

@@ -74,7 +74,7 @@ def test_loaded_model_has_the_scores_and_arguments(odd: Trained) -> None:
 
 @pytest.mark.parametrize("kind", ["python", "classes", "numpy", "omegaconf", "get_model"])
 def test_arguments_come_back_plain(kind: str, tmp_path: Path) -> None:
-    """From whatever hands them over: a checkpoint with anything but plain values does not load weights-only."""
+    """From every source of arguments: a checkpoint with other than plain values does not load weights-only."""
     if kind == "python":
         model = ScaleAwareCRD(**{name: tuples(value) for name, value in ARGUMENTS.items()})
     elif kind == "classes":

@@ -142,7 +142,7 @@ def network(*, comparison: bool) -> openvino.Model:
 
 
 def test_a_model_whose_comparison_is_not_found_is_not_quantised(edge: Trained) -> None:
-    """It would have been quantised as a whole, without a word."""
+    """It would be quantised as a whole, silently."""
     assert comparison_nodes(network(comparison=True)) == ["distance", "features"]
     unknown = network(comparison=False)
     for quantisation in (compress_weights, lambda model: quantise(model, calibration_images(edge.data()))):
@@ -164,7 +164,7 @@ def test_wrong_arguments_are_named_before_the_export(edge: Trained, tmp_path: Pa
 
 
 def test_names_of_inner_tensors_are_taken_out() -> None:
-    """Whatever names the outputs have; a file without the names of its outputs lost all of them."""
+    """For any names of outputs; a file without names of outputs lost all of them."""
     image = opset.parameter([1, 3, 8, 8], np.float32, name="image")
     image.output(0).set_names({"input"})
     inner = opset.relu(image)
@@ -183,7 +183,7 @@ def test_names_of_inner_tensors_are_taken_out() -> None:
 def test_int8_from_the_command_line(
     edge: Trained, edge_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``Folder`` validates on the test images unless told otherwise: they are left out, and the result is as good."""
+    """``Folder`` validates on the test images by default: they are left out, and the result is as good."""
     monkeypatch.setattr(ScaleAwareCRD, "to_onnx", lambda *_args, **_kwargs: edge_export.onnx)
     data = edge.data()
     data.setup()

@@ -1,4 +1,4 @@
-"""What exported files say about themselves, and Model API, which goes by it."""
+"""Metadata of exported files, and Model API, which they configure."""
 
 import json
 from importlib.metadata import version
@@ -52,7 +52,7 @@ def test_both_files_hold_the_same_document(document: dict[str, Any], edge_export
     assert info["scale_values"] == "255.0 255.0 255.0"
 
 
-def test_the_document_says_what_a_user_must_know(document: dict[str, Any], edge: Trained) -> None:
+def test_contents_of_the_document(document: dict[str, Any], edge: Trained) -> None:
     assert document["format"] == 1
     assert document["version"] == version("anomalib-scrd")
     assert document["input"] == {
@@ -82,7 +82,7 @@ def test_facts_come_back_from_a_checkpoint(edge: Trained) -> None:
     assert loaded.training_facts["steps"] == 60
 
 
-def test_nothing_tells_where_the_file_was_made(edge: Trained, edge_export: Exported, tmp_path: Path) -> None:
+def test_files_hold_no_path_of_the_machine(edge: Trained, edge_export: Exported, tmp_path: Path) -> None:
     """Neither the graph nor the metadata holds a path of this machine."""
     folder = str(Path(__file__).parents[2]).encode()
     for path in (edge_export.onnx, edge_export.openvino):

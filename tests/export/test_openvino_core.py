@@ -61,7 +61,7 @@ def after(shield: str) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the signal stack is looked at as Linux has it")
 def test_the_signal_stack_is_left_as_it_was() -> None:
-    """Otherwise the next signal for Python, when a worker process of a loader ends for instance, is the end."""
+    """Otherwise the next signal, for example when a loader's worker process ends, kills Python."""
     assert after("none") == "gone", "several cores do no harm any more: one_core is not needed"
     assert after("one core") == "same"
 

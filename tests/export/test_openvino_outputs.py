@@ -1,4 +1,4 @@
-"""Names of outputs in OpenVINO's files, whatever attributes the version that wrote them knows."""
+"""Names of outputs in OpenVINO's files, with and without optional attributes."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def _model() -> openvino.Model:
 
 @pytest.mark.parametrize("attribute", [True, False])
 def test_names_of_outputs_stay_and_others_go(attribute: bool, tmp_path: Path) -> None:
-    """`output_names` of a Result is optional in a file; a file without it lost all names of its outputs."""
+    """`output_names` of a Result is optional in a file; without it all names of outputs were lost."""
     path = tmp_path / "model.xml"
     openvino.save_model(_model(), path, compress_to_fp16=False)
     if not attribute:

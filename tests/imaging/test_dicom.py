@@ -1,4 +1,4 @@
-"""DICOM: what the header says is done to the pixels, and what is wrong with a file is said."""
+"""DICOM: transformations of the header are applied to the pixels, and unreadable files have a reason."""
 
 from pathlib import Path
 
@@ -196,7 +196,7 @@ def test_files_without_preamble_and_suffix(tmp_path: Path) -> None:
     assert_array_equal(only(tmp_path / "IM0001").pixels, UNSIGNED)
 
 
-def test_what_is_wrong_is_said(path: Path) -> None:
+def test_unreadable_files_have_a_reason(path: Path) -> None:
     def reason() -> str:
         with pytest.raises(UnreadableImageError) as raised:
             only(path)

@@ -122,7 +122,7 @@ def test_pseudonyms(tmp_path: Path) -> None:
         Pseudonyms(tmp_path / "empty")
 
 
-def test_errors_survive_the_way_out_of_a_worker() -> None:
+def test_errors_can_be_pickled_in_a_worker() -> None:
     import pickle
 
     error = pickle.loads(pickle.dumps(UnreadableImageError.of("a.png", "it is damaged")))

@@ -147,7 +147,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path, name: str) -> None:
         only(tmp_path / name)
 
 
-def test_what_is_no_picture(tmp_path: Path) -> None:
+def test_files_without_a_picture_are_refused(tmp_path: Path) -> None:
     for name, content, reason in (
         ("a.png", b"", "the file is empty"),
         ("b.png", b"<html>", "no image file of a known format"),

@@ -123,7 +123,7 @@ def test_scaled_and_coloured_voxels(tmp_path: Path) -> None:
     assert_array_equal(read_picture(info).pixels, expected)
 
 
-def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_unreadable_files_have_a_reason(tmp_path: Path) -> None:
     def reason(path: Path) -> str:
         with pytest.raises(UnreadableImageError) as raised:
             [read_picture(info, ALL) for info in list_pictures(path, ALL)]

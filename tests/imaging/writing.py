@@ -1,4 +1,4 @@
-"""Writes small DICOM files whose headers are full of what must not get out."""
+"""Writes small DICOM files whose headers hold identifying values."""
 
 __all__ = ["IDENTIFYING", "write_dicom"]
 

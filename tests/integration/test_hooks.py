@@ -46,7 +46,7 @@ def test_h1_allowed_modules() -> None:
     allowed = anomalib.models.ALLOWED_MODULES
     assert isinstance(allowed, set), "H1: ALLOWED_MODULES is no set of module names any more"
     assert "anomalib.models" in allowed
-    assert "ALLOWED_MODULES" in inspect.getsource(get_model), "H1: get_model no longer asks ALLOWED_MODULES"
+    assert "ALLOWED_MODULES" in inspect.getsource(get_model), "H1: get_model no longer reads ALLOWED_MODULES"
 
 
 def test_h2_models_are_direct_subclasses() -> None:
@@ -117,7 +117,7 @@ def test_h7_jsonargparse_tells_that_it_builds() -> None:
         parser.add_subclass_arguments(Failing, "thing")
         with pytest.raises(SystemExit if exits else ValueError, match="the reason") as caught:
             parser.instantiate_classes(parser.parse_object({"thing": {"class_path": f"{__name__}.Failing"}}))
-        assert not exits or str(caught.value) == "tool: error: the reason", "H7: the parser is not told any more"
+        assert not exits or str(caught.value) == "tool: error: the reason", "H7: the parser is no longer available"
     with pytest.raises(ValueError, match="the reason"):
         Failing()
 
@@ -317,4 +317,4 @@ def test_h22_the_started_loader(tiny_data: Callable[..., Folder], tmp_path: Path
     build_engine(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[Hooks()], logger=False).fit(
         build_model(layers=["layer1", "layer2"], scoring={"held_out": 0.0}), datamodule=tiny_data()
     )
-    assert seen == [(0, True), (1, True)], "H22: the loop tells something else"
+    assert seen == [(0, True), (1, True)], "H22: the loop's state has changed"

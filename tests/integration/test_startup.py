@@ -1,4 +1,4 @@
-"""The start-up file: what an interpreter does because the plugin is installed, whole or in ruins."""
+"""The start-up file: behaviour of an interpreter with the plugin installed, complete or damaged."""
 
 import pkgutil
 import shutil
@@ -14,13 +14,13 @@ from tests.integration.conftest import Interpreter, run
 FOLDER = Path(startup.__file__).parent
 LINE = (FOLDER / "anomalib_scrd.pth").read_text(encoding="utf-8")
 
-# Stands for anomalib: where the real one is not needed, an interpreter of its own takes 30 ms instead of 10 s.
+# Stub of anomalib: an interpreter that imports it takes 30 ms instead of 10 s.
 ANOMALIB = {
     "anomalib/__init__.py": "",
     "anomalib/data/__init__.py": "__all__ = ['Folder']",
     "anomalib/models/__init__.py": "import anomalib.data\nfrom os import environ\nif 'BROKEN' in environ: 1 / 0\n",
 }
-# Stands for the package and leaves a trace of what was called.
+# Stub of the package that records its calls.
 PLUGIN = {
     "anomalib_scrd/__init__.py": "",
     "anomalib_scrd/integration/__init__.py": "",
@@ -120,8 +120,8 @@ def test_an_import_of_the_package_registers_all_the_same(installed: Interpreter)
 
 @pytest.mark.parametrize("value", ["0", "1"])
 def test_no_finder_is_skipped(installed: Interpreter, value: str):
-    # `import` goes through the list of finders while the sleeping one wakes up: if that one left it, the next one would
-    # not be asked, and an editable installation of anomalib may be found by nobody else.
+    # `import` iterates over the finders while the waiting one handles the import: if it removed itself then, the next
+    # finder would be skipped, which may be the one of an editable installation of anomalib.
     hidden = installed.folder / "hidden"
     hidden.mkdir()
     (installed.packages / "anomalib/models").rename(hidden / "models")
@@ -196,7 +196,7 @@ def test_a_second_copy_does_not_wait_beside_the_first(installed: Interpreter):
 
 
 @pytest.mark.parametrize("missing", ["anomalib", "anomalib_scrd"])
-def test_nothing_is_said_where_a_package_is_gone(installed: Interpreter, missing: str):
+def test_there_is_no_message_without_the_package(installed: Interpreter, missing: str):
     shutil.rmtree(installed.packages / missing)
     assert silent(installed, WAITS) == "[True]"
     if missing == "anomalib_scrd":

@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(folder: Path) -> Iterator[str]:
+def log(folder: Path) -> Iterator[str]:
     """What the two pipelines wrote: a stage that fails says so there, and nowhere else."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
@@ -78,22 +78,22 @@ def told(folder: Path) -> Iterator[str]:
     return written.getvalue()
 
 
-def test_trains_a_model_for_each_tile(folder: Path, told: str):
+def test_trains_a_model_for_each_tile(folder: Path, log: str):
     weights = folder / "results/ScaleAwareCRD/tiles/v0/weights/lightning"
     assert {path.name for path in weights.iterdir()} == {"model0_0.ckpt", "model0_1.ckpt", "stats.json"}
     for stage in ("TrainModels", "Predict", "Merge", "SeamSmoothing", "Stats"):
-        assert f"errors when running {stage}" not in told, told
+        assert f"errors when running {stage}" not in log, log
 
 
-def test_predicts_whole_images(folder: Path, told: str):
+def test_predicts_whole_images(folder: Path, log: str):
     images = folder / "results/ScaleAwareCRD/tiles/v0/images"
     assert {path.name for path in images.rglob("*.png")} == {"0.png", "1.png"}
     for stage in ("Normalize", "Threshold", "Visualize"):
-        assert f"errors when running {stage}" not in told, told
+        assert f"errors when running {stage}" not in log, log
 
 
 # The stage builds the model with a pre-processor for 10 x 10 pixels, only to ask it for its metrics.
-def test_computes_the_metrics(folder: Path, told: str):
-    assert "errors" not in told, told
+def test_computes_the_metrics(folder: Path, log: str):
+    assert "errors" not in log, log
     table = folder / "results/ScaleAwareCRD/tiles/v0/metric_results.csv"
     assert "image_AUROC" in table.read_text(encoding="utf-8")

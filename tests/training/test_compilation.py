@@ -11,10 +11,10 @@ from tests.models import build_engine, build_model
 
 
 @pytest.mark.parametrize(("value", "mode", "steps"), [(True, None, 0), ("reduce-overhead", "reduce-overhead", 2)])
-def test_the_mode_is_torch_s(
+def test_the_mode_is_passed_to_torch(
     value: object, mode: str | None, steps: int, tiny_data: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CUDA graphs overwrite the outputs of the step before: they are told when a step begins."""
+    """CUDA graphs overwrite the outputs of the previous step, so torch is notified when a step begins."""
     seen: list[object] = []
 
     def compiled(module: nn.Module, **arguments: object) -> nn.Module:

@@ -239,7 +239,7 @@ def test_other_sizes_pass_by() -> None:
 
 
 @pytest.mark.parametrize(("memory", "rows"), [(ALL, IMAGES), (FIVE, 5), (0.5 * BYTES / GIB, 0)])
-def test_the_bound_is_respected_and_the_rest_is_told(
+def test_the_bound_is_respected_and_the_rest_is_reported(
     memory: float, rows: int, tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sizes: list[int] = []
@@ -253,9 +253,9 @@ def test_the_bound_is_respected_and_the_rest_is_told(
         train(tiny_folder, tmp_path, ALL_TRAINED | {"feature_cache": memory}, callbacks=[Look()], max_epochs=1)
     assert sizes == [rows * BYTES]
     assert rows * BYTES <= memory * GIB
-    (told,) = [record for record in caplog.records if record.name == "anomalib_scrd.training.feature_cache"]
-    assert told.levelno == (logging.INFO if rows == IMAGES else logging.WARNING)
-    assert f"{rows} in memory, {IMAGES - rows} computed" in told.getMessage()
+    (record,) = [record for record in caplog.records if record.name == "anomalib_scrd.training.feature_cache"]
+    assert record.levelno == (logging.INFO if rows == IMAGES else logging.WARNING)
+    assert f"{rows} in memory, {IMAGES - rows} computed" in record.getMessage()
 
 
 def test_memory_goes_with_the_training(tiny_folder: Path, tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_step_from_the_cache_never_makes_the_host_wait(monkeypatch: pytest.Mon
         (nn.Dropout(), nn.Dropout),
     ],
 )
-def test_what_may_change_an_image_is_found(transform: object, step: type | None) -> None:
+def test_possibly_random_transforms_are_found(transform: object, step: type | None) -> None:
     found = unsteady_step(transform)
     assert found is None if step is None else isinstance(found, step)
 
@@ -329,7 +329,9 @@ def test_steady_augmentations_are_fine(tiny_data: Callable, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("change", [lambda x: x.flip(-1), lambda x: x + 0.01, lambda x: x + 0.1 * torch.randn_like(x)])
-def test_hidden_changes_are_told_at_the_end_of_the_epoch(change: Callable, tiny_data: Callable, tmp_path: Path) -> None:
+def test_hidden_changes_are_reported_at_the_end_of_the_epoch(
+    change: Callable, tiny_data: Callable, tmp_path: Path
+) -> None:
     """Whatever changes the images, and wherever: here a callback of the user's."""
 
     class Hidden(Callback):

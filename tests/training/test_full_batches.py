@@ -21,7 +21,7 @@ def test_a_smaller_batch_is_filled_up_from_the_one_before() -> None:
     assert images[:, 0, 0, 0].tolist() == [5, 6, 7, 8]
 
 
-def test_what_cannot_be_filled_up_stays() -> None:
+def test_other_batches_are_not_filled_up() -> None:
     fill = FullBatches()
     for number in (2, 3):  # nothing before, and a larger one
         assert len(fill(*_batch(0, number))[0]) == number

@@ -98,7 +98,7 @@ def test_no_checkpoint_is_written_while_gradients_wait(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty", "other"])
 def test_a_damaged_checkpoint_is_named(damage: str, tiny_data: Callable, tmp_path: Path) -> None:
-    """And nobody is told to load it with code; by `load_from_checkpoint` and by a trainer alike."""
+    """The message does not suggest to load it with code; by `load_from_checkpoint` and by a trainer alike."""
     model = build_model(layers=["layer1", "layer2"])
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False)
     engine.fit(model, datamodule=tiny_data())

@@ -1,4 +1,4 @@
-"""What a run tells and leaves behind; its checkpoint files."""
+"""Messages and files of a run; its checkpoint files."""
 
 import errno
 import logging
@@ -69,8 +69,8 @@ def test_the_next_command_builds_the_model_of_the_checkpoint(
     engine.fit(model, datamodule=tiny_data())
     words = shlex.split(next_command(model, engine.best_model_path))
     assert words[:2] == ["anomalib", "predict"]
-    told = {word.removeprefix("--model.") for word in words if word.startswith("--model.")}
-    assert told == {"backbone", "layers", "student.depth", "noise.size", "scoring.sigma", "pre_trained"}
+    differing = {word.removeprefix("--model.") for word in words if word.startswith("--model.")}
+    assert differing == {"backbone", "layers", "student.depth", "noise.size", "scoring.sigma", "pre_trained"}
     arguments = [*words[1:-1], str(tiny_folder / "test/spot"), "--model.visualizer", "false"]
     monkeypatch.setattr(sys, "argv", ["anomalib", *arguments])
     cli = AnomalibCLI(args=[*arguments, "--default_root_dir", str(tmp_path / "cli")])
@@ -80,7 +80,7 @@ def test_the_next_command_builds_the_model_of_the_checkpoint(
         torch.testing.assert_close(one.pred_score, other.pred_score)
 
 
-def test_a_long_fit_tells_how_long_it_takes_once(
+def test_a_long_fit_prints_one_estimate_of_its_time(
     tiny_data: Callable, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
@@ -152,7 +152,7 @@ def test_a_failed_run_leaves_no_folder(tiny_data: Callable, tiny_folder: Path, t
     assert Path(good.best_model_path).is_file()
 
 
-def test_what_a_failed_run_has_written_stays(tiny_data: Callable, tmp_path: Path) -> None:
+def test_files_of_a_failed_run_are_kept(tiny_data: Callable, tmp_path: Path) -> None:
     engine = build_engine(tmp_path, max_steps=30, callbacks=[At(20, RuntimeError("no"))])
     with pytest.raises(RuntimeError, match="no"):
         engine.fit(build_model(), datamodule=tiny_data())

@@ -72,7 +72,7 @@ def assert_same(first: State, second: State) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["none", "cosine"])
-def test_a_training_is_its_seed_s(schedule: str, tiny_data: Callable, tmp_path: Path) -> None:
+def test_the_seed_determines_a_training(schedule: str, tiny_data: Callable, tmp_path: Path) -> None:
     """Shuffled, with synthetic anomalies, from two states of the global generator."""
     first, weights, _ = fit(build(7, 0, schedule), tiny_data(), tmp_path / "a", 2)
     again, others, _ = fit(build(7, 1, schedule), tiny_data(), tmp_path / "b", 2)

@@ -37,7 +37,7 @@ def prediction(level: float, **fields: object) -> Prediction:
     return Prediction(level, 0.5, label, np.full((16, 16), level, np.float32), **fields)
 
 
-def test_normal_images_look_calm_and_anomalies_do_not() -> None:
+def test_colours_of_normal_and_anomalous_maps() -> None:
     untouched = shown(prediction(0.0))
     assert np.ptp(untouched) == 0
     for level in (0.1, 0.25, 0.37):  # up to halfway between the median of normal images and the threshold
@@ -250,7 +250,7 @@ def test_items_and_batches_of_torch_and_numpy(tiny_folder: Path) -> None:
     assert np.array_equal(np.asarray(DecisionVisualizer()(ImageBatch.collate([item]))), expected)
 
 
-def test_what_pillow_cannot_show_is_shown_as_the_model_saw_it(tmp_path: Path) -> None:
+def test_images_that_pillow_cannot_show_are_drawn_from_the_input(tmp_path: Path) -> None:
     path = tmp_path / "deep.png"
     Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16)).save(path)
     item = ImageItem(

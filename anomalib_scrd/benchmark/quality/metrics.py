@@ -1,4 +1,4 @@
-"""Metrics of raw anomaly scores. All go by the order of the scores: no score is squashed, clamped or normalised."""
+"""Metrics of raw anomaly scores. All depend on the order of the scores only: no score is squashed or normalised."""
 
 __all__ = ["METRICS", "check_finite", "image_metrics", "pixel_metrics", "quantile_threshold", "thresholded_metrics"]
 
@@ -31,7 +31,7 @@ def check_finite(scores: Floats, what: str) -> None:
     """Raise ValueError, naming how many, if scores hold NaN or infinities: they have no rank."""
     bad = int(np.size(scores) - np.isfinite(scores).sum())
     if bad:
-        msg = f"{bad} of {np.size(scores)} {what} are not finite; a ranking of them means nothing"
+        msg = f"{bad} of {np.size(scores)} {what} are not finite: they cannot be ranked"
         raise ValueError(msg)
 
 

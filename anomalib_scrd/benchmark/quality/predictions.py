@@ -14,8 +14,8 @@ from torch.utils.benchmark import timer
 class PredictionCollector(Callback):
     """Keeps the raw predictions of a prediction loop and times its batches.
 
-    It stands before the model's pre-processor among the callbacks, so the time of a batch holds pre-processing and
-    the model, not the loading of images.
+    It precedes the model's pre-processor among the callbacks, so the time of a batch covers pre-processing and the
+    model, not the loading of images.
     """
 
     def __init__(self) -> None:

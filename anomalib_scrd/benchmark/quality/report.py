@@ -110,7 +110,7 @@ def _warnings(config: BenchmarkConfig, results: list[dict[str, Any]]) -> list[st
 
 
 def _rows(config: BenchmarkConfig, scores: pd.DataFrame) -> dict[str, pd.Series]:
-    """Rows of the tables, each a model for every data set: always the same, or one that was chosen for it."""
+    """Rows of the tables: the model of each data set, either one for all sets or the one chosen for each."""
     rows = {model: pd.Series(model, scores.index.unique("data")) for model in scores}
     rivals = scores[[name for name in config.rivals if name in scores]]
     if len(rivals.columns) > 1:

@@ -106,7 +106,7 @@ def _slots(config: BenchmarkConfig, *, on_gpu: bool) -> list[dict[str, str]]:
         if visible and max(config.devices) >= len(visible):
             msg = f"devices {config.devices} go beyond the {len(visible)} devices of CUDA_VISIBLE_DEVICES"
             raise ValueError(msg)
-        # some models set Lightning's `devices` to 1 themselves; a process can't take what it doesn't see
+        # some models set Lightning's `devices` to 1 themselves: they use the only GPU that is visible
         return [{"CUDA_VISIBLE_DEVICES": visible[index] if visible else str(index)} for index in config.devices]
     if config.workers == 1:
         return [{}]
@@ -131,7 +131,7 @@ def _work(run: RunSpec, config: BenchmarkConfig, slot: dict[str, str]) -> None:
 
 
 def _die_with_parent() -> None:
-    """A worker without its benchmark would train on unseen, and a restarted benchmark would make its run twice."""
+    """Stop with the parent: an orphan would go on training, and a restarted benchmark would repeat its run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

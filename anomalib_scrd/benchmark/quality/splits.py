@@ -31,7 +31,7 @@ class Splits:
 
     @contextmanager
     def training_view(self) -> Iterator[None]:
-        """Take held-out and test images out of the data module for as long as a training has it."""
+        """Take held-out and test images out of the data module during a training."""
         for subset in ("val_data", "test_data"):
             if hasattr(self.module, subset):
                 delattr(self.module, subset)

@@ -44,7 +44,7 @@ class SpeedConfig:
         reference: The contender that others are compared with. By default the first one.
         image_sizes: Heights and widths of the input; with several, all are timed side by side and growth is shown.
         batch: Images of a training step.
-        engines: What runs the predictions: torch on ``device``, all others on the CPU.
+        engines: Engines of the predictions: torch on ``device``, all others on the CPU.
         prediction_batches: Images per prediction.
         device: ``auto``, or torch's name of the device.
         rounds: How often each contender is timed. Six are the least that give a 95 % interval.

@@ -24,7 +24,7 @@ _MEBI = 2**20
 
 
 class _Opened(NamedTuple):
-    """A contender under an engine, which runs the path of a file, or for torch the module itself."""
+    """A contender with an engine and its model: an exported file, or for torch the module."""
 
     name: str
     side: int
@@ -63,7 +63,7 @@ def measure(config: SpeedConfig) -> Section:
     )
     if any(engine.startswith("openvino") for engine in config.engines):
         abilities = ", ".join(sorted(openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
-        section.notes.append(f"OpenVINO says that this CPU can do {abilities}; a hint for another precision is void.")
+        section.notes.append(f"OpenVINO reports {abilities} for this CPU; other precision hints have no effect.")
     return section
 
 

@@ -20,7 +20,7 @@ def run_speed(config: SpeedConfig, command: str = "") -> bool:
     """Measure, and print the command line that started it on top of the report.
 
     Returns:
-        Whether every section was measured. A contender that is missing fails nothing: the report says why it is.
+        Whether every section was measured. A missing contender is no failure: the report gives the reason.
     """
     for name in ("lightning.pytorch", "pytorch_lightning", "nncf"):
         logging.getLogger(name).setLevel(logging.ERROR)

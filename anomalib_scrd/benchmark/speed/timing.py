@@ -20,15 +20,15 @@ def interleave(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Time contenders in turn, each round in another order.
 
-    A disturbance that lasts longer than a round strikes all contenders: ratios within a round are steadier than times.
-    The order varies since a contender leaves caches and waiting threads to the next. One that fails is left out.
+    A disturbance that lasts longer than a round affects all contenders, so ratios within a round vary less than times.
+    The order varies because caches and threads of a contender affect the next. One that fails is left out.
 
     Args:
-        factories: What builds the contenders.
+        factories: Builders of the contenders.
         rounds: Timed runs of each.
         warmup: Untimed runs of each before, also in turn.
-        settle: Untimed runs of a contender directly before each timed one: the time of work that repeats.
-        clock: Time in seconds, once all work before it is done. torch's waits for an accelerator.
+        settle: Untimed runs of a contender directly before each timed one.
+        clock: Returns the time in seconds after all earlier work is done; torch's waits for the accelerator.
 
     Returns:
         The times in seconds, a row per round and a column per contender, and the errors by contender.
@@ -63,10 +63,10 @@ def interleave(
     times |= {name: [] for name in running}
     order = random.Random(0)  # noqa: S311  (every measurement of the same contenders in the same orders)
     gc.collect()
-    gc.freeze()  # what lives already need not be looked through again
+    gc.freeze()  # later collections skip the objects that exist already
     try:
         for _ in range(rounds):
-            gc.collect()  # between the rounds, so that it strikes no contender by chance
+            gc.collect()  # between the rounds, outside every timed run
             gc.disable()
             for name, work in order.sample(list(running.items()), len(running)):
                 seconds = attempt(name, timed, work)

@@ -13,7 +13,7 @@ from anomalib_scrd.benchmark.machine import resolve_device
 from anomalib_scrd.benchmark.models import build_model
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 
-# A step like nearly all of a training: the standardisation of the teacher's channels learns in the first few only.
+# A typical step: the standardisation of the teacher's channels is updated in the first few only.
 _STATE = {"state_dict": {}, "anomalib_scrd": {"batches_seen": 1000, "seed": 0}}
 
 
@@ -43,7 +43,7 @@ class TrainingStep:
         self.precision = contender.precision
         self.images = random_images(config, config.batch, side)
         self.module: Any = build_contender(config, name, side).to(self.images.device).train()
-        # what a step asks its trainer for; the module keeps a weak reference only
+        # the attributes of a trainer that a step reads; the module keeps a weak reference only
         self.trainer: Any = SimpleNamespace(
             **dict.fromkeys(("global_rank", "global_step", "current_epoch"), 0),
             **dict.fromkeys(("estimated_stepping_batches", "max_steps"), 40_000),

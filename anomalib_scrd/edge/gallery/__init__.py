@@ -1,1 +1,1 @@
-"""A look at results without programming: pictures by score, a slider for the threshold, pages without a server."""
+"""Pictures by score in static HTML pages, with a slider for the threshold."""

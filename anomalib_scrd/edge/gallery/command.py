@@ -65,7 +65,7 @@ def main(words: list[str]) -> int:
 
 
 def _everything(records: Sequence[Record], scored: Scored) -> str:
-    """Scores and truth of all pictures, for the counts: JSON that no text can end."""
+    """Scores and truth of all pictures, for the counts: JSON that is safe inside a script element."""
     labels = [scored.cases.anomalous(record) for record in records]
     data = {
         "scores": [round(record.score or 0.0, _DIGITS) for record in records],

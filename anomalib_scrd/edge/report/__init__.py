@@ -1,1 +1,1 @@
-"""What a clinician, an inspector or an auditor reads about an exported model: one HTML file, and a gallery."""
+"""The report about an exported model, for clinicians, inspectors and auditors: one HTML file."""

@@ -28,7 +28,7 @@ class Case:
     """A picture that was scored.
 
     Args:
-        record: What is known about it.
+        record: Its result.
         anomalous: The truth; None if it is not known.
         image: (H, W) or (H, W, 3) in [0, 1].
         anomaly_map: (H, W).
@@ -60,14 +60,14 @@ class Case:
 
 
 class Cases:
-    """Finds the files of records again, and reads them.
+    """Finds and reads the files of records.
 
     Args:
         sources: The files that were scored.
         names: Names of files in the results.
         inputs: Reads files as the model does.
         output: Folder of results.
-        truth: What is known about the images.
+        truth: Labels and masks of the images.
     """
 
     def __init__(self, sources: Iterable[SourceFile], names: Names, inputs: Inputs, output: Path, truth: Truth) -> None:

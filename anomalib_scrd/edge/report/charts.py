@@ -17,7 +17,7 @@ class Series(NamedTuple):
     """Values of one kind.
 
     Attributes:
-        name: What they are, for the legend.
+        name: Name in the legend.
         style: Class of the page's style sheet: normal, anomalous or plain.
         values: The values.
     """
@@ -28,12 +28,12 @@ class Series(NamedTuple):
 
 
 def histogram(series: Sequence[Series], threshold: float | None, label: str) -> str:
-    """Draw how scores are distributed.
+    """Draw the distribution of scores.
 
     Args:
         series: One or two kinds of scores, drawn one over the other, each as shares of its own number.
-        threshold: Where to draw a line; None for none.
-        label: What the scores are.
+        threshold: Position of the threshold's line; None for none.
+        label: Label of the axis.
 
     Returns:
         SVG.
@@ -84,12 +84,12 @@ def histogram(series: Sequence[Series], threshold: float | None, label: str) -> 
 
 
 def scatter(pairs: Sequence[tuple[float, float]], across: str, up: str) -> str:
-    """Draw pairs that should be equal, with the line on which they are.
+    """Draw pairs that should be equal, with the diagonal.
 
     Args:
         pairs: Points (x, y).
-        across: What x is.
-        up: What y is.
+        across: Label of the x axis.
+        up: Label of the y axis.
 
     Returns:
         SVG.

@@ -1,4 +1,4 @@
-"""The command ``report``: scores a folder and writes what there is to know about the export into one HTML file."""
+"""The command ``report``: scores a folder and writes one HTML file about the export and its results."""
 
 __all__ = ["main"]
 
@@ -126,19 +126,23 @@ def _cases_section(records: Sequence[Record], labels: Sequence[bool | None], sco
     normal = [record for record, label in zip(records, labels, strict=True) if label is False]
     anomalous = [record for record, label in zip(records, labels, strict=True) if label]
     if normal:
-        kinds.append(("Normal pictures with the highest scores", "False alarms come from here.", normal[:_SHOWN]))
+        kinds.append(
+            ("Normal pictures with the highest scores", "False alarms, or the nearest to them.", normal[:_SHOWN])
+        )
     if anomalous:
-        kinds.append(("Anomalous pictures with the lowest scores", "What is missed.", anomalous[::-1][:_SHOWN]))
-        kinds.append(("Anomalous pictures with the highest scores", "What is found most clearly.", anomalous[:_SHOWN]))
+        kinds.append(
+            ("Anomalous pictures with the lowest scores", "Missed, or the nearest to it.", anomalous[::-1][:_SHOWN])
+        )
+        kinds.append(("Anomalous pictures with the highest scores", "Found most clearly.", anomalous[:_SHOWN]))
     if normal:
-        kinds.append(("Normal pictures with the lowest scores", "How a calm map looks.", normal[::-1][:_SHOWN]))
+        kinds.append(("Normal pictures with the lowest scores", "Maps without findings.", normal[::-1][:_SHOWN]))
     if not normal and not anomalous:
-        kinds.append(("Highest scores", "Look at these first.", list(records[:_SHOWN])))
+        kinds.append(("Highest scores", "To be looked at first.", list(records[:_SHOWN])))
         if scored.threshold is not None:
             threshold = scored.threshold
             near = sorted(records, key=lambda record: abs((record.score or 0.0) - threshold))
-            kinds.append(("Nearest to the threshold", "What a small change decides otherwise.", near[:_SHOWN]))
-        kinds.append(("Lowest scores", "How a calm map looks.", list(records[::-1][:_SHOWN])))
+            kinds.append(("Nearest to the threshold", "Decisions that a small change would reverse.", near[:_SHOWN]))
+        kinds.append(("Lowest scores", "Maps without findings.", list(records[::-1][:_SHOWN])))
     shown = [
         sections.case_cards(title, note, _loaded(scored.cases, kind), scored.map_threshold)
         for title, note, kind in kinds

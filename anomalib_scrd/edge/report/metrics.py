@@ -1,4 +1,4 @@
-"""Everything that is measured on pictures whose truth is known."""
+"""Metrics of pictures with known truth."""
 
 __all__ = ["Metrics", "PixelCounts", "group_aurocs", "image_metrics"]
 
@@ -26,7 +26,7 @@ _BINS = 1024  # of the values of a map, half of them below its threshold
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metrics with their intervals; None where there is nothing to measure them on.
+    """Metrics with their intervals; None where they are undefined.
 
     Args:
         auroc: Area under the ROC curve of pictures.
@@ -139,14 +139,14 @@ def image_metrics(scores: Sequence[float], labels: Sequence[bool | None], thresh
 
 
 def group_aurocs(records: Sequence[Record], labels: Sequence[bool | None]) -> dict[str, Interval]:
-    """Measure how well the scores of patients and volumes tell normal from anomalous ones.
+    """Area under the ROC curve of the scores of patients and of volumes.
 
     Args:
         records: Pictures, those of a file one behind the other.
         labels: Their truth, None where it is not known.
 
     Returns:
-        AUROC by ``patient`` and ``volume``; without those of whom no two pictures are known, or all are of one kind.
+        AUROC by ``patient`` and ``volume``; one is left out if no two pictures share it or all groups are of one kind.
     """
     found = {}
     for by in GROUPS:

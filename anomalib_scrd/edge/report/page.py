@@ -1,11 +1,11 @@
-"""The frame of a page: one file that asks nobody for anything."""
+"""Frame of a page: one file without external resources."""
 
 __all__ = ["definitions", "page", "table"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-# Nothing is loaded from anywhere: a browser that obeys this refuses to, whatever else the page says.
+# The policy makes a browser refuse all external resources, whatever else the page contains.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _STYLE = """
 :root { --ink: #1b1b1a; --soft: #5f5e5a; --line: #dddcd6; --ground: #fff; --card: #f7f6f2;

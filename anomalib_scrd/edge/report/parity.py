@@ -16,7 +16,7 @@ class Parity:
 
     Args:
         pairs: Score of the training and of the export, picture by picture.
-        flipped: Pictures on which the two decide otherwise.
+        flipped: Number of pictures with different decisions.
         missing: Pictures that only one of the two has scored.
     """
 

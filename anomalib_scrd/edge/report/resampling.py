@@ -26,13 +26,13 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and where the truth lies with 95 % confidence.
+    """An estimate and its 95 % confidence interval.
 
     Args:
         value: The estimate, NaN where there is none.
         low: Lower end.
         high: Upper end.
-        count: Images, or whatever was counted.
+        count: Number of images, or of other units.
     """
 
     value: float
@@ -68,8 +68,8 @@ def auroc(normal: Floats, anomalous: Floats) -> Interval:
 
     Returns:
         Probability that an anomalous score exceeds a normal one, ties counting half; NaN if one of them is empty. An
-        area of 1 or 0 has no variance that could be estimated: its interval is Wilson's of so many pairs as the smaller
-        of the two has members.
+        area of 1 or 0 has no variance to estimate: its interval is Wilson's for as many pairs as the smaller group has
+        members.
     """
     m, n = len(normal), len(anomalous)
     if not m or not n:

@@ -14,7 +14,7 @@ from anomalib_scrd.edge.records import Record
 
 @dataclass(frozen=True)
 class Scales:
-    """What the levels of the teacher say about one picture.
+    """Maps of the teacher's levels for one picture.
 
     Args:
         maps: (K, h, w), standardised, finest level first.
@@ -27,7 +27,7 @@ class Scales:
     layers: tuple[str, ...]
 
     def pictures(self) -> Iterator[tuple[str, np.ndarray, float, float]]:
-        """Show the levels in colours that reach to the highest value of all of them.
+        """Colour the levels on one scale up to their highest value.
 
         Yields:
             Name of the level, (h, w, 3) uint8, its weight, its highest value.

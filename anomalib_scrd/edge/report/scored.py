@@ -1,4 +1,4 @@
-"""What report and gallery begin with: a folder that is scored with its maps, and what is known about its images."""
+"""Common start of report and gallery: a folder scored with maps, and the truth about its images."""
 
 __all__ = ["Scored", "add_truth_arguments", "score"]
 
@@ -26,12 +26,12 @@ class Scored:
     """A scored folder.
 
     Args:
-        pictures: Records of the pictures that are still there as they were scored, in the order of the results.
+        pictures: Records of the pictures whose files are unchanged, in the order of the results.
         failures: Records of files that could not be read.
         cases: Reads them.
         threshold: Score above which a picture is anomalous; None without one.
         map_threshold: The same for maps.
-        status: Exit status if the run did not come to its end, else 0.
+        status: Exit status if the run was stopped early, else 0.
     """
 
     pictures: list[Record]
@@ -43,7 +43,7 @@ class Scored:
 
 
 def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is known about the images, from people and from the training.
+    """Add arguments for the truth about the images and for the results of the training.
 
     Args:
         parser: The parser of a command.
@@ -60,11 +60,11 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="scores and scales of the training: python -m anomalib_scrd.export.training_scores",
     )
-    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="masks that lie as the images do")
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="masks with the same relative paths as the images")
 
 
 def score(arguments: argparse.Namespace, engine: Engine) -> Scored:
-    """Score a folder with maps, as far as that was not done before.
+    """Score a folder with maps, as far as results are missing.
 
     Args:
         arguments: Of ``add_run_arguments`` and :func:`add_truth_arguments`.

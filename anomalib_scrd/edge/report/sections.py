@@ -54,14 +54,14 @@ def tiles(values: Mapping[str, str]) -> str:
 def decision_section(
     scores: Sequence[float], labels: Sequence[bool | None], metrics: Metrics, threshold: float | None, origin: str
 ) -> str:
-    """How scores are distributed and what the threshold does.
+    """Distribution of the scores, and shares at the threshold.
 
     Args:
         scores: (N,).
         labels: (N,), None where the truth is not known.
         metrics: Of those whose truth is known.
         threshold: Above it a picture is anomalous; None without one.
-        origin: Where it comes from.
+        origin: Origin of the threshold.
 
     Returns:
         HTML.
@@ -74,7 +74,7 @@ def decision_section(
     chart = histogram([part for part in parts if part.values], threshold, "score")
     text = "<h2>Scores and threshold</h2>" + chart
     if threshold is None:
-        return text + "<p>The model writes raw scores, and no threshold was given: it decides nothing.</p>"
+        return text + "<p>The model writes raw scores, and no threshold was given: there are no decisions.</p>"
     above = sum(score > threshold for score in scores)
     text += f"<p>Threshold {threshold:.4g}, {origin}. Above it lie {above} of {len(scores)} pictures.</p>"
     if metrics.false_alarms is None or metrics.sensitivity is None:
@@ -122,7 +122,7 @@ def case_cards(title: str, note: str, cases: Sequence[Case], threshold: float) -
     """Pictures with their maps.
 
     Args:
-        title: What these cases are.
+        title: Heading.
         note: One sentence about them.
         cases: The cases.
         threshold: Of the map.
@@ -149,7 +149,7 @@ def case_cards(title: str, note: str, cases: Sequence[Case], threshold: float) -
 
 
 def scales_section(folder: Path, records: Sequence[Record]) -> str:
-    """Maps of the scales with their weights, from what the training side has written.
+    """Maps of the scales with their weights, from the results of the training.
 
     Args:
         folder: Folder of the training's scores.
@@ -190,12 +190,12 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
 
 
 def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str:
-    """How near the scores are to those of the training.
+    """Agreement of the scores with those of the training.
 
     Args:
         parity: The comparison; None without scores of the training.
-        engine: What computed the export's scores.
-        precision: In which it computed.
+        engine: Engine of the export's scores.
+        precision: Its precision.
 
     Returns:
         HTML.
@@ -217,8 +217,8 @@ def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str
     verdict = (
         "The scores are those of the training."
         if differences.max() <= _F32_TOLERANCE
-        else f"The largest difference exceeds {_F32_TOLERANCE:g}, what float32 allows: quantised files and lower "
-        "precision do."
+        else f"The largest difference exceeds {_F32_TOLERANCE:g}, the tolerance of float32, as is normal for "
+        "quantised files and lower precision."
     )
     chart = scatter(parity.pairs, "score of the training", "score of the export")
     return (
@@ -228,7 +228,7 @@ def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str
 
 
 def speed_section(speed: Speed | None, reading_ms: float) -> str:
-    """What it costs on this machine.
+    """Times on this machine.
 
     Args:
         speed: Measured times; None if nothing was measured.
@@ -251,7 +251,7 @@ def speed_section(speed: Speed | None, reading_ms: float) -> str:
 
 
 def model_section(engine: Engine, model: Path, digest: str) -> str:
-    """What the model is and what it was trained on.
+    """The model and its training.
 
     Args:
         engine: The loaded model.
@@ -269,11 +269,11 @@ def model_section(engine: Engine, model: Path, digest: str) -> str:
             "SHA-256 of file and weights": digest,
             "written by": f"anomalib-scrd {facts.version}"
             if facts.version
-            else "an older version, which noted nothing",
+            else "an older version, which did not record it",
             "input": size or "images of any size",
             "threshold of scores": facts.image_threshold,
             "threshold of maps": facts.pixel_threshold,
-            "false-alarm rate that was aimed at": facts.false_alarm_rate,
+            "requested false-alarm rate": facts.false_alarm_rate,
             "window and padding": json.dumps(facts.window) if facts.window else "8-bit images as they are",
         }
     )

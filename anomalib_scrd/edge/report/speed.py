@@ -1,4 +1,4 @@
-"""What an export costs on the machine that the report is made on."""
+"""Speed of an export on the machine that makes the report."""
 
 __all__ = ["Speed", "machine", "measure"]
 
@@ -67,7 +67,7 @@ def measure(latency: Engine, throughput: Engine, images: Sequence[np.ndarray], s
 
 
 def machine() -> dict[str, str]:
-    """Describe the machine: processor, cores, memory, system. Nothing names it.
+    """Describe the machine: processor, cores, memory, system; no names.
 
     Returns:
         By name.

@@ -1,4 +1,4 @@
-"""What is known about the images: which are anomalous, and where."""
+"""Truth about the images: labels and masks."""
 
 __all__ = ["Truth"]
 
@@ -23,9 +23,9 @@ class Truth:
     """Labels by folder or from a table, and masks.
 
     Args:
-        labels: CSV file with the columns path and label (0 or 1, normal or anomalous); None takes folders: what lies in
-            one named ``good`` or ``normal`` is normal, and what lies in others is anomalous, if there is such a one.
-        masks: Folder of masks that lie as the images do; None for none.
+        labels: CSV file with the columns path and label (0 or 1, normal or anomalous); None takes folders: images in
+            one named ``good`` or ``normal`` are normal, and if there is such a folder all others are anomalous.
+        masks: Folder of masks with the same relative paths as the images; None for none.
         paths: Paths of all images below their folder.
 
     Raises:
@@ -55,7 +55,7 @@ class Truth:
     def mask(
         self, path: PurePosixPath, info: PictureInfo, options: VolumeOptions, orientation: Orientation
     ) -> np.ndarray | None:
-        """Where a picture of an anomalous image is anomalous.
+        """Mask of a picture of an anomalous image.
 
         Args:
             path: The image's path below the folder of images.

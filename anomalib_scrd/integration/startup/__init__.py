@@ -1,4 +1,4 @@
-"""Lets anomalib find the plugin: registers it right after `anomalib.data` and `anomalib.models` were imported.
+"""Registers the plugin right after `anomalib.data` and `anomalib.models` were imported, so that anomalib finds it.
 
 An installation puts this file beside the package as `anomalib_scrd_startup.py` (a wheel has it only there), with
 `anomalib_scrd.pth`, whose one line imports it at every start of the interpreter. It imports nothing but `sys` and puts
@@ -8,8 +8,8 @@ in place of the line.
 
 import sys
 
-# By module of anomalib: the module of the plugin that is imported after it, and its function that is called then. The
-# module of the model registers the model by itself.
+# By module of anomalib: the plugin's module that is imported after it, and the function that is then called. The
+# module of the model registers the model on import.
 _FOLLOWED_BY = {
     "anomalib.data": ("anomalib_scrd.integration.registration", "register_data"),
     "anomalib.models": ("anomalib_scrd.lightning_model", ""),
@@ -32,7 +32,7 @@ class _Loader:
         return self._loader.create_module(spec)  # type: ignore[attr-defined]
 
     def exec_module(self, module: "object") -> None:
-        # From here on the module has its own loader again: whoever reloads or inspects it meets nothing of this.
+        # The module gets its own loader back first, for code that reloads or inspects it.
         module.__loader__ = module.__spec__.loader = self._loader  # type: ignore[attr-defined]
         self._loader.exec_module(module)  # type: ignore[attr-defined]
         name: str = module.__name__  # type: ignore[attr-defined]
@@ -44,7 +44,7 @@ class _Loader:
 
 
 def _follow(name: str) -> None:
-    """Register what follows the import of a module of anomalib."""
+    """Register the classes that belong to an imported module of anomalib."""
     try:
         from importlib import import_module
 
@@ -53,7 +53,7 @@ def _follow(name: str) -> None:
         if function:
             getattr(imported, function)()
     except Exception as error:  # noqa: BLE001  a broken plugin must not break anomalib
-        _waiting.clear()  # what failed once is not tried, and told, again
+        _waiting.clear()  # a failure is not repeated, nor reported again
         if not (isinstance(error, ModuleNotFoundError) and error.name == "anomalib_scrd"):
             import warnings
 
@@ -61,16 +61,16 @@ def _follow(name: str) -> None:
 
 
 class _Finder:
-    """Waits on `sys.meta_path` for the imports that are followed by a registration, and then leaves."""
+    """Waits on `sys.meta_path` for the imports that trigger a registration, and then removes itself."""
 
-    # A mark rather than the class itself: the copy beside the package is another module with another class.
+    # A marker instead of an isinstance check: the copy beside the package is another module with another class.
     anomalib_scrd = True
 
     @staticmethod
     def find_spec(name: str, path: "object" = None, target: "object" = None) -> "object":
         if name not in _waiting:
             return None
-        # A look for the spec need not be an import: the finder stays until the module has been executed.
+        # A search for the spec need not be an import: the finder stays until the module has been executed.
         for finder in sys.meta_path:
             find_spec = None if _is_ours(finder) else getattr(finder, "find_spec", None)
             spec = find_spec(name, path, target) if find_spec else None
@@ -94,7 +94,7 @@ def start() -> None:
 
 
 def register_now_or_later() -> None:
-    """Register with what has been imported of anomalib, and right after the import with what will be."""
+    """Register with imported modules of anomalib now, and with the others right after their import."""
     _wait()
     for name in _FOLLOWED_BY:
         module = sys.modules.get(name)

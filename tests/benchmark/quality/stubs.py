@@ -59,7 +59,7 @@ class StubModel(AnomalibModule):
             module = self.trainer.datamodule  # type: ignore[attr-defined]
             self._note(f"saw test {hasattr(module, 'test_data')} val {hasattr(module, 'val_data')}")
         if self.misbehaviour == "raise":
-            msg = "as told"
+            msg = "as requested"
             raise RuntimeError(msg)
         if self.misbehaviour == "die":
             os.kill(os.getpid(), signal.SIGKILL)

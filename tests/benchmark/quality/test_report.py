@@ -97,7 +97,7 @@ def test_report(config: BenchmarkConfig) -> None:
     assert list(frame[frame["model"] == "mine"]["image_auroc"]) == [0.90, 0.80, 0.92, 0.84]
 
 
-def test_missing_seeds_are_told(config: BenchmarkConfig) -> None:
+def test_missing_seeds_are_reported(config: BenchmarkConfig) -> None:
     store = RunStore(config.output)
     store.path(next(run for run in config.runs() if (run.model, run.seed) == ("other", 1))).unlink()
     write_report(config)

@@ -49,7 +49,7 @@ def test_runs_of_all_models_and_seeds_end_in_tables_and_figures(benchmark_of: Ma
 
     # what failed is recorded with its reason, and stopped nothing
     broken = outcome["Broken", 0]
-    assert broken["error"] == "RuntimeError: as told"
+    assert broken["error"] == "RuntimeError: as requested"
     assert "training_step" in (config.output / broken["traceback"]).read_text()
 
     # scores around 50 keep their order
@@ -81,7 +81,7 @@ def test_runs_of_all_models_and_seeds_end_in_tables_and_figures(benchmark_of: Ma
         "AUPRO",
         "±",
         "## Failed runs",
-        "RuntimeError: as told",
+        "RuntimeError: as requested",
         "| Padim | ",
         "image AUROC, less Stub's",
     ):
@@ -116,7 +116,7 @@ def test_changed_setting_is_a_new_run_and_the_old_one_stays(benchmark_of: Make, 
     assert len(_journal(tmp_path, "built")) == 2
 
 
-def test_threshold_does_not_see_the_test_set(
+def test_threshold_does_not_depend_on_the_test_set(
     benchmark_of: Make, stub: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
@@ -167,7 +167,9 @@ def test_no_held_out_images_no_threshold(benchmark_of: Make, stub: Make) -> None
         ({"journal": "${oc.env:NOT_SET}"}, "NOT_SET"),
     ],
 )
-def test_failures_say_why(benchmark_of: Make, stub: Make, arguments: dict[str, Any], message: str) -> None:
+def test_failures_are_recorded_with_their_reason(
+    benchmark_of: Make, stub: Make, arguments: dict[str, Any], message: str
+) -> None:
     results, _ = _run(benchmark_of({"Stub": stub(**arguments)}))
     assert results[0]["status"] == "failed"
     assert message in results[0]["error"]

@@ -1,4 +1,4 @@
-"""What the speed benchmark is told: the project's files load, mistakes are named."""
+"""Descriptions of speed benchmarks: the project's files load, mistakes are named."""
 
 from pathlib import Path
 from typing import Any

@@ -113,7 +113,7 @@ def test_command_line_writes_what_it_measured(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_section_that_fails_is_recorded(config: Callable[..., SpeedConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: SpeedConfig) -> None:
-        msg = "as told"
+        msg = "as requested"
         raise RuntimeError(msg)
 
     monkeypatch.setattr(step, "measure", fail)
@@ -121,7 +121,7 @@ def test_a_section_that_fails_is_recorded(config: Callable[..., SpeedConfig], mo
     settings = config(prediction=["default"])
     assert not runner.run_speed(settings)
     markdown = (settings.output / "speed.md").read_text()
-    assert "FAILED, the whole section step: RuntimeError: as told" in markdown
+    assert "FAILED, the whole section step: RuntimeError: as requested" in markdown
     assert "done" in markdown
 
 

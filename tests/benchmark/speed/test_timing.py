@@ -1,4 +1,4 @@
-"""What the speed benchmark makes of known times. No test looks at how long anything took."""
+"""Summaries of known times by the speed benchmark; no test measures real times."""
 
 import math
 from collections.abc import Callable

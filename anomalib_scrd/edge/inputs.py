@@ -19,6 +19,7 @@ from anomalib_scrd.imaging import (
     VolumeOptions,
     Window,
     list_pictures,
+    pictures_of,
     read_picture,
 )
 
@@ -67,6 +68,28 @@ class Inputs:
         """
         with _named(info.path):
             return self._preparation(read_picture(info, self._preparation.volumes))
+
+    def all_of(self, path: Path) -> Iterator[tuple[PictureInfo, int, Prepared]]:
+        """Read the pictures of a file, one after the other; a file that holds one is parsed once.
+
+        Args:
+            path: The file.
+
+        Yields:
+            Entry of the picture, number of pictures of the file, and the picture, windowed and padded.
+
+        Raises:
+            UnreadableImageError: See :meth:`read`.
+        """
+        pictures = pictures_of(path, self._preparation.volumes)
+        while True:
+            with _named(path):
+                found = next(pictures, None)
+                if found is None:
+                    return
+                picture, count = found
+                prepared = self._preparation(picture)
+            yield picture.info, count, prepared
 
     @property
     def volumes(self) -> VolumeOptions:

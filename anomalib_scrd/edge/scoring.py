@@ -108,10 +108,8 @@ class Scorer:
     def _images_of(self, file: _File) -> Iterator[tuple[_Picture, np.ndarray]]:
         """Pictures of a file; where one cannot be read, the rest of the file is left out."""
         try:
-            infos = self._inputs.pictures(file.source.path)
-            for info in infos:
-                prepared = self._inputs.read(info)
-                yield _Picture(file, info, len(infos), prepared), self._inputs.fitted(prepared)
+            for info, count, prepared in self._inputs.all_of(file.source.path):
+                yield _Picture(file, info, count, prepared), self._inputs.fitted(prepared)
         except UnreadableImageError as error:
             file.error = error.reason or str(error)
             return

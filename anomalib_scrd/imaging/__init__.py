@@ -27,6 +27,7 @@ __all__ = [
     "find_picture",
     "list_files",
     "list_pictures",
+    "pictures_of",
     "read_picture",
     "read_pictures",
     "survey",
@@ -34,7 +35,15 @@ __all__ = [
 
 from anomalib_scrd.imaging.display import display_image, find_picture
 from anomalib_scrd.imaging.errors import UnreadableImageError
-from anomalib_scrd.imaging.files import BadFiles, list_files, list_pictures, read_picture, read_pictures, survey
+from anomalib_scrd.imaging.files import (
+    BadFiles,
+    list_files,
+    list_pictures,
+    pictures_of,
+    read_picture,
+    read_pictures,
+    survey,
+)
 from anomalib_scrd.imaging.orientation import Orientation
 from anomalib_scrd.imaging.padding import Padding
 from anomalib_scrd.imaging.patients import Pseudonyms

@@ -6,6 +6,7 @@ __all__ = [
     "has_geometry",
     "list_files",
     "list_pictures",
+    "pictures_of",
     "read_picture",
     "read_pictures",
     "read_unchecked",
@@ -28,6 +29,8 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".
 
 SUFFIXES = (*_DICOM, *_VOLUMES, *_IMAGES)
 """Suffixes of the files that a folder is searched for; DICOM files without a suffix are found too."""
+
+_ONE_PICTURE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")  # PNG, JPEG, BMP: neither preamble nor pages
 
 _KEPT = 100
 _SHOWN = 5
@@ -167,6 +170,30 @@ def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> P
         return pillow.read_image(info)
 
 
+def pictures_of(path: str | Path, options: VolumeOptions | None = None) -> Iterator[tuple[Picture, int]]:
+    """Read the pictures of one file, one after the other; a file that holds one picture is parsed once.
+
+    Args:
+        path: The file.
+        options: Which slices of a volume are taken.
+
+    Yields:
+        Picture, and the number of pictures of the file.
+
+    Raises:
+        UnreadableImageError: If one of them cannot be read: see :func:`read_picture`.
+    """
+    path = Path(path)
+    with reading(path):
+        picture = pillow.read_single(path) if _holds_one_picture(path) else None
+    if picture is not None:
+        yield check_pixels(picture), 1
+        return
+    infos = list_pictures(path, options)
+    for info in infos:
+        yield read_picture(info, options), len(infos)
+
+
 def has_geometry(path: Path) -> bool:
     """Tell whether a file states its orientation in the patient.
 
@@ -200,17 +227,10 @@ def read_pictures(
     bad_files = bad_files or BadFiles()
     for path in paths:
         try:
-            infos = list_pictures(path, options)
+            for picture, _ in pictures_of(path, options):
+                yield picture
         except UnreadableImageError as error:
             bad_files.note(error)
-            continue
-        for info in infos:
-            try:
-                picture = read_picture(info, options)
-            except UnreadableImageError as error:
-                bad_files.note(error)
-                break
-            yield picture
 
 
 def survey(
@@ -262,10 +282,24 @@ def _taken_for_dicom(path: Path) -> bool:
     return path.name.lower().endswith(_DICOM) or _is_dicom(path)
 
 
+def _holds_one_picture(path: Path) -> bool:
+    """Whether a file is an image of a format without pages; its content counts, not its suffix."""
+    head = _head(path)
+    return head.startswith(_ONE_PICTURE) and not (path.name.lower().endswith((*_VOLUMES, *_DICOM)) or _marked(head))
+
+
 def _is_dicom(path: Path) -> bool:
     """Whether a file has DICOM's mark behind its preamble."""
+    return _marked(_head(path))
+
+
+def _marked(head: bytes) -> bool:
+    return head[128:] == b"DICM"
+
+
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            return file.read(132)
     except OSError:
-        return False
+        return b""

@@ -1,6 +1,6 @@
 """Files that Pillow opens (PNG, JPEG, BMP, TIFF, ...), in their own depth."""
 
-__all__ = ["bits_of", "exif_orientation", "list_images", "read_image"]
+__all__ = ["bits_of", "exif_orientation", "list_images", "read_image", "read_single"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,25 +64,45 @@ def read_image(info: PictureInfo) -> Picture:
     Raises:
         UnreadableImageError: If it cannot be decoded.
     """
-    path = info.path
-    if not info.eight_bit and tiff.is_tiff(path):
+    if not info.eight_bit and tiff.is_tiff(info.path):
         return tiff.read_page(info)
-    with _open(path) as image:
+    with _open(info.path) as image:
         image.seek(info.index)
-        # Before the pixels are decoded: decoding drops the file's own depth and turns TIFF files.
-        bits = bits_of(image)
-        is_tiff = image.format == "TIFF"
-        orientation = from_exif(exif_orientation(image)) if is_tiff else None
-        spacing = _spacing(image)
-        if bits > _EIGHT and image.mode not in _GREY_MODES:
-            pixels = _deep_colour(path, image)
-        elif image.mode in _GREY_MODES - {"1"}:
-            pixels = np.asarray(image)
-        else:
-            pixels = np.asarray(image.convert("L" if image.mode in {"1", "LA", "La"} else "RGB"))
-        if orientation is None:
-            orientation = from_exif(int(image.getexif().get(_ORIENTATION, 1) or 1))
-            pixels = orientation.apply(pixels)
+        return _decoded(image, info)
+
+
+def read_single(path: Path) -> Picture:
+    """Read the picture of a file that is no TIFF, in one pass over the file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What :func:`read_image` gives for the one entry of :func:`list_images`.
+
+    Raises:
+        UnreadableImageError: If it is no image, or cannot be decoded.
+    """
+    with _open(path) as image:
+        return _decoded(image, PictureInfo(path, eight_bit=bits_of(image) <= _EIGHT))
+
+
+def _decoded(image: Any, info: PictureInfo) -> Picture:
+    """The picture of an opened image at its current page."""
+    # Before the pixels are decoded: decoding drops the file's own depth and turns TIFF files.
+    bits = bits_of(image)
+    is_tiff = image.format == "TIFF"
+    orientation = from_exif(exif_orientation(image)) if is_tiff else None
+    spacing = _spacing(image)
+    if bits > _EIGHT and image.mode not in _GREY_MODES:
+        pixels = _deep_colour(info.path, image)
+    elif image.mode in _GREY_MODES - {"1"}:
+        pixels = np.asarray(image)
+    else:
+        pixels = np.asarray(image.convert("L" if image.mode in {"1", "LA", "La"} else "RGB"))
+    if orientation is None:
+        orientation = from_exif(int(image.getexif().get(_ORIENTATION, 1) or 1))
+        pixels = orientation.apply(pixels)
     return Picture(
         np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("=")),
         info,

@@ -15,7 +15,14 @@ from pydicom.uid import (  # noqa: E402
     RLELossless,
 )
 
-from anomalib_scrd.imaging import Orientation, UnreadableImageError, Window, list_pictures, read_picture  # noqa: E402
+from anomalib_scrd.imaging import (  # noqa: E402
+    Orientation,
+    UnreadableImageError,
+    Window,
+    list_pictures,
+    pictures_of,
+    read_picture,
+)
 from anomalib_scrd.imaging.voi import VoiTable, VoiWindow  # noqa: E402
 from tests.imaging.writing import IDENTIFYING, write_dicom  # noqa: E402
 
@@ -194,6 +201,15 @@ def test_files_without_preamble_and_suffix(tmp_path: Path) -> None:
     assert_array_equal(only(bare).pixels, UNSIGNED)
     (tmp_path / "whole.dcm").rename(tmp_path / "IM0001")
     assert_array_equal(only(tmp_path / "IM0001").pixels, UNSIGNED)
+
+
+def test_a_preamble_that_looks_like_an_image(tmp_path: Path) -> None:
+    content = bytearray(write_dicom(tmp_path / "whole.dcm", UNSIGNED).read_bytes())
+    content[:8] = b"\x89PNG\r\n\x1a\n"
+    (tmp_path / "a.png").write_bytes(content)
+    ((picture, count),) = pictures_of(tmp_path / "a.png")
+    assert count == 1
+    assert_array_equal(picture.pixels, UNSIGNED)
 
 
 def test_unreadable_files_have_a_reason(path: Path) -> None:

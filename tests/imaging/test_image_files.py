@@ -11,7 +11,7 @@ import tifffile
 from numpy.testing import assert_array_equal
 from PIL import Image, ImageOps
 
-from anomalib_scrd.imaging import Orientation, UnreadableImageError, list_pictures, read_picture
+from anomalib_scrd.imaging import Orientation, UnreadableImageError, list_pictures, pictures_of, read_picture
 
 RNG = np.random.default_rng(0)
 GREY8 = RNG.integers(0, 256, (12, 9), dtype=np.uint8)
@@ -23,7 +23,23 @@ FLOAT = RNG.normal(0, 1, (12, 9)).astype(np.float32)
 
 def only(path: Path):
     (info,) = list_pictures(path)
-    return read_picture(info)
+    picture = read_picture(info)
+    ((again, count),) = pictures_of(path)  # in one pass: the same picture
+    assert (count, again.info, again.orientation, again.spacing) == (1, info, picture.orientation, picture.spacing)
+    assert again.pixels.dtype == picture.pixels.dtype
+    assert_array_equal(again.pixels, picture.pixels)
+    return picture
+
+
+@pytest.mark.parametrize(("name", "times"), [("a.png", 1), ("a.jpg", 1), ("a.bmp", 1), ("a.tif", 2)])
+def test_a_file_that_holds_one_picture_is_parsed_once(
+    tmp_path: Path, name: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(GREY8).save(tmp_path / name)
+    opened, genuine = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *args, **kwargs: opened.append(1) or genuine(*args, **kwargs))
+    assert len(list(pictures_of(tmp_path / name))) == 1
+    assert len(opened) == times
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp"])

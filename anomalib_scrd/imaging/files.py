@@ -229,7 +229,7 @@ def read_pictures(
         try:
             for picture, _ in pictures_of(path, options):
                 yield picture
-        except UnreadableImageError as error:
+        except UnreadableImageError as error:  # noqa: PERF203 - one bad file of thousands
             bad_files.note(error)
 
 

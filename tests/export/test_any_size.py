@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import openvino
+import pandas as pd
 import pytest
 import torch
 from anomalib.data.utils import read_image
@@ -16,6 +17,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2.functional import resize, to_pil_image
 
+from anomalib_scrd.edge.run import main as run_edge
 from anomalib_scrd.export.resizing import axis_weights, network_size, resized, transformed, unsupported
 from tests.export.conftest import EDGE_SIZE, Exported, Trained, engine
 from tests.export.test_agreement import (
@@ -28,6 +30,7 @@ from tests.export.test_agreement import (
     rows,
     torch_predict,
 )
+from tests.export.test_metadata import create
 
 SIZES = ((64, 64), (200, 168), (97, 203), (300, 70), (64, 40), (33, 35), (128, 128), (65, 63), (71, 400), (480, 512))
 
@@ -110,7 +113,7 @@ def test_inferencers_read_the_files_themselves(
 def test_real_images_agree(
     real_data: Path, edge: Trained, edge_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five grey and five colour ones, of ten sizes, in four runtimes; and one of each at the size of the training."""
+    """Five grey and five colour ones, of ten sizes, in six runtimes; and one of each at the size of the training."""
     files: dict[tuple[int, int], Path] = {}
     for part, mode in (("magnetic_tile/test/good", "L"), ("brain_mri/test/good", "RGB")):
         found = {Image.open(path).size: path for path in sorted((real_data / part).iterdir())}
@@ -127,6 +130,9 @@ def test_real_images_agree(
     inferencers = {"torch": torch_predict(edge.model.to_torch(tmp_path))}
     inferencers["openvino"] = openvino_predict(edge_export.openvino)
     tensors = inferencers | {"onnx": onnx_predict(edge_export.onnx), "plain openvino": plain_openvino(edge_export)}
+    model_api = create(edge_export.openvino)
+    assert run_edge([str(edge_export.openvino), str(folder), "--output", str(tmp_path / "edge"), "--quiet"]) == 0
+    table = pd.read_csv(tmp_path / "edge" / "scores.csv", index_col="path")
     for batch in engine(tmp_path).predict(edge.model, data_path=folder):
         (path,) = batch.image_path
         wanted = {field: rows(batch, field) for field in FIELDS}
@@ -137,6 +143,15 @@ def test_real_images_agree(
         for name, predict in inferencers.items():
             prediction = predict(path)
             assert_near({field: rows(prediction, field) for field in FIELDS}, wanted, tolerance, f"{name} {path}")
+        score, label = wanted["pred_score"].item(), bool(wanted["pred_label"])
+        seen = model_api(np.asarray(Image.open(path).convert("RGB")))
+        row = table.loc[Path(path).name]
+        assert [float(seen.pred_score), row["score"]] == pytest.approx([score] * 2, abs=tolerance)
+        if abs(score - 0.5) > tolerance:
+            assert (seen.pred_label, row["anomalous"]) == (str(label), label)
+        if "exact" in path:
+            decided = np.abs(wanted["anomaly_map"] - 0.5) > tolerance
+            np.testing.assert_array_equal(seen.pred_mask.reshape(1, -1)[decided], wanted["pred_mask"][decided])
 
 
 def plain_openvino(exported: Exported) -> Callable[[torch.Tensor], Any]:

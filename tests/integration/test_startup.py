@@ -2,6 +2,7 @@
 
 import pkgutil
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -97,6 +98,25 @@ print(*sorted(name for name in set(sys.modules) - before if name.partition(".")[
 @pytest.mark.parametrize("flag", ["", "-I", "-E", "-s"])
 def test_works_under_the_flags_of_isolation(installed: Interpreter, flag: str):
     assert silent(installed, "import anomalib.models" + CALLS, *filter(None, [flag])) == "['data', 'model']"
+
+
+def test_warnings_about_imports_of_anomalib_alone_are_dropped(installed: Interpreter):
+    told = [
+        "Importing from timm.models.layers is deprecated, please import via timm.layers",
+        "The anomalib.models.components.dinov2 package is deprecated and will be removed",
+        "Something else",
+    ]
+    warn = "\n".join(f"warnings.warn({text!r}, FutureWarning)" for text in told)
+    installed.write("anomalib/models/__init__.py", f"import warnings\n{warn}\n")
+    errors = installed("import anomalib.models").stderr
+    assert "Something else" in errors
+    assert "deprecated" not in errors
+
+
+def test_anomalib_with_the_plugin_is_imported_without_a_word():
+    code = "import anomalib.models, anomalib_scrd; anomalib_scrd.ScaleAwareCRD"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stderr + done.stdout
 
 
 def test_without_site_there_is_no_hook(installed: Interpreter):

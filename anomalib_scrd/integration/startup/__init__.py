@@ -15,6 +15,12 @@ _FOLLOWED_BY = {
     "anomalib.models": ("anomalib_scrd.lightning_model", ""),
 }
 
+# What anomalib 2.7's own models import is deprecated by timm and by anomalib: nothing that a user can change.
+_OF_ANOMALIB = (
+    "Importing from timm.models.layers is deprecated",
+    "The anomalib.models.components.dinov2 package is deprecated",
+)
+
 # Those modules of anomalib that are still to be imported.
 _waiting: "set[str]" = set()
 
@@ -34,6 +40,7 @@ class _Loader:
     def exec_module(self, module: "object") -> None:
         # The module gets its own loader back first, for code that reloads or inspects it.
         module.__loader__ = module.__spec__.loader = self._loader  # type: ignore[attr-defined]
+        _silence()
         self._loader.exec_module(module)  # type: ignore[attr-defined]
         name: str = module.__name__  # type: ignore[attr-defined]
         if name in _waiting:
@@ -41,6 +48,14 @@ class _Loader:
             _follow(name)
         if not _waiting:
             sys.meta_path[:] = [finder for finder in sys.meta_path if not _is_ours(finder)]
+
+
+def _silence() -> None:
+    """Drop warnings about anomalib's own imports. For good: the end of `catch_warnings` would undo others' filters."""
+    import warnings
+
+    for message in _OF_ANOMALIB:
+        warnings.filterwarnings("ignore", message, FutureWarning)
 
 
 def _follow(name: str) -> None:

@@ -54,6 +54,7 @@ from anomalib_scrd.training.feature_cache import FeatureCache
 from anomalib_scrd.training.full_batches import FullBatches, explained_batch_norm_error
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.image_order import ImageOrder
+from anomalib_scrd.training.kept_images import KeptImages
 from anomalib_scrd.training.logged_terms import named_terms
 from anomalib_scrd.training.resuming import ResumedOrder
 from anomalib_scrd.training.run_report import RunReport
@@ -216,8 +217,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [self.held_out, ResumedOrder(), ValidationTimes(), RunReport(), ExplainedDataErrors(), PatientScores()]
-        own.append(self.compiled)
+        own = [self.held_out, KeptImages(), ResumedOrder(), ValidationTimes(), RunReport()]
+        own += [ExplainedDataErrors(), PatientScores(), self.compiled]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), *own]

@@ -1,0 +1,112 @@
+"""Training images that are read once and kept in memory, where they fit."""
+
+__all__ = ["KeptDataset", "KeptImages"]
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import DataLoader, Dataset
+
+from anomalib_scrd.training.feature_cache import unsteady_step
+
+logger = logging.getLogger(__name__)
+
+_MEMORY = 2**30  # bytes, in each process of a training
+
+
+class KeptImages(Callback):
+    """Keeps the training images of a fit in memory if all of them fit into 1 GiB.
+
+    A training takes many times as many images as a small set holds: without this, decoding and resizing take a third
+    of the time of a step of a small backbone, and starting worker processes for each of hundreds of epochs takes longer
+    than the steps. Images that are kept need no worker processes; those of validation and test images stay.
+
+    The images and their order are those of a training without it. Nothing is kept where a transform of the training
+    images may be random, where the data set reads its images in a way of its own, or without a data module.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Wrap the training set of the data module, before its loader exists.
+
+        Args:
+            trainer: Trainer, after its data module's ``setup``.
+            pl_module: The model.
+            stage: Images are kept in ``fit`` only.
+        """
+        del pl_module
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        dataset = getattr(datamodule, "train_data", None)
+        if stage != "fit" or dataset is None or not _steady(dataset):
+            return
+        needed = len(dataset) * _bytes_of_first(dataset)
+        if 0 < needed <= _MEMORY:
+            datamodule.train_data = KeptDataset(dataset)
+            logger.info("The %d training images are kept in memory (%.3f GiB).", len(dataset), needed / 2**30)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the training process read the images itself: a worker process would keep them to itself."""
+        del pl_module
+        loader = trainer.train_dataloader
+        if isinstance(loader, DataLoader) and isinstance(loader.dataset, KeptDataset):
+            loader.num_workers, loader.prefetch_factor = 0, None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the data module its own training set back."""
+        del pl_module, stage
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        dataset = getattr(datamodule, "train_data", None)
+        if isinstance(dataset, KeptDataset):
+            datamodule.train_data = dataset.source
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the training set back after a fit that failed."""
+        del exception
+        self.teardown(trainer, pl_module, "fit")
+
+
+class KeptDataset(Dataset):
+    """Items of a data set, each of which is read once; everything else is the data set's own.
+
+    Args:
+        source: The data set.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self._items: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        """An item, read if it was not; its tensors are shared with all later ones of the same index."""
+        item = self._items.get(index)
+        if item is None:
+            item = self._items[index] = self.source[index]
+        return copy.copy(item)
+
+    def __getattr__(self, name: str) -> Any:
+        """Any other attribute of the data set."""
+        if name == "source":  # of an object that is being unpickled
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+
+def _steady(dataset: Any) -> bool:
+    """Whether a data set gives the same item for the same index each time."""
+    read = getattr(type(dataset), "__getitem__", None)
+    known = getattr(read, "__module__", "").partition(".")[0] in {"anomalib", "anomalib_scrd"}
+    return known and hasattr(dataset, "samples") and unsteady_step(dataset) is None
+
+
+def _bytes_of_first(dataset: Any) -> int:
+    """Bytes of the tensors of the first item; 0 if it cannot be read, which the training reports."""
+    try:
+        values = vars(dataset[0]).values()
+    except Exception:  # noqa: BLE001 - whatever a reader raises comes up again in the first epoch
+        return 0
+    return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))

@@ -1,0 +1,153 @@
+"""Training images in memory: the same training, each file read once, given back, and not kept where this is unsafe."""
+
+import copy
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from anomalib.data import Folder
+from anomalib.data.datasets.base import image as reader
+from anomalib.data.datasets.image.folder import FolderDataset
+from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from anomalib_scrd.training import kept_images
+from anomalib_scrd.training.kept_images import KeptDataset, KeptImages
+from tests.models import build_engine, build_model
+
+STEPS = 12  # of four of nine images
+
+
+class Look(Callback):
+    """What the training loads from, and its worker processes."""
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
+        assert isinstance(trainer.train_dataloader, DataLoader)
+        self.dataset = trainer.train_dataloader.dataset
+        self.workers = trainer.train_dataloader.num_workers
+        self.iterator = type(iter(trainer.train_dataloader)).__name__
+
+
+def name_of(path: str) -> str:
+    return "/".join(Path(path).parts[-3:])
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """Number of times that this process has read each file."""
+    counts: Counter = Counter()
+    original = reader.read_image
+
+    def read_image(path: str, **arguments: bool) -> object:
+        counts[name_of(path)] += 1
+        return original(path, **arguments)
+
+    monkeypatch.setattr(reader, "read_image", read_image)
+    return counts
+
+
+def fit(root: Path, data: Folder, steps: int = STEPS, **arguments: object) -> tuple[dict[str, torch.Tensor], Look]:
+    look = Look()
+    model = build_model(seed=3, **arguments)
+    engine = build_engine(root, max_steps=steps, limit_val_batches=0, callbacks=[look], logger=False)
+    engine.fit(model, datamodule=data)
+    return model.state_dict(), look
+
+
+@pytest.mark.parametrize("held_out", [0.0, 0.1])
+def test_a_training_is_the_same_and_reads_each_image_once(
+    held_out: float, tiny_data: Callable[..., Folder], tmp_path: Path, reads: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"scoring": {"held_out": held_out, "scale_adaptation": "uniform"}}
+    data = tiny_data(num_workers=2)
+    kept, look = fit(tmp_path / "kept", data, **arguments)
+    assert isinstance(look.dataset, KeptDataset)
+    assert (look.workers, look.iterator) == (0, "_SingleProcessDataLoaderIter")
+    trained_on = set(map(name_of, look.dataset.samples.image_path))
+    assert max(reads[name] for name in trained_on) <= 3  # the first one is measured; for thresholds they are read again
+    assert type(data.train_data) is FolderDataset
+    assert (len(data.train_data), data.num_workers) == (12, 2)
+    monkeypatch.setattr(kept_images, "_MEMORY", 0)
+    reads.clear()
+    plain, look = fit(tmp_path / "plain", tiny_data(), **arguments)
+    assert type(look.dataset) is FolderDataset
+    assert min(reads[name] for name in trained_on) >= STEPS * 4 // 12
+    torch.testing.assert_close(kept, plain, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", ["random", "too large"])
+def test_images_that_may_change_or_do_not_fit_are_not_kept(
+    case: str, tiny_data: Callable[..., Folder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_data(**({"train_augmentations": v2.RandomHorizontalFlip()} if case == "random" else {}))
+    if case == "too large":  # of 12 images, 3 of which are held out
+        item = 4 * 3 * 64 * 64 + 64 * 64
+        monkeypatch.setattr(kept_images, "_MEMORY", 9 * item - 1)
+    _, look = fit(tmp_path, data, steps=1)
+    assert not isinstance(look.dataset, KeptDataset)
+
+
+def test_the_limit_is_that_of_all_images(
+    tiny_data: Callable[..., Folder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_images, "_MEMORY", 9 * (4 * 3 * 64 * 64 + 64 * 64 + 8))
+    _, look = fit(tmp_path, tiny_data(), steps=1)
+    assert isinstance(look.dataset, KeptDataset)
+
+
+class Stops(Callback):
+    def on_train_batch_end(self, *_: object) -> None:
+        msg = "on purpose"
+        raise RuntimeError(msg)
+
+
+def test_the_training_set_is_given_back_after_a_failure(tiny_data: Callable[..., Folder], tmp_path: Path) -> None:
+    data = tiny_data()
+    with pytest.raises(RuntimeError, match="on purpose"):
+        build_engine(tmp_path, max_steps=2, callbacks=[Stops()]).fit(build_model(), datamodule=data)
+    assert type(data.train_data) is FolderDataset
+    assert len(data.train_data) == 12
+
+
+class Flickering(FolderDataset):
+    """A data set with a reader of its own, which may give another image each time."""
+
+    def __getitem__(self, index: int) -> object:
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("case", ["gone", "own reader"])
+def test_what_cannot_be_read_or_has_its_own_reader_is_left_alone(case: str, tiny_data: Callable[..., Folder]) -> None:
+    data = tiny_data()
+    data.setup()
+    if case == "gone":
+        data.train_data.samples.loc[0, "image_path"] = "gone.png"
+    else:
+        data.train_data.__class__ = Flickering
+    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    KeptImages().setup(trainer, build_model(), "fit")
+    assert isinstance(data.train_data, FolderDataset)
+
+
+@pytest.fixture
+def kept(tiny_data: Callable[..., Folder]) -> KeptDataset:
+    data = tiny_data()
+    data.setup()
+    return KeptDataset(data.train_data)
+
+
+def test_items_are_those_of_the_data_set(kept: KeptDataset) -> None:
+    first, again, wanted = kept[1], kept[1], kept.source[1]
+    assert torch.equal(first.image, wanted.image)
+    assert (first.image_path, kept.samples.shape, len(kept)) == (wanted.image_path, kept.source.samples.shape, 12)
+    first.image = torch.zeros(3, 8, 8)  # a collate function that puts in another image
+    assert torch.equal(again.image, kept[1].image)
+    for other in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept))):
+        assert torch.equal(other[1].image, wanted.image)
+    with pytest.raises(AttributeError, match="nothing"):
+        kept.nothing  # noqa: B018

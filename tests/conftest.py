@@ -22,7 +22,7 @@ if _WORKERS > 1:
     os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
 # One for all tests, those of anomalib's inferencer and of NNCF included: several would leave this process with a signal
-# stack that is gone, see `anomalib_scrd.benchmark.exported_models.openvino_core`.
+# stack that is gone, see `anomalib_scrd.export.openvino_core`.
 openvino.Core = openvino._ov_api.Core = cache(openvino.Core)  # openvino.compile_model makes its own
 
 

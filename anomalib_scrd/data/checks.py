@@ -35,7 +35,8 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
     warn_of_shapes(images, transform, max((size for size in sizes if size), default=1))
     if stage == "fit":
         datamodule = getattr(trainer, "datamodule", None)
-        training, validation, test = (getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test"))
+        sets = (getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test"))
+        training, validation, test = map(_whole, sets)
         # Images that are held out from the student are training images.
         held_out = getattr(trainer.lightning_module, "held_out", None)
         whole = getattr(held_out, "whole", None) or training

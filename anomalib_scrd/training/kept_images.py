@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Subset
 
 from anomalib_scrd.training.feature_cache import unsteady_step
 
@@ -59,7 +59,7 @@ class KeptImages(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         dataset = getattr(datamodule, "train_data", None)
         if isinstance(dataset, KeptDataset):
-            datamodule.train_data = dataset.source
+            datamodule.train_data = dataset.dataset
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the training set back after a fit that failed."""
@@ -67,33 +67,33 @@ class KeptImages(Callback):
         self.teardown(trainer, pl_module, "fit")
 
 
-class KeptDataset(Dataset):
+class KeptDataset(Subset):
     """Items of a data set, each of which is read once; everything else is the data set's own.
 
     Args:
-        source: The data set.
+        dataset: The data set.
     """
 
-    def __init__(self, source: Any) -> None:
-        self.source = source
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset, range(len(dataset)))
         self._items: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        """Number of items."""
-        return len(self.source)
 
     def __getitem__(self, index: int) -> Any:
         """An item, read if it was not; its tensors are shared with all later ones of the same index."""
         item = self._items.get(index)
         if item is None:
-            item = self._items[index] = self.source[index]
+            item = self._items[index] = self.dataset[index]
         return copy.copy(item)
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """Items of a batch."""
+        return [self[index] for index in indices]
 
     def __getattr__(self, name: str) -> Any:
         """Any other attribute of the data set."""
-        if name == "source":  # of an object that is being unpickled
+        if name == "dataset":  # of an object that is being unpickled
             raise AttributeError(name)
-        return getattr(self.source, name)
+        return getattr(self.dataset, name)
 
 
 def _steady(dataset: Any) -> bool:

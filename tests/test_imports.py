@@ -83,3 +83,13 @@ def test_nothing_outside_imports_the_benchmark(room: str) -> None:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = _imported(node) if isinstance(node, (ast.Import, ast.ImportFrom)) else set()
                 assert not any(name.startswith(f"{NAME}.benchmark") for name in names), path
+
+
+def test_the_edge_distribution_holds_all_that_it_imports() -> None:
+    """Statements within functions included; its own test installs it, which needs a registry."""
+    held = ("edge", "imaging", "atomic_files")
+    for name, path in MODULES.items():
+        if name.split(".")[1:2] in [[room] for room in held]:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = _imported(node) if isinstance(node, (ast.Import, ast.ImportFrom)) else set()
+                assert {other.split(".")[1] for other in names if "." in other} <= set(held), path

@@ -37,19 +37,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     for room in ("edge", "imaging"):
         shutil.copytree(ROOT / "anomalib_scrd" / room, folder / "source" / "anomalib_scrd" / room, ignore=ignored)
-    for name in ("pyproject.toml", "LICENSE"):
-        shutil.copy(ROOT / name, folder / "source")
+    for name in ("pyproject.toml", "LICENSE", "anomalib_scrd/atomic_files.py"):
+        shutil.copy(ROOT / name, folder / "source" / name)
     pip("wheel", "--no-deps", "-w", folder, folder / "source" / "anomalib_scrd" / "edge")
     (built,) = folder.glob("*.whl")
     return built
 
 
-def test_holds_two_rooms_and_the_version_of_the_project(wheel: Path) -> None:
+def test_holds_its_rooms_and_the_version_of_the_project(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         said = archive.read(metadata).decode()
-    assert {"/".join(name.split("/")[:2]) for name in names} == {"anomalib_scrd/edge", "anomalib_scrd/imaging"}
+    held = {"edge", "imaging", "atomic_files.py"}
+    assert {"/".join(name.split("/")[:2]) for name in names} == {f"anomalib_scrd/{name}" for name in held}
     assert "anomalib_scrd/edge/report/command.py" in names
     version = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version"))
     assert f"Version: {json.loads(version.split('=')[1])}" in said

@@ -17,6 +17,8 @@ from anomalib_scrd.training import validation_times
 from anomalib_scrd.training.held_out import HeldOut
 from tests.models import build_engine, build_model
 
+UNIFORM = {"scoring": {"scale_adaptation": "uniform"}}  # nothing to fit: the times are looked at
+
 
 class Log(Callback):
     """Steps at which validations end and files are written."""
@@ -76,7 +78,7 @@ def test_a_handful_of_validations_and_one_at_the_end(
     monkeypatch.setattr(validation_times, "_WORTH_SAVING", 600.0)  # however slow the machine is
     log = Log()
     engine = build_engine(tmp_path, callbacks=[log], **length)
-    engine.fit(build_model(), datamodule=tiny_data())
+    engine.fit(build_model(**UNIFORM), datamodule=tiny_data())
     assert log.validated == expected
     assert log.written == expected
     assert (engine.trainer.check_val_every_n_epoch, engine.trainer.val_check_interval) == (1, 1.0)
@@ -161,7 +163,7 @@ def test_the_users_own_callbacks_win(tiny_data: Callable, tmp_path: Path) -> Non
     for number, callback in enumerate(own):
         log = Log()
         engine = build_engine(tmp_path / str(number), max_epochs=4, callbacks=[log, callback])
-        engine.fit(build_model(), datamodule=tiny_data())
+        engine.fit(build_model(**UNIFORM), datamodule=tiny_data())
         assert log.validated == [3, 6, 9, 12]
     assert len(list((tmp_path / "own").glob("epoch=*"))) == 3
     assert (tmp_path / "own/mine.ckpt").is_file()
@@ -232,17 +234,17 @@ def test_half_an_hour_is_the_longest_time_without(
 
     log = Log()
     engine = build_engine(tmp_path, max_steps=150, callbacks=[Clock(), log])
-    engine.fit(build_model(), datamodule=tiny_data(train_batch_size=1))
+    engine.fit(build_model(**UNIFORM), datamodule=tiny_data(train_batch_size=1))
     # looks at the clock after 50, 100 and 150 batches; quarters after 38, 75, 113; an epoch has 9 batches
     assert log.validated == [45, 81, 108, 117, 150]
 
 
 def test_a_resumed_fit_goes_on_with_its_plan(tiny_data: Callable, tmp_path: Path) -> None:
     first = build_engine(tmp_path / "a", max_epochs=5)
-    first.fit(build_model(), datamodule=tiny_data())
+    first.fit(build_model(**UNIFORM), datamodule=tiny_data())
     log = Log()
     second = build_engine(tmp_path / "b", max_epochs=10, callbacks=[log])
-    second.fit(build_model(), datamodule=tiny_data(), ckpt_path=first.best_model_path)
+    second.fit(build_model(**UNIFORM), datamodule=tiny_data(), ckpt_path=first.best_model_path)
     assert second.trainer.global_step == 30
     assert log.validated == [24, 30]
 

@@ -81,15 +81,9 @@ class Inputs:
         Raises:
             UnreadableImageError: See :meth:`read`.
         """
-        pictures = pictures_of(path, self._preparation.volumes)
-        while True:
-            with _named(path):
-                found = next(pictures, None)
-                if found is None:
-                    return
-                picture, count = found
-                prepared = self._preparation(picture)
-            yield picture.info, count, prepared
+        with _named(path):
+            for picture, count in pictures_of(path, self._preparation.volumes):
+                yield picture.info, count, self._preparation(picture)
 
     @property
     def volumes(self) -> VolumeOptions:

@@ -41,17 +41,19 @@ class KeptImages(Callback):
         dataset = getattr(datamodule, "train_data", None)
         if stage != "fit" or dataset is None or not _steady(dataset):
             return
-        needed = len(dataset) * _bytes_of_first(dataset)
+        kept = KeptDataset(dataset)
+        needed = len(kept) * _bytes_of_first(kept)
         if 0 < needed <= _MEMORY:
-            datamodule.train_data = KeptDataset(dataset)
-            logger.info("The %d training images are kept in memory (%.3f GiB).", len(dataset), needed / 2**30)
+            datamodule.train_data = kept
+            logger.info("The %d training images are kept in memory (%.3f GiB).", len(kept), needed / 2**30)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the training process read the images itself: a worker process would keep them to itself."""
         del pl_module
         loader = trainer.train_dataloader
         if isinstance(loader, DataLoader) and isinstance(loader.dataset, KeptDataset):
-            loader.num_workers, loader.prefetch_factor = 0, None
+            # torch allows the two others with worker processes only.
+            loader.num_workers, loader.prefetch_factor, loader.timeout = 0, None, 0
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data module its own training set back."""

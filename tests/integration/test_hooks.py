@@ -25,6 +25,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 import anomalib_scrd.integration
@@ -318,3 +319,11 @@ def test_h22_the_started_loader(tiny_data: Callable[..., Folder], tmp_path: Path
         build_model(layers=["layer1", "layer2"], scoring={"held_out": 0.0}), datamodule=tiny_data()
     )
     assert seen == [(0, True), (1, True)], "H22: the loop's state has changed"
+
+
+def test_h23_a_loader_without_its_workers() -> None:
+    loader = DataLoader(range(8), batch_size=2, num_workers=2, prefetch_factor=4, timeout=60)
+    loader.num_workers, loader.prefetch_factor, loader.timeout = 0, None, 0  # refused if torch no longer allows it
+    batches = iter(loader)
+    assert not hasattr(batches, "_workers"), "H23: worker processes start all the same"
+    assert torch.equal(torch.cat(list(batches)), torch.arange(8))

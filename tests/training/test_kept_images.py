@@ -67,7 +67,8 @@ def test_a_training_is_the_same_and_reads_each_image_once(
     assert isinstance(look.dataset, KeptDataset)
     assert look.workers == 0
     trained_on = set(map(name_of, look.dataset.samples.image_path))
-    assert max(reads[name] for name in trained_on) <= 3  # the first one is measured; for thresholds they are read again
+    # Once, though the first epoch has worker processes; without held-out images thresholds need them once more.
+    assert {reads[name] for name in trained_on} <= {1, 2}
     assert type(data.train_data) is FolderDataset
     assert (len(data.train_data), data.num_workers) == (12, 2)
     monkeypatch.setattr(kept_images, "_MEMORY", 0)

@@ -28,9 +28,9 @@ class MapAndScore(nn.Module):
 
     Args:
         num_scales: Number of levels K.
-        scale_adaptation: ``fitted``: the weights tell synthetic anomalies from normal images; ``uniform``: every weight
-            is equal; ``published``: the map is the sum of the levels' distances with weights of the image from the
-            scale adaptation head, not standardised, and the score is the mean of the map.
+        scale_adaptation: ``fitted``: the weights separate synthetic anomalies from normal images; ``uniform``: every
+            weight is equal; ``published``: the map is the sum of the levels' distances with weights of the image from
+            the scale adaptation head, not standardised, and the score is the mean of the map.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map, see
             :func:`~anomalib_scrd.distance.confidence`; 0 for none (published).
         sigma: Standard deviation of the smoothing, in pixels of the input; 0 for none.

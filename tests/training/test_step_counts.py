@@ -108,7 +108,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.fail("a tensor was read by the host")
 
     with monkeypatch.context() as patch, NoWaiting():
-        patch.setattr(patches, "_number_is_at_hand", lambda _: False)
+        patch.setattr(patches, "_count_is_known", lambda _: False)
         for name in ("item", "tolist", "numpy", "cpu"):
             patch.setattr(torch.Tensor, name, refuse)
         yield

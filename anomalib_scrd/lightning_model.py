@@ -59,7 +59,7 @@ from anomalib_scrd.training.logged_terms import named_terms
 from anomalib_scrd.training.resuming import ResumedOrder
 from anomalib_scrd.training.run_report import RunReport
 from anomalib_scrd.training.scale_weights import ScaleWeights
-from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
+from anomalib_scrd.training.schedule import has_no_length, optimiser_and_schedule, set_default_length
 from anomalib_scrd.training.seeding import seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
 
@@ -185,7 +185,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
-        self._without_length = trainer is not None and asks_for_no_length(trainer)
+        self._without_length = trainer is not None and has_no_length(trainer)
         AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property
 
     def setup(self, stage: str) -> None:

@@ -236,7 +236,7 @@ class ModelExport(ModelMixin):
             msg = f"{compression.name} needs a datamodule with normal images (--data on the command line), got None"
             raise ValueError(msg)
         if not 0 <= max_drop <= 1:
-            msg = f"max_drop must lie in [0, 1], got {max_drop}"
+            msg = f"max_drop must be in [0, 1], got {max_drop}"
             raise ValueError(msg)
         images = calibration_images(datamodule, getattr(self, "held_out", None))
         return [images] if compression == CompressionType.INT8_PTQ else [images, labelled_images(datamodule)]

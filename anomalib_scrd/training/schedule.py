@@ -1,6 +1,6 @@
 """Length of a training, optimiser and learning rate."""
 
-__all__ = ["DEFAULT_STEPS", "asks_for_no_length", "cosine_with_warmup", "optimiser_and_schedule", "set_default_length"]
+__all__ = ["DEFAULT_STEPS", "cosine_with_warmup", "has_no_length", "optimiser_and_schedule", "set_default_length"]
 
 import logging
 import math
@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 DEFAULT_STEPS = 40_000
 """Published length of a training, in optimiser steps."""
 
-# Lightning fills it in for a fit without a length (`lightning.pytorch.loops.utilities._parse_loop_limits`).
+# Lightning's values for a fit without a length (`lightning.pytorch.loops.utilities._parse_loop_limits`).
 _LIGHTNING_DEFAULT = (1000, -1)
 
 
-def asks_for_no_length(trainer: Trainer) -> bool:
-    """Whether a trainer was made without a length.
+def has_no_length(trainer: Trainer) -> bool:
+    """Whether a trainer was created without a number of steps or epochs.
 
-    Call it when the trainer is attached to the model: later Lightning has filled in 1000 epochs, or the time limit.
+    To be called when the trainer is attached to the model: later Lightning sets 1000 epochs, or the time limit.
 
     Args:
         trainer: The trainer.
@@ -35,7 +35,7 @@ def asks_for_no_length(trainer: Trainer) -> bool:
 
 
 def set_default_length(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
-    """Give a training without a length the default one, unless it has a time limit.
+    """Set the default length of a training without a length and without a time limit.
 
     Args:
         trainer: The trainer, while it sets up a fit.
@@ -60,7 +60,7 @@ def optimiser_and_schedule(
     Args:
         parameters: Trained parameters.
         options: Values of :class:`~anomalib_scrd.options.OptimiserOptions`.
-        trainer: The trainer, which knows the length.
+        trainer: The trainer, for the length of the training.
 
     Returns:
         The result of ``configure_optimizers``.
@@ -79,7 +79,7 @@ def optimiser_and_schedule(
     known = math.isfinite(steps)
     if not known:
         logger.warning(
-            "optimiser.schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
+            "optimiser.schedule 'cosine' needs the number of steps, which trainer.max_time alone does not give: the "
             "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
         )
     scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, options["warmup_steps"])
@@ -87,12 +87,12 @@ def optimiser_and_schedule(
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int | None, warmup_steps: int) -> LambdaLR:
-    """Linear rise over the warm-up, then half a cosine down to zero at the last step.
+    """Linear warm-up, then half a cosine down to zero at the last step.
 
     Args:
         optimizer: Optimiser.
-        total_steps: Steps of the whole training; None where it is unknown: no cosine follows the rise.
-        warmup_steps: Steps of the rise. In a training that is shorter than twice as many it takes the first half.
+        total_steps: Steps of the training; None if unknown, and then the rate stays constant after the warm-up.
+        warmup_steps: Steps of the warm-up; at most the first half of the training.
 
     Returns:
         A scheduler to be stepped once per optimiser step.

@@ -47,7 +47,7 @@ def test_one_image_is_its_own_threshold() -> None:
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan"), "x", True])
 def test_a_rate_out_of_range_is_refused(rate: object) -> None:
-    with pytest.raises(ValueError, match=r"false_alarm_rate must lie in \(0, 1\), got"):
+    with pytest.raises(ValueError, match=r"false_alarm_rate must be in \(0, 1\), got"):
         threshold_by_rate([1.0, 2.0], rate)
 
 

@@ -73,13 +73,13 @@ def checkpoint(said: str) -> Path:
 
 def test_the_end_is_reported_in_separate_lines(said: str) -> None:
     line = re.search(
-        r"^threshold: 0.5 \(raw score (\S+), map (\S+)\), for 0.05 false alarms: (.*)$", said, re.MULTILINE
+        r"^threshold: 0.5 \(raw score (\S+), map (\S+)\), for a false-alarm rate of 0.05: (.*)$", said, re.MULTILINE
     )
     assert np.isfinite([float(line[1]), float(line[2])]).all()
     # 32 images are left for the training, a quarter of which gives the thresholds
     assert re.fullmatch(
-        r"[01] of 8 normal images lie above it \(95 % interval 0\.0\d\d to 0\.\d+\); extrapolated, 19 images can show "
-        r"such a rate",
+        r"[01] of 8 normal images are above it \(95 % interval 0\.0\d\d to 0\.\d+\); extrapolated, because this rate "
+        r"needs 19 images",
         line[3],
     )
     for name in ("checkpoint", "threshold", "next", "pictures", "labels"):

@@ -158,7 +158,7 @@ def test_wrong_arguments_are_named_before_the_export(edge: Trained, tmp_path: Pa
         export("INT8_PTQ")
     with pytest.raises(ValueError, match=r"INT8_ACQ needs normal and anomalous validation images"):
         export("INT8_ACQ", datamodule=edge.data(val_split_mode="none"))
-    with pytest.raises(ValueError, match=r"max_drop must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"max_drop must be in \[0, 1\], got 1.5"):
         export("INT8_ACQ", datamodule=edge.data(), max_drop=1.5)
     assert not list(tmp_path.iterdir())
 

@@ -79,7 +79,7 @@ def test_anomalous_training_images_are_not_chosen() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan"), True])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\), got"):
         HeldOut(share)
 
 

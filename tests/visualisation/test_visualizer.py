@@ -266,7 +266,7 @@ def test_images_that_pillow_cannot_show_are_drawn_from_the_input(tmp_path: Path)
 
 @pytest.mark.parametrize("size", [8, 12.5, "x", True])
 def test_a_size_out_of_range_is_refused(size: object) -> None:
-    with pytest.raises(ValueError, match="size must be whole and at least 32 pixels, got"):
+    with pytest.raises(ValueError, match="size must be a whole number of pixels, at least 32, got"):
         DecisionVisualizer(size=size)
 
 

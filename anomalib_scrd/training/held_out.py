@@ -82,6 +82,11 @@ class HeldOut(Callback):
         """Number of images that are held out."""
         return 0 if self.dataset is None else len(self.dataset)
 
+    @property
+    def training_set(self) -> AnomalibDataset | None:
+        """All training images, the held-out ones included; None outside of a fit."""
+        return None if self._taken_from is None else self._taken_from[1]
+
     def loader(self, *, trained: bool = False) -> DataLoader:
         """A loader of the held-out images in a fixed order, in batches of the data module's ``eval_batch_size``.
 

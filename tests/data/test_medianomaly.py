@@ -291,7 +291,7 @@ def test_listed_images_that_do_not_exist(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not json", "is no valid JSON"),
+        ("not json", "is not valid JSON"),
         ('{"train": ["a.png"]}', "lacks one of the lists train/0, test/0 and test/1; it has {'train': 'list of 1'}"),
         ("[]", "lacks one of the lists train/0, test/0 and test/1; it has list of 0"),
         ('{"train": {"0": [1]}, "test": {"0": ["a.png"], "1": ["b.png"]}}', "must hold lists of file names"),
@@ -309,7 +309,7 @@ def test_bad_data_json(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no valid CSV"),
+        ("", "is not valid CSV"),
         ("image,MEL\nISIC_0,1\n", "lacks one of the columns image and NV; it has ['image', 'MEL']"),
     ],
 )
@@ -338,7 +338,7 @@ def test_files_that_are_no_images_are_found_before_the_training(tmp_path: Path) 
     with pytest.raises(UnreadableImageError) as caught:
         module(tmp_path, "BraTS2021").setup()
     message = str(caught.value)
-    assert "2 files are no readable images" in message
+    assert "2 files cannot be read as images" in message
     assert "BraTS_03_flair_60.png' (empty file)" in message
     assert "BraTS_02_seg_60.png' (UnidentifiedImageError)" in message
 
@@ -355,7 +355,7 @@ def test_image_that_is_cut_short_is_named_when_it_is_read(tmp_path: Path) -> Non
     cut_short(folder / "train/good/3.png")
     data = module(tmp_path, "Camelyon16")
     data.setup()
-    with pytest.raises(UnreadableImageError, match=r"cannot read .*train/good/3\.png'.*cut short\?"):
+    with pytest.raises(UnreadableImageError, match=r"cannot read .*train/good/3\.png'.*incomplete\?"):
         list(data.train_data)
     with pytest.raises(UnreadableImageError, match=r"3\.png"):
         MedIAnomaly("Camelyon16", tmp_path, val_split_ratio=0.9).setup()

@@ -199,7 +199,7 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "drawn/train/good/mine.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"root .*drawn' exists and wasn't drawn by PhantomSlices"):
+    with pytest.raises(ValueError, match=r"root .*drawn' exists and was not drawn by PhantomSlices"):
         module(tmp_path).prepare_data()
     assert mine.read_bytes() == b"precious"
 
@@ -274,4 +274,4 @@ def test_it_says_once_that_the_data_is_synthetic(tmp_path: Path, caplog: pytest.
         data.prepare_data()
         data.setup()
     assert caplog.text.count("the images are drawn, not measured") == 1
-    assert "say nothing about real data" in caplog.text
+    assert "only show that the installation works" in caplog.text

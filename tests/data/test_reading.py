@@ -80,7 +80,7 @@ def medical(root: Path) -> tuple[MedIAnomaly, Path]:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_truncated_image_in_training(root: Path, workers: int, model: ScaleAwareCRD, engine: Engine) -> None:
     path = cut_short(root / "normal/5.png")
-    with pytest.raises(OSError, match=rf"1 files are no readable images: '{path}' \(.*truncated"):
+    with pytest.raises(OSError, match=rf"1 files cannot be read as images: '{path}' \(.*truncated"):
         engine.fit(model, datamodule=folder(root, num_workers=workers, normal_test_dir="defect", train_batch_size=8))
 
 
@@ -96,7 +96,7 @@ def test_truncated_image_in_this_packages_data(
 
 def test_truncated_image_in_validation_test_and_prediction(root: Path, model: ScaleAwareCRD, engine: Engine) -> None:
     path = cut_short(root / "defect/3.png")
-    message = rf"1 files are no readable images: '{path}' \(.*truncated"
+    message = rf"1 files cannot be read as images: '{path}' \(.*truncated"
     with pytest.raises(OSError, match=message):
         engine.fit(model, datamodule=folder(root))
     with pytest.raises(OSError, match=message):
@@ -114,7 +114,7 @@ def test_files_that_are_no_images_are_found_before_the_training(
 ) -> None:
     (root / part).write_bytes(content)
     model.training_step = lambda *_args, **_kwargs: pytest.fail("the training began")  # type: ignore[method-assign]
-    with pytest.raises(UnreadableImageError, match=rf"1 files are no readable images: '{root / part}' \({reason}\)"):
+    with pytest.raises(UnreadableImageError, match=rf"1 files cannot be read as images: '{root / part}' \({reason}\)"):
         engine.fit(model, datamodule=folder(root))
 
 

@@ -226,7 +226,7 @@ def test_unreadable_files_have_a_reason(path: Path) -> None:
     assert reason() == "it is a DICOM file without PixelData (CT Image Storage)"
     write_dicom(path, UNSIGNED)
     path.write_bytes(path.read_bytes()[:-100])
-    assert reason() == "it is cut short: there are fewer pixels than its header says"
+    assert reason() == "it is truncated: there are fewer pixels than its header declares"
     path.write_bytes(path.read_bytes()[:200])
     assert "without PixelData" in reason() or "cannot be read" in reason()
     write_dicom(path, UNSIGNED, Rows=0)
@@ -243,7 +243,7 @@ def test_unreadable_files_have_a_reason(path: Path) -> None:
     data.save_as(path)
     assert reason().startswith("transfer syntax 'MPEG2 Main Profile / Main Level' is not supported")
     path.write_bytes(b"\x30\x82" + b"an encrypted envelope" * 20)
-    assert reason() == "it is no DICOM file"
+    assert reason() == "it is not a DICOM file"
 
 
 def test_headers_are_not_in_warnings_and_logs(path: Path, caplog: pytest.LogCaptureFixture, recwarn: object) -> None:

@@ -35,7 +35,7 @@ PYDICOM_REFUSED = {
     "test_files/ExplVR_LitEndNoMeta.dcm": "without PixelData (RT Ion Plan Storage)",
     "test_files/JPEG-lossy.dcm": "cannot be decoded",  # its scan header breaks the standard; no decoder takes it
     "test_files/JPEG2000-embedded-sequence-delimiter.dcm": "cannot be decoded",  # made to be broken
-    "test_files/MR_truncated.dcm": "it is cut short",
+    "test_files/MR_truncated.dcm": "it is truncated",
     "test_files/UN_sequence.dcm": NO_PIXELS,
     "test_files/badVR.dcm": "cannot be decoded",
     "test_files/crayons.icc": UNKNOWN,
@@ -70,7 +70,7 @@ NIBABEL_REFUSED = {
     "nifti1.hdr": "data file is missing",
     "nifti2.hdr": "data file is missing",
     "resampled_anat_moved.nii": "% of the pixels are NaN",
-    "row_major.dconn.nii": "it holds no volume (Cifti2Image",
+    "row_major.dconn.nii": "it is not a volume (Cifti2Image",
 }
 # Formats that are no NIfTI and no MGH: PAR/REC, AFNI, MINC, ECAT, and streamlines, which are no images.
 NIBABEL_OTHER_FORMATS = (".PAR", ".REC", ".HEAD", ".BRIK", ".BRIK.gz", ".mnc", ".v", ".trk", ".tck", ".gitignore")

@@ -135,7 +135,7 @@ def test_scores_of_the_training_for_the_report(exported: Exported, tmp_path: Pat
         with np.load(tmp_path / "training" / "scales" / f"{record.path}.0000.npz") as scales:
             assert scales["maps"].shape[0] == len(scales["weights"]) == len(scales["layers"])
             assert np.isfinite(scales["maps"]).all()
-    with pytest.raises(ValueError, match="holds results already"):
+    with pytest.raises(ValueError, match="already has results"):
         write_training_scores(exported.checkpoint, exported.images, tmp_path / "training")
     words = ["report", str(exported.openvino), str(exported.images), "--output", str(tmp_path / "results")]
     assert main([*words, "--training", str(tmp_path / "training"), "--seconds", "0"]) == 0

@@ -142,11 +142,11 @@ def network(*, comparison: bool) -> openvino.Model:
 
 
 def test_a_model_whose_comparison_is_not_found_is_not_quantised(edge: Trained) -> None:
-    """It would be quantised as a whole, silently."""
+    """The complete model would be quantised, silently."""
     assert comparison_nodes(network(comparison=True)) == ["distance", "features"]
     unknown = network(comparison=False)
     for quantisation in (compress_weights, lambda model: quantise(model, calibration_images(edge.data()))):
-        with pytest.raises(ValueError, match=r"no sums over channels behind its convolutions.*quantised as a whole"):
+        with pytest.raises(ValueError, match=r"no sums over channels after its convolutions.*quantised completely"):
             quantisation(unknown)
 
 

@@ -140,5 +140,5 @@ def test_scores_of_the_training_for_the_report(exported: Exported, tmp_path: Pat
     words = ["report", str(exported.openvino), str(exported.images), "--output", str(tmp_path / "results")]
     assert main([*words, "--training", str(tmp_path / "training"), "--seconds", "0"]) == 0
     text = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
-    assert "The scores are those of the training." in text
+    assert "The scores equal those of the training." in text
     assert "Mean weights of 12 pictures" in text

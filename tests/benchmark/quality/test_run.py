@@ -83,7 +83,7 @@ def test_runs_of_all_models_and_seeds_end_in_tables_and_figures(benchmark_of: Ma
         "## Failed runs",
         "RuntimeError: as requested",
         "| Padim | ",
-        "image AUROC, less Stub's",
+        "image AUROC, minus Stub's",
     ):
         assert part in table
     figures = {path.name for path in (config.output / "figures").iterdir()}
@@ -220,4 +220,4 @@ def test_result_of_other_code_is_marked(benchmark_of: Make, stub: Make) -> None:
     store.save(run, result | {"code": "0ld"})
     config.report_only = True
     _run(config)
-    assert "made with other code (0ld)" in (config.output / "report.md").read_text()
+    assert "results of other code (0ld)" in (config.output / "report.md").read_text()

@@ -76,8 +76,8 @@ def _protocol(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
     text = (
         f"Input {config.image_size[0]} x {config.image_size[1]} unless a model has its own size, precision "
         f"{config.precision}, seeds {config.seeds}, set before a model is built. {held_out} The last state of each "
-        "training is scored, on raw scores; nothing is chosen on test images, except where a table says so. Mean ± half "
-        "of the 95 % interval over seeds (Student's t); without ± there is one seed."
+        "training is scored, on raw scores; nothing is chosen on test images, except where a table says so. Mean ± "
+        "half of the 95 % interval over seeds (Student's t); without ± there is one seed."
     )
     parts = ("device", "threads", "torch", "anomalib")
     machines = {", ".join(f"{name} {result['machine'][name]}" for name in parts) for result in good}

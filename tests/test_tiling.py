@@ -1,4 +1,4 @@
-"""Tiles: nothing is lost in them, their maps join without seams, and training, checkpoint and exports agree on them."""
+"""Tiles cover the image, their maps join without seams, and training, checkpoint and exports use the same tiles."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Data that would give a useless model or a wrong number: said before the work starts, in one sentence."""
+"""Data that would give a useless model or a wrong number is reported before the work starts, in one sentence."""
 
 import logging
 from pathlib import Path
@@ -91,7 +91,7 @@ def test_exif_orientation_is_named(root: Path, caplog: pytest.LogCaptureFixture)
 
 
 class ArrayDataset(AnomalibDataset):
-    """A data set with a reader of its own."""
+    """A data set with its own reader."""
 
     def __init__(self, paths: list[Path], split: str, label: int = 0) -> None:
         super().__init__()

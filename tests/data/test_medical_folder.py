@@ -29,7 +29,7 @@ def grey(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
 
 
 def write_as(kind: str, path: Path, pixels: np.ndarray, **elements: object) -> Path:
-    """Write a picture in one of the ways that mean the same."""
+    """Write a picture in one of several equivalent formats."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "png":
         Image.fromarray(pixels).save(path.with_suffix(".png"))
@@ -103,7 +103,7 @@ def items(data: MedicalFolder, part: str = "train") -> dict[str, torch.Tensor]:
 
 
 def test_training_on_dicom_and_on_16_bit_png_gives_the_same_scores(tmp_path: Path) -> None:
-    """The same images are held out, the same window is decided on, the same weights come out."""
+    """The same images are held out, and window and weights are the same."""
     scores = {}
     for kind in ("dicom", "png"):
         root = tmp_path / kind

@@ -131,7 +131,7 @@ def test_a_seed_means_the_same_files_in_another_process(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     drawn = pixels(tmp_path / "drawn")
     assert drawn == pixels(tmp_path / "other")
-    assert len(set(drawn.values())) == len(drawn)  # no head appears twice, in no folder
+    assert len(set(drawn.values())) == len(drawn)  # no head appears twice in all folders
 
 
 def test_more_slices_leave_the_earlier_ones_alone_and_another_seed_none(tmp_path: Path) -> None:

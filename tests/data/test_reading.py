@@ -1,4 +1,4 @@
-"""Images that cannot be read, are missing, too small or grey, on their way through anomalib's data modules."""
+"""Images that cannot be read, are missing, too small or grey, in anomalib's data modules."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +141,7 @@ def test_folder_without_images(root: Path, part: str, model: ScaleAwareCRD, engi
 
 
 def test_folder_without_validation_images(root: Path, model: ScaleAwareCRD, engine: Engine, tmp_path: Path) -> None:
-    model.held_out = HeldOut(0)  # which would stand in for them
+    model.held_out = HeldOut(0)  # which would replace them
     data = folder(root, val_split_mode="none")
     with pytest.raises(ValueError, match=r"Folder has no validation images \(val_split_mode 'none'\).*another"):
         engine.fit(model, datamodule=data)

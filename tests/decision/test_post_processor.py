@@ -39,7 +39,7 @@ def raw(model: ScaleAwareCRD, dataset: object) -> InferenceBatch:
 
 
 def held_out_scores(model: ScaleAwareCRD) -> torch.Tensor:
-    """What thresholds are found from: with few images, not the scores by the weights that were fitted to them alone."""
+    """Scores for thresholds: with few images, not only those by the weights that were fitted to them."""
     scores, left_out = raw(model, model.held_out.dataset).pred_score, model.held_out.left_out_scores
     assert (left_out is None) == (len(scores) == 2)  # one image has no spread
     return scores if left_out is None else (scores + left_out) / 2

@@ -1,4 +1,4 @@
-"""The runner's scores and maps against training's, after a real export, with everything training does to an image."""
+"""The runner's scores and maps against training's, after a real export, with the complete preparation of images."""
 
 import shutil
 from dataclasses import dataclass
@@ -120,12 +120,12 @@ def test_scores_and_maps_are_trainings(kind: str, exported: Exported, tmp_path: 
     ],
 )
 def test_an_export_says_whether_images_may_be_resized_before(transform: object, expected: bool) -> None:
-    """Where they may not, the runner leaves it to the graph."""
+    """Otherwise the runner leaves the resizing to the graph."""
     assert _may_be_resized_before(transform, (48, 64)) is expected
 
 
 def test_scores_of_the_training_for_the_report(exported: Exported, tmp_path: Path) -> None:
-    """The command that a report's comparison begins with gives what the engine predicts, and maps of the scales."""
+    """The command for a report's comparison writes the engine's predictions and maps of the scales."""
     write_training_scores(exported.checkpoint, exported.images, tmp_path / "training")
     records = read_records(tmp_path / "training")
     assert {record.path for record in records} == exported.scores.keys()

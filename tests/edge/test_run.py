@@ -1,4 +1,4 @@
-"""The command that scores a folder: what it writes, takes up again, refuses, and how it ends."""
+"""The command that scores a folder: outputs, resuming, refusals and exit status."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def scores(output: Path) -> dict[str, float]:
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("hint", ["throughput", "latency"])
 def test_scores(engine: str, hint: str, run: Run, onnx_file: Path, output: Path) -> None:
-    """In the order of the files, equal to what the model is known to give, as JSON lines and as CSV."""
+    """In the order of the files, with the model's known scores, as JSON lines and as CSV."""
     assert run("--engine", engine, "--hint", hint, model=onnx_file) == 0
     values = [20, 40, 60, 80, 100, 120, 200, 220, 240]
     names = [f"good/{index}.png" for index in range(6)] + [f"spot/deep/{index}.png" for index in range(3)]

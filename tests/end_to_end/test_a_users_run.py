@@ -1,4 +1,4 @@
-"""anomalib's command line on real images: normal ones alone, in one folder, trained too short."""
+"""anomalib's command line on real normal images in one folder, with a training that is too short."""
 
 import csv
 import logging
@@ -51,7 +51,7 @@ def command(root: Path) -> Iterator[Callable]:
 
 @pytest.fixture(scope="module")
 def said(command: Callable, real_data: Path, root: Path) -> str:
-    """What a training says that ends within its first epoch."""
+    """Output of a training that ends within its first epoch."""
     folder = links(sorted((real_data / "magnetic_tile/train/good").iterdir())[:40], root / "normal")
     size = [
         "--model.pre_processor=anomalib.pre_processing.PreProcessor",

@@ -1,4 +1,4 @@
-"""DICOM: transformations of the header are applied to the pixels, and unreadable files have a reason."""
+"""DICOM: transformations in the header are applied to the pixels, and unreadable files have a reason."""
 
 from pathlib import Path
 
@@ -266,7 +266,7 @@ def test_the_representation_of_a_picture_tells_nothing(path: Path) -> None:
 
 
 def test_a_decoder_that_panics_ends_nothing(path: Path) -> None:
-    """pylibjpeg-rle is written in Rust: what it raises for some damaged data is no `Exception`."""
+    """pylibjpeg-rle is written in Rust: its error for some damaged data is not an `Exception`."""
     write_dicom(path, np.random.default_rng(0).integers(0, 4096, (64, 48), dtype=np.uint16), syntax=RLELossless)
     content = path.read_bytes()
     reasons = []

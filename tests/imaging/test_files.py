@@ -1,4 +1,4 @@
-"""Folders, files that cannot be read, and what importing the readers costs."""
+"""Folders, unreadable files, and the imports of the readers."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
 """The test files that come with pydicom and nibabel: each is read, or refused with its name and a reason.
 
-The table below lists every one that is refused. All others must be read, so a file of a newer version that neither is
-read nor stands here fails the test.
+The table below lists every one that is refused. All others must be read, so a file of a newer version that is neither
+read nor listed here fails the test.
 """
 
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ NIBABEL_REFUSED = {
     "resampled_anat_moved.nii": "% of the pixels are NaN",
     "row_major.dconn.nii": "it is not a volume (Cifti2Image",
 }
-# Formats that are no NIfTI and no MGH: PAR/REC, AFNI, MINC, ECAT, and streamlines, which are no images.
+# Other formats than NIfTI and MGH: PAR/REC, AFNI, MINC, ECAT, and streamlines, which are not images.
 NIBABEL_OTHER_FORMATS = (".PAR", ".REC", ".HEAD", ".BRIK", ".BRIK.gz", ".mnc", ".v", ".trk", ".tck", ".gitignore")
 
 
@@ -81,7 +81,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """Reason of a refusal, "" for a file that is read whole."""
+    """Reason of a refusal, "" for a file that is read completely."""
     try:
         for info in list_pictures(path):
             picture = read_picture(info)

@@ -118,7 +118,7 @@ def test_replay() -> None:
 
 
 def test_a_gpu_and_a_compiler_compute_all_points_of_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host does not know how many points lie in the rectangles there; the anomalies are the same."""
+    """The number of points in the rectangles is unknown to the host there; the anomalies are the same."""
     shape = (3, 2, 30, 40)
     anomalies = SimplexPatches(size=(0.2, 0.6))
     parameters = anomalies.sample(shape, generator=generator())

@@ -1,4 +1,4 @@
-"""A training that goes on from any of its checkpoints ends as the one that was not interrupted."""
+"""A training that resumes from any of its checkpoints ends like an uninterrupted one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_no_checkpoint_is_written_while_gradients_wait(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty", "other"])
 def test_a_damaged_checkpoint_is_named(damage: str, tiny_data: Callable, tmp_path: Path) -> None:
-    """The message does not suggest to load it with code; by `load_from_checkpoint` and by a trainer alike."""
+    """The message does not suggest loading it with code; for `load_from_checkpoint` and for a trainer."""
     model = build_model(layers=["layer1", "layer2"])
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False)
     engine.fit(model, datamodule=tiny_data())

@@ -1,4 +1,4 @@
-"""From anomalib's own command line: train on normal images alone, change the rate, predict; what is said and left."""
+"""anomalib's own command line: train on normal images only, change the rate, predict; messages and files."""
 
 import csv
 import logging

@@ -1,4 +1,4 @@
-"""The sections of the speed benchmark run on tiny models and say what they measured."""
+"""The sections of the speed benchmark run on tiny models and report their measurements."""
 
 import subprocess
 import sys

@@ -117,7 +117,7 @@ def visibility_weights(
     """Weigh the scales of each image by the response of the teacher's features to its anomaly.
 
     ``w_bk = K g_bk / sum_k g_bk`` with ``g_bk`` the mean distance of the clean and the noisy teacher at the places of
-    the anomaly of image b in scale k. The weights depend on the frozen teacher alone: no parameter can lower the loss
+    the anomaly of image b in scale k. The weights depend only on the frozen teacher: no parameter can lower the loss
     through them, so they cannot collapse.
 
     Args:
@@ -151,7 +151,7 @@ def contrast_at_places(
     The student's input is the noisy image. With ``near`` and ``far`` its cosine distances to the clean and the noisy
     teacher at a place, each place of an anomaly costs ``t softplus((near - far) / t)``; the costs are averaged over the
     places of each image and over the images, weighted by scale and image, and summed over the scales. In the published
-    ratio of whole images, a small anomaly leaves pull and push nearly equal, and the gradient is a small difference.
+    ratio of complete images, a small anomaly leaves pull and push nearly equal, and the gradient is a small difference.
 
     Args:
         clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).

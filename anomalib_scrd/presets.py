@@ -55,7 +55,7 @@ _DEFAULT = Preset(
     ),
 )
 
-# Li et al., ICLR 2025: the ratio alone, weights of the scales that minimise it, one small patch of simplex noise in
+# Li et al., ICLR 2025: only the ratio, weights of the scales that minimise it, one small patch of simplex noise in
 # every image, a map that is not standardised and its mean as the score.
 _PUBLISHED = Preset(
     backbone="wide_resnet50_2",

@@ -100,7 +100,7 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
         raise ValueError(msg) from error
     except Exception as error:  # pickle.UnpicklingError, and errors that a malicious pickle raises
         msg = (
-            f"pre_trained: {str(path)!r} holds more than tensors and is not loaded, since that could run code; "
+            f"pre_trained: {str(path)!r} holds more than tensors and is not loaded, because loading could run code; "
             "save the backbone's state_dict() alone"
         )
         raise ValueError(msg) from error

@@ -77,7 +77,7 @@ class EvidenceMetric(Metric):
 
 
 def lacks_real_anomalies(loaders: Any) -> bool:
-    """Whether a validation set is known to have no real anomalies: normal images alone, or synthetic anomalies.
+    """Whether a validation set is known to have no real anomalies: only normal images, or synthetic anomalies.
 
     Args:
         loaders: Validation loader, or several.

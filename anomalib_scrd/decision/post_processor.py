@@ -41,7 +41,7 @@ class CalibratedPostProcessor(PostProcessor):
       of their maps exceed the pixel threshold (:func:`~anomalib_scrd.decision.thresholds.threshold_by_rate`). The
       normal images are those that the fit holds out from the student
       (:class:`~anomalib_scrd.training.held_out.HeldOut`) and those of the validation set, unless that is the test set.
-      ``trainer.validate`` takes those of the validation set alone.
+      ``trainer.validate`` takes only those of the validation set.
     - Otherwise by the best F1 on the validation set (anomalib's rule). Without masks the pixel threshold is found from
       the maps of normal images as above.
 
@@ -56,7 +56,7 @@ class CalibratedPostProcessor(PostProcessor):
     its graph.
 
     Without thresholds (no normal and no validation images) scores and maps stay raw, and there are neither labels nor
-    masks; exports then label every image as normal.
+    masks, also in exports.
 
     Args:
         false_alarm_rate: Share of normal images that are called anomalous, in (0, 1). None, the default, for 0.05 if

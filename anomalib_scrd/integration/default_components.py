@@ -12,7 +12,7 @@ from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
 
 
 class DefaultComponents(ModelMixin):
-    """Components of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in place of anomalib's."""
+    """Components of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` instead of anomalib's."""
 
     def configure_post_processor(self) -> CalibratedPostProcessor:
         """Thresholds by a false-alarm rate on normal images, or by the best F1 if there are real anomalies."""

@@ -15,7 +15,7 @@ def _mix(value: int) -> int:
 
 
 def step_generator(seed: int, step: int, rank: int = 0, device: torch.device | str | None = "cpu") -> torch.Generator:
-    """A generator that depends on seed, step and process alone.
+    """A generator that depends only on seed, step and process.
 
     A resumed run draws the same numbers in step n as an uninterrupted one; processes of one run draw different numbers.
 

@@ -35,7 +35,7 @@ def soft_ellipses(
         batch: Number of images B.
         size: (H, W) in pixels.
         extent: Smallest and largest axis relative to the shorter side of the image; log-uniform between them.
-        generator: Source of randomness; the result lies on its device.
+        generator: Source of randomness; the result is on its device.
 
     Returns:
         (B, H, W) in (0, 1): ``sigmoid((1 - r) / 0.15)`` with r the distance from the centre in radii.
@@ -62,7 +62,7 @@ def smooth_fields(
     Args:
         batch: Number of images B.
         size: (H, W) in pixels.
-        generator: Source of randomness; the result lies on its device.
+        generator: Source of randomness; the result is on its device.
         cells: Cells of each grid along a side, coarsest first.
 
     Returns:

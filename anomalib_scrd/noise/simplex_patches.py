@@ -74,7 +74,7 @@ class SimplexPatches:
         """Compute the anomalies that are added to the images.
 
         The noise is computed inside the rectangles only, or on a window of the largest possible one, never on the
-        whole image: see :func:`~anomalib_scrd.noise.patches.covered_points`.
+        complete image: see :func:`~anomalib_scrd.noise.patches.covered_points`.
 
         Args:
             parameters: Result of :meth:`sample`.

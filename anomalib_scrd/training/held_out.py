@@ -138,7 +138,7 @@ class HeldOut(Callback):
             self.take(getattr(trainer, "datamodule", None), transform, validate=bool(trainer.limit_val_batches))
 
     def take(self, datamodule: Any, transform: Transform | None = None, *, validate: bool = True) -> None:
-        """Hold out images of a data module, in place of earlier ones.
+        """Hold out images of a data module, replacing earlier ones.
 
         Args:
             datamodule: Data module that has been set up.
@@ -160,8 +160,8 @@ class HeldOut(Callback):
                 obstacle = f"the {len(whole)} training images are too few, or from too few patients or volumes"
         if obstacle is not None:
             logger.warning(
-                "No normal training images are held out, because %s. Thresholds come from the normal validation "
-                "images alone.",
+                "No normal training images are held out, because %s. Thresholds come only from the normal validation "
+                "images.",
                 obstacle,
             )
             return

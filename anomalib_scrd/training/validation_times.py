@@ -70,7 +70,7 @@ class ValidationTimes(Callback):
         self._spent = 0.0
         self._started = self._last = time.monotonic()
         if self._own_plan:
-            # Counted in batches of the whole fit; checkpoints follow validations instead of epochs.
+            # Counted in batches of the fit; checkpoints follow validations instead of epochs.
             trainer.check_val_every_n_epoch = None
             # A resumed fit reads this value before its first batch: its checkpoint was written in a validation, and
             # Lightning continues after that validation if it was due. Each batch sets the value again.

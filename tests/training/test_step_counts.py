@@ -207,11 +207,11 @@ def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> N
 # --- Two processes ------------------------------------------------------------------------------------------------
 #
 # DistributedDataParallel averages the gradients of the processes: that is the gradient of the joint batch where the
-# loss is a mean over images. Three parts of this model are not such means: - batch norm takes the statistics of its own
-# process's images; Lightning's `sync_batchnorm` joins them, on GPUs only; - the channels' standardisation of the first
-# 32 batches does the same; - the published ratio divides means over a batch, and a mean of ratios is not a ratio of
-# means. So the terms that are means are compared, with batch norm in evaluation mode and without standardisation of the
-# features.
+# loss is a mean over images. Three parts of this model are not such means:
+# - batch norm takes the statistics of its own process's images; Lightning's `sync_batchnorm` joins them, on GPUs only;
+# - the channels' standardisation of the first 32 batches does the same;
+# - the published ratio divides means over a batch, and a mean of ratios is not a ratio of means.
+# So the terms that are means are compared, with batch norm in evaluation mode and without standardised features.
 
 MEANS = {
     "pull only": {"loss": {"restore": 0.0, "contrast": 0.0}, "student": {"feature_scaling": "none"}},

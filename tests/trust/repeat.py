@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -27,7 +28,7 @@ _MODEL = {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1", "la
 _STEPS = 6
 _IMAGES = 12  # that `write_images` makes for the training
 _JOINT_STEPS = 20
-_JOINT_BOUND = 1e-3  # of the norm of a weight tensor's change; measured 4.6e-5, and 1.9e-2 after 100 steps: rounding grows
+_JOINT_BOUND = 1e-3  # of a weight tensor's change: measured 4.6e-5, and 1.9e-2 after 100 steps, since rounding grows
 
 
 def digest(folder: Path, checkpoint: Path) -> dict[str, str]:
@@ -214,8 +215,7 @@ def compare_joint_batches(scratch: Path) -> Row:
     found = {}
     for processes in (1, 2):
         folder = scratch / str(processes)
-        work = lambda folder=folder, processes=processes: by_joint_batches(images, folder, processes)  # noqa: E731
-        ended = in_child(work, scratch / "log", limit=3600)
+        ended = in_child(partial(by_joint_batches, images, folder, processes), scratch / "log", limit=3600)
         if ended != "done" or not (folder / "0.pt").exists():
             row.count(f"{processes} processes: {ended}: {(scratch / 'log').read_text()[-600:]}")
             return row

@@ -254,7 +254,7 @@ def test_weights_and_their_absence_are_named(tmp_path: Path) -> None:
         ScaleAwareCRD(backbone="resnet18", pre_trained=tmp_path / "other.pth")
 
 
-def test_closed_network_names_the_ways_out(tmp_path: Path) -> None:
+def test_closed_network_names_the_alternatives(tmp_path: Path) -> None:
     """A process of its own: the hub's library reads its variables when it is imported."""
     closed = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"), "TORCH_HOME": str(tmp_path / "none")}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
@@ -264,7 +264,7 @@ def test_closed_network_names_the_ways_out(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: the ImageNet weights of backbone 'resnet18' are neither in the cache nor")
+    assert last.startswith("RuntimeError: the ImageNet weights of backbone 'resnet18' are not in the cache and cannot")
     checkpoint = "a checkpoint of this model (--ckpt_path), which holds the teacher's weights, give pre_trained false"
     assert f"{checkpoint} (--model.pre_trained false)" in last
     for way in ("set HF_HOME", "give pre_trained the path", "tf_efficientnet_lite0", "anomalib-scrd[offline]"):

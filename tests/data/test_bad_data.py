@@ -87,7 +87,7 @@ def test_exif_orientation_is_named(root: Path, caplog: pytest.LogCaptureFixture)
         Image.open(root / f"normal/{index}.png").save(root / f"normal/{index}.jpg", exif=exif)
     engine(root).fit(small_model(), datamodule=folder(root))
     assert "2 images have an EXIF orientation: " in caplog.text
-    assert "MedicalFolder does" in caplog.text
+    assert "MedicalFolder turns the images" in caplog.text
 
 
 class ArrayDataset(AnomalibDataset):
@@ -196,13 +196,13 @@ def test_the_same_file_among_normal_and_anomalous(
     (root / "defect/copy.png").write_bytes((root / "normal/3.png").read_bytes())
     said = fit(root, caplog)
     assert "1 files are among the normal and among the anomalous images, for example" in said
-    assert "no score can be right for both" in said
+    assert "no score can be correct for both" in said
     for path in (root / "defect").iterdir():
         path.unlink()
     for index in range(3):
         (root / f"defect/{index}.png").write_bytes((root / f"normal/{index}.png").read_bytes())
     with pytest.raises(
-        ValueError, match="these are all of the anomalous ones: are abnormal_dir and normal_dir the same"
+        ValueError, match="these are all anomalous images: do abnormal_dir and normal_dir have the same"
     ):
         engine(root).fit(model, datamodule=folder(root))
 

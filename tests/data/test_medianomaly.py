@@ -229,7 +229,7 @@ def test_from_dir_is_refused() -> None:
 
 @pytest.mark.parametrize("name", list(BUILDERS))
 def test_missing_root_says_what_to_get(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LayoutError, match=rf"{name}: .*no folder.*Expected in .*Get it from: ") as caught:
+    with pytest.raises(LayoutError, match=rf"{name}: .*not a folder.*Expected in .*Get it from: ") as caught:
         module(tmp_path / "nowhere", name).setup()
     assert str(tmp_path / "nowhere" / name) in str(caught.value)
     assert ("ISIC archive" if "ISIC" in name else "Zenodo record 12677223") in str(caught.value)

@@ -42,7 +42,7 @@ PYDICOM_REFUSED = {
     "test_files/empty_charset_LEI.dcm": NO_PIXELS,
     "test_files/meta_missing_tsyntax.dcm": NO_PIXELS,
     "test_files/nested_priv_SQ.dcm": NO_PIXELS,
-    "test_files/no_meta.dcm": "no DICOM file",
+    "test_files/no_meta.dcm": "not a DICOM file",
     "test_files/no_meta_group_length.dcm": NO_PIXELS,
     "test_files/priv_SQ.dcm": NO_PIXELS,
     "test_files/reportsi.dcm": "without PixelData (Basic Text SR Storage)",

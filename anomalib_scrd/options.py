@@ -131,7 +131,16 @@ def _depth(name: str, value: Any) -> Any:
 
 
 def _places(name: str, value: Any) -> Any:
-    number = _Number(2, 1000, whole=True)
+    return _limit(name, value, 2, 1000)
+
+
+def _image_side(name: str, value: Any) -> Any:
+    return _limit(name, value, 64, 10_000)
+
+
+def _limit(name: str, value: Any, low: int, high: int) -> Any:
+    """Check that a value is 0 or a whole number in [low, high]."""
+    number = _Number(low, high, whole=True)
     if value != 0 and not number.fits(value):
         _fail(name, f"0 or {number}", value)
     return value
@@ -282,8 +291,9 @@ class StudentOptions(Options):
     """The student and its target.
 
     Args:
-        block: Blocks of bottleneck and student. ``auto`` (default) takes bottleneck blocks, as RD4AD does, where the
-            coarsest map of the teacher has 512 channels or more, else basic ones; ``separable`` is the cheapest.
+        block: Blocks of bottleneck and student. ``auto`` (default) takes bottleneck blocks, as RD4AD does,
+            where the coarsest map of the teacher has 512 channels or more, else basic ones; ``separable`` is the
+            cheapest.
         depth: Blocks per scale, coarsest first, or one number for all, in [1, 100]; ``auto`` (default) for
             (3, 4, 6, 6, ...) bottleneck blocks as in RD4AD, or 1 of the others. The first number also applies to the
             bottleneck.
@@ -291,6 +301,9 @@ class StudentOptions(Options):
             images (``channel``, default), or unchanged (``none``, published).
         places: Largest side of the fused map, in positions, before it is halved into the embedding, in [2, 1000]: the
             map of a larger image is averaged to this size. Default 8; 0 for no limit (published).
+        image_side: Side of a square in pixels, in [64, 10000]: images with more pixels than it are averaged down to as
+            many before the teacher; maps keep the image's size. Default 128; 0 for no limit (published). Large images
+            with small anomalies should be tiled.
     """
 
     group: ClassVar[str] = "student"
@@ -299,6 +312,7 @@ class StudentOptions(Options):
     depth: Literal["auto"] | int | Sequence[int] | None = _option(_depth)
     feature_scaling: FeatureScaling | None = None
     places: int | None = _option(_places)
+    image_side: int | None = _option(_image_side)
 
 
 @dataclass(frozen=True)
@@ -370,7 +384,7 @@ class ScoringOptions(Options):
         damping: Mean square of the teacher's channels at which a distance is halved in the map, in [0, 10000].
             Default 10; 0 for none (published). In units of standardised channels unless ``student.feature_scaling`` is
             none.
-        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the model's input, in
+        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the backbone's input, in
             [0, 1000]. Default 4.
     """
 

@@ -326,7 +326,7 @@ def test_missing_masks(tmp_path: Path) -> None:
     (folder / "test/annotation/BraTS_01_seg_60.png").unlink()
     with pytest.raises(
         LayoutError,
-        match=r"1 of 5 images in test/tumor have no mask, the first would be .*BraTS_01_seg_60.png; .*has BraTS_00_seg",
+        match=r"1 of 5 images in test/tumor have no mask, expected .*BraTS_01_seg_60.png; .*has BraTS_00_seg",
     ):
         module(tmp_path, "BraTS2021").setup()
 

@@ -379,7 +379,7 @@ class ScoringOptions(Options):
             the scales, and thresholds where no anomalous images are known, are taken from them. 0 for none.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
             (published). In units of standardised channels unless ``student.feature_scaling`` is none.
-        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the image that the backbone gets
+        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the image the teacher gets.
     """
 
     group: ClassVar[str] = "scoring"

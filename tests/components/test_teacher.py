@@ -66,7 +66,7 @@ def test_large_images_are_averaged_down(size: tuple[int, int]) -> None:
     image = torch.rand(1, 3, *size)
     scale = min(1.0, 96 / math.sqrt(size[0] * size[1]))
     rows, columns = round(scale * size[0]), round(scale * size[1])
-    assert teacher.seen_size(size) == (rows, columns)
+    assert teacher.backbone_size(size) == (rows, columns)
     small = np.zeros((1, 3, rows, columns))
     for i in range(rows):
         for j in range(columns):
@@ -80,8 +80,8 @@ def test_large_images_are_averaged_down(size: tuple[int, int]) -> None:
 
 def test_a_narrow_image_keeps_a_place_of_the_embedding() -> None:
     teacher = Teacher("resnet18", ["layer1", "layer2"], pre_trained=False, image_side=64)
-    assert teacher.seen_size((2048, 32)) == (512, 16)
-    assert teacher.seen_size((2048, 12)) == (836, 12)
+    assert teacher.backbone_size((2048, 32)) == (512, 16)
+    assert teacher.backbone_size((2048, 12)) == (836, 12)
 
 
 def test_a_backbone_with_a_fixed_size_is_probed_at_that_size() -> None:

@@ -249,7 +249,7 @@ class ScaleAwareCRDModel(nn.Module):
     def _predict(self, images: torch.Tensor) -> InferenceBatch:
         teacher, student, weights = self.compared(images)
         size = images.shape[-2:]
-        return self.map_and_score(teacher, student, self.teacher.seen_size(size), weights, map_size=size)
+        return self.map_and_score(teacher, student, self.teacher.backbone_size(size), weights, map_size=size)
 
     def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the data on which the weights of the scales are fitted; in evaluation mode.
@@ -262,7 +262,7 @@ class ScaleAwareCRDModel(nn.Module):
         """
         teacher, student, _ = self.compared(images)
         plain, damped = self.map_and_score.distances(teacher, student)
-        size = self.teacher.seen_size(images.shape[-2:])
+        size = self.teacher.backbone_size(images.shape[-2:])
         return self.map_and_score.evidence(plain, damped, size), self.map_and_score.smooth_maps(damped, size)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -114,7 +114,7 @@ class Teacher(nn.Module):
         del mode
         return super().train(mode=False)
 
-    def seen_size(self, size: torch.Size | tuple[int, int]) -> tuple[int, int]:
+    def backbone_size(self, size: torch.Size | tuple[int, int]) -> tuple[int, int]:
         """Height and width of the backbone's input for an image of height and width ``size``."""
         height, width = size
         excess = math.sqrt(height * width) / self.image_side if self.image_side else 1.0
@@ -147,7 +147,7 @@ class Teacher(nn.Module):
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
 
     def _averaged_down(self, images: torch.Tensor) -> torch.Tensor:
-        size, (rows, columns) = images.shape[-2:], self.seen_size(images.shape[-2:])
+        size, (rows, columns) = images.shape[-2:], self.backbone_size(images.shape[-2:])
         if (rows, columns) == tuple(size):
             return images
         if size[0] % rows or size[1] % columns:

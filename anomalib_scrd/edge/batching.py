@@ -1,4 +1,4 @@
-"""Predictions of images in batches, with several requests in flight."""
+"""Prediction of images in batches, with several requests in flight."""
 
 __all__ = ["predict"]
 
@@ -15,14 +15,14 @@ Prediction = dict[str, np.ndarray]
 
 
 def predict(engine: Engine, images: Iterable[tuple[Key, np.ndarray]]) -> Iterator[tuple[Key, Prediction | Exception]]:
-    """Predict images; the next ones are read while the model computes.
+    """Predict images; further images are read while the model computes.
 
     Args:
         engine: The loaded model; several threads may use it at once.
-        images: Key and image, (H, W) or (H, W, 3) float32 of the engine's size.
+        images: Pairs of key and image, (H, W) or (H, W, 3) float32 of the engine's size.
 
     Yields:
-        Key and outputs without the batch's axis, in the order of the images; or the error of the model.
+        Key and outputs without the batch axis, in the order of the images; or the model's error.
     """
     running: deque[tuple[Request, list[Key]]] = deque()
     filling: Request | None = None
@@ -55,7 +55,7 @@ def predict(engine: Engine, images: Iterable[tuple[Key, np.ndarray]]) -> Iterato
 def _finish(request: Request, keys: list[Key]) -> Iterator[tuple[Key, Prediction | Exception]]:
     try:
         outputs = request.result()
-    except Exception as error:  # noqa: BLE001 - of either engine
+    except Exception as error:  # noqa: BLE001 - errors of either engine
         yield from ((key, error) for key in keys)
         return
     for index, key in enumerate(keys):

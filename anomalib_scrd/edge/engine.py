@@ -24,7 +24,7 @@ from anomalib_scrd.edge.facts import ModelFacts
 Hint = Literal["throughput", "latency"]
 ENGINES = ("openvino", "onnxruntime")
 _NEEDED = ("pred_score", "anomaly_map")
-_THRESHOLD = 0.5  # where anomalib's post-processor puts it
+_THRESHOLD = 0.5  # of anomalib's post-processor
 _BATCH, _BATCH_PIXELS = 8, 8 * 128 * 128
 
 
@@ -35,21 +35,21 @@ class Request(Protocol):
         """Add an image.
 
         Args:
-            image: (H, W) or (H, W, 3) float32 in [0, 1], of the engine's ``size`` where it has one.
+            image: (H, W) or (H, W, 3) float32 in [0, 1], of the engine's ``size`` if it has one.
 
         Returns:
-            Whether there is room for another one.
+            Whether there is room for another image.
         """
 
     def start(self) -> None:
         """Start the computation."""
 
     def result(self) -> dict[str, np.ndarray]:
-        """Wait for the end; afterwards the request can be used again.
+        """Wait for the result; afterwards the request can be used again.
 
         Returns:
-            Outputs by name, as copies, for the N images that were put: ``pred_score`` (N,); if the model has it
-            ``pred_label`` (N,); if it was requested ``anomaly_map`` (N, h, w).
+            Copies of the outputs by name, for the N images of the request: ``pred_score`` (N,), ``pred_label`` (N,) if
+            the model has it, and ``anomaly_map`` (N, h, w) if requested.
         """
 
     def cancel(self) -> None:
@@ -62,11 +62,11 @@ class Engine(Protocol):
     Attributes:
         name: Name of the engine and its version.
         facts: Metadata of the file.
-        size: (height, width) of the images that it takes; None if it takes any size and its metadata have no size of
-            the training.
+        size: (height, width) of the input; None if the model takes any size and its metadata have no size of the
+            training.
         labels: Whether the model has labels (``pred_label``).
-        parallel: Requests that keep all cores busy.
-        batch: Images that a request has room for.
+        parallel: Number of requests that keep all cores busy.
+        batch: Largest number of images per request.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Engine(Protocol):
     batch: int
 
     def request(self, *, wait: bool = True) -> Request | None:
-        """Take a request. A caller that holds one must not wait for another: this could deadlock.
+        """Get a request. A caller that has one must not wait for another: this could deadlock.
 
         Args:
-            wait: Whether to wait for a free one.
+            wait: Whether to wait for a free request (default).
 
         Returns:
             The request, or None if none is free and ``wait`` is False.
@@ -104,19 +104,21 @@ def load_engine(
 
     Args:
         path: An .xml or .onnx file.
-        engine: ``openvino``, ``onnxruntime`` (.onnx only), or ``auto``: ONNX Runtime for an .onnx file where it is
-            installed, OpenVINO otherwise.
-        hint: ``throughput``: many requests at once, a thread each; ``latency``: one request, all threads.
-        precision: OpenVINO's ``INFERENCE_PRECISION_HINT``: f32, bf16 or f16. ONNX Runtime computes in the file's own.
+        engine: ``openvino``, ``onnxruntime`` (.onnx only), or ``auto`` (default): ONNX Runtime for an .onnx file if it
+            is installed, otherwise OpenVINO.
+        hint: ``throughput`` (default): many requests at once, one thread each; ``latency``: one request with all
+            threads.
+        precision: OpenVINO's ``INFERENCE_PRECISION_HINT``: f32 (default), bf16 or f16. ONNX Runtime uses the file's
+            precision.
         device: OpenVINO's device.
-        threads: Threads, by default one per core.
-        maps: Whether anomaly maps are wanted. Without them OpenVINO omits the computations for them.
+        threads: Number of threads; None, the default, for one per core.
+        maps: Whether anomaly maps are needed. Otherwise OpenVINO omits their computation.
 
     Returns:
         The engine.
 
     Raises:
-        ValueError: If there is no such file, it is no model of this project, or its engine is not installed.
+        ValueError: If there is no such file, it is not a model of this project, or its engine is not installed.
     """
     if engine not in {"auto", *ENGINES}:
         msg = f"engine must be one of {('auto', *ENGINES)}, got {engine!r}"
@@ -146,9 +148,9 @@ def check_outputs(names: set[str], path: Path, *, maps: bool) -> list[str]:
     """Names of the outputs to read.
 
     Args:
-        names: Names of all its outputs.
+        names: Names of all outputs.
         path: The file, for the message.
-        maps: Whether maps are wanted.
+        maps: Whether maps are needed.
 
     Returns:
         Names.
@@ -164,28 +166,28 @@ def check_outputs(names: set[str], path: Path, *, maps: bool) -> list[str]:
 
 
 def threshold_of(engine: Engine) -> float | None:
-    """Score above which the model calls an image anomalous.
+    """Score above which the model labels an image anomalous.
 
     Args:
         engine: The loaded model.
 
     Returns:
-        The threshold in the file's metadata; without one anomalib's 0.5 if the model writes labels; otherwise None.
+        The threshold in the file's metadata; without metadata anomalib's 0.5 if the model has labels; otherwise None.
     """
     return engine.facts.image_threshold if engine.facts.version else _THRESHOLD if engine.labels else None
 
 
 def batch_for(size: tuple[int, int] | None, hint: Hint) -> int:
-    """Images of one request.
+    """Number of images per request.
 
-    Small images leave a core waiting between operations; large ones together outgrow its caches.
+    With single small images a core waits between operations; several large ones exceed its caches.
 
     Args:
-        size: (height, width), None if it differs from image to image.
-        hint: ``latency`` leaves every image by itself.
+        size: (height, width), None if it differs between images.
+        hint: ``latency`` gives 1.
 
     Returns:
-        1 to 8: as many as have the pixels of eight images of 128 x 128.
+        1 to 8, with at most the pixels of eight images of 128 x 128.
     """
     if size is None or hint == "latency":
         return 1
@@ -193,7 +195,7 @@ def batch_for(size: tuple[int, int] | None, hint: Hint) -> int:
 
 
 def fill(target: np.ndarray, image: np.ndarray) -> None:
-    """Copy an image into a model's input, a grey one into all channels.
+    """Copy an image to a model's input, a grey one to all channels.
 
     Args:
         target: (3, H, W).
@@ -203,11 +205,11 @@ def fill(target: np.ndarray, image: np.ndarray) -> None:
 
 
 def trimmed(name: str, data: np.ndarray, count: int) -> np.ndarray:
-    """Copy an output without rows that belong to no image and axes of length 1.
+    """Copy an output without unused rows and axes of length 1.
 
     Args:
         name: Its name.
-        data: (B, ...), or without the batch where the model drops it.
+        data: (B, ...), or without the batch axis if the model drops it.
         count: Number N of images.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Reads files and prepares them for the model as the metadata of the export prescribe."""
+"""Reads files and prepares them for the model by the metadata of the export."""
 
 __all__ = ["Inputs", "preparation_of"]
 
@@ -29,10 +29,10 @@ class Inputs:
 
     Args:
         facts: Metadata of the model.
-        size: (height, width) that it takes, None for any.
+        size: (height, width) of the model's input, None for any.
 
     Raises:
-        ValueError: If a newer version wrote the file.
+        ValueError: If a newer version wrote the metadata.
     """
 
     def __init__(self, facts: ModelFacts, size: tuple[int, int] | None) -> None:
@@ -70,7 +70,7 @@ class Inputs:
             return self._preparation(read_picture(info, self._preparation.volumes))
 
     def all_of(self, path: Path) -> Iterator[tuple[PictureInfo, int, Prepared]]:
-        """Read the pictures of a file, one after the other; a file that holds one is parsed once.
+        """Read the pictures of a file, one after the other; a file with one picture is parsed once.
 
         Args:
             path: The file.
@@ -87,7 +87,7 @@ class Inputs:
 
     @property
     def volumes(self) -> VolumeOptions:
-        """Which slices of a volume are taken."""
+        """Slices that are taken from a volume."""
         return self._preparation.volumes
 
     def shown(self, info: PictureInfo) -> tuple[np.ndarray, Orientation]:
@@ -97,7 +97,7 @@ class Inputs:
             info: An entry of :meth:`pictures`.
 
         Returns:
-            (H, W) or (H, W, 3) float32 in [0, 1] in the order of display, and its orientation.
+            (H, W) or (H, W, 3) float32 in [0, 1] in the display's order, and its orientation.
 
         Raises:
             UnreadableImageError: See :meth:`read`.
@@ -107,10 +107,10 @@ class Inputs:
             return self._preparation.window.apply(picture), picture.orientation
 
     def fitted(self, prepared: Prepared) -> np.ndarray:
-        """Bring a picture to the size that the model takes.
+        """Resize a picture to the model's input.
 
         Args:
-            prepared: Of :meth:`read`.
+            prepared: Picture of :meth:`read`.
 
         Returns:
             (H, W) or (H, W, 3) float32 in [0, 1].
@@ -125,7 +125,7 @@ def preparation_of(facts: ModelFacts) -> Preparation:
         facts: Metadata of the model.
 
     Returns:
-        The preparation; without one in the metadata, 8-bit pictures are used as they are and deeper ones are refused.
+        The preparation; without one in the metadata, 8-bit pictures are used unchanged and deeper ones are refused.
 
     Raises:
         ValueError: If a newer version wrote it, or it is damaged.
@@ -141,7 +141,7 @@ def preparation_of(facts: ModelFacts) -> Preparation:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the file at which a reader fails; by the type of the error only, whose text may quote the file."""
+    """Name the file in a reader's errors, with only the type of the error, whose text may quote the file."""
     try:
         yield
     except UnreadableImageError:

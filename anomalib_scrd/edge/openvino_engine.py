@@ -1,4 +1,4 @@
-"""OpenVINO: .xml and .onnx files, asynchronous requests."""
+"""OpenVINO: .xml and .onnx files, with asynchronous requests."""
 
 __all__ = ["OpenVINOEngine"]
 
@@ -12,11 +12,11 @@ import numpy as np
 from anomalib_scrd.edge.engine import Hint, batch_for, check_outputs, fill, trimmed
 from anomalib_scrd.edge.facts import KEY, ModelFacts
 
-_ANY_SIDE = 128  # of the first image for a model of any size
+_ANY_SIDE = 128  # side of the warm-up image for a model of any size
 
 
 class _Request:
-    """See :class:`~anomalib_scrd.edge.engine.Request`; images are written where OpenVINO reads them."""
+    """See :class:`~anomalib_scrd.edge.engine.Request`; images are written to OpenVINO's input tensor."""
 
     def __init__(self, request: Any, engine: "OpenVINOEngine") -> None:
         self._request = request
@@ -53,8 +53,8 @@ class OpenVINOEngine:
         hint: ``throughput`` or ``latency``.
         precision: ``INFERENCE_PRECISION_HINT``.
         device: Name of the device.
-        threads: Threads of the CPU.
-        maps: Whether anomaly maps are wanted.
+        threads: Number of CPU threads.
+        maps: Whether anomaly maps are needed.
 
     Raises:
         ValueError: If OpenVINO is missing, or refuses the file or a setting.
@@ -83,15 +83,15 @@ class OpenVINOEngine:
             self.labels = "pred_label" in self.outputs
             self.parallel = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
             self.idle: SimpleQueue[Any] = SimpleQueue()
-            for _ in range(self.parallel + (hint == "throughput")):  # one more is filled while all others compute
+            for _ in range(self.parallel + (hint == "throughput")):  # one more is filled while the others compute
                 self.idle.put(compiled.create_infer_request())
-            # Two threads that pass an array for the first time in a process can wait for each other without end: one
-            # holds the lock of the interpreter, the other that of a static variable of OpenVINO 2026.4's binding.
+            # Two threads that pass the first array of a process can deadlock: one holds the interpreter's lock, the
+            # other that of a static variable of OpenVINO 2026.4's binding.
             first = _Request(self.idle.get(), self)
             first.put(np.zeros(self.size or (_ANY_SIDE, _ANY_SIDE), np.float32))
             first.start()
             first.result()
-        except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a name or an entry that is no text
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter for a name or an entry that is not text
             msg = f"OpenVINO cannot load {str(path)!r} on {device!r}: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from None
 
@@ -107,9 +107,9 @@ class OpenVINOEngine:
 
 
 def _import() -> Any:
-    """Import OpenVINO without its telemetry, which reports every import to a server: nothing leaves this machine."""
+    """Import OpenVINO without its telemetry, which reports every import to a server."""
     if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # an import of it fails, as meant
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import fails, as intended
     try:
         import openvino
     except ImportError:
@@ -127,7 +127,7 @@ def _document(model: Any) -> str | None:
 
 
 def _size(model: Any, facts: ModelFacts) -> tuple[int, int] | None:
-    """The size that the model takes or states."""
+    """The size of the model's input, or the training's in the metadata."""
     shape = model.input(0).partial_shape
     if shape[2].is_static and shape[3].is_static:
         return shape[2].get_length(), shape[3].get_length()

@@ -1,4 +1,4 @@
-"""Concurrent processing of many files, with results in the order of the files."""
+"""Concurrent processing of many files, with results in their order."""
 
 __all__ = ["grouped", "in_order"]
 
@@ -15,11 +15,11 @@ def grouped(items: Iterable[Item | None], size: int) -> Iterator[tuple[Item, ...
     """Form groups of items.
 
     Args:
-        items: Items; None means that there is none at the moment.
-        size: Items of a group.
+        items: Items; None means that none is available at the moment.
+        size: Number of items per group.
 
     Yields:
-        Groups, smaller ones at the end and before a None; and every None.
+        Groups, which may be smaller at the end and before a None, and every None.
     """
     group: list[Item] = []
     for item in items:
@@ -40,16 +40,16 @@ def in_order(
     """Call a function for items in threads; results come in the order of the items.
 
     Args:
-        function: Called in any of the threads.
-        items: Items; None means that there is none at the moment: all pending results are then yielded.
+        function: Function that is called in the threads.
+        items: Items; None means that none is available at the moment: all pending results are then yielded.
         threads: Number of threads.
-        ahead: Largest number of items that are started before the first of them is finished.
+        ahead: Largest number of items in progress.
 
     Yields:
         Item and result.
 
     Raises:
-        Exception: Errors of the function, in place of its result, after the pending items are finished.
+        Exception: Errors of the function, instead of its result, after the pending items are finished.
     """
     begun: deque[tuple[Item, Future[Result]]] = deque()
 

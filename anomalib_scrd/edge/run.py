@@ -1,4 +1,4 @@
-"""The command ``run``: scores of a folder, or of one that is watched."""
+"""The command ``run``: scores a folder, or watches one."""
 
 __all__ = ["Summary", "main", "run"]
 
@@ -25,14 +25,14 @@ from anomalib_scrd.edge.stopping import Stop
 from anomalib_scrd.edge.watching import watch
 
 ANOMALOUS, CANNOT_START, UNREADABLE, CANNOT_WRITE, SIGNALLED = 1, 2, 3, 4, 128
-"""Exit statuses beside 0; a signal's number is added to the last one."""
+"""Exit statuses other than 0; the number of a signal is added to the last one."""
 
 _EPILOG = """
 exit status: 0 all files were scored; 1 a picture is anomalous and --fail-on anomalous was given; 2 the run could not
 start; 3 a file could not be read; 4 the results could not be written; 130 or 143 stopped by a signal before the end.
 3 takes precedence over 1. Stopping a watch by a signal is its regular end.
 """
-_AHEAD = 2  # groups of files per thread that are begun before the first of them is finished
+_AHEAD = 2  # largest number of groups of files in progress per thread
 
 
 @dataclass
@@ -40,10 +40,10 @@ class Summary:
     """Outcome of a run.
 
     Args:
-        pictures: Pictures that were scored now.
-        anomalous: Files with an anomalous picture, those done before included.
-        unreadable: Files that could not be read.
-        signal: The signal that ended it, None if none did.
+        pictures: Number of pictures scored in this run.
+        anomalous: Number of files with an anomalous picture, including earlier results.
+        unreadable: Number of files that could not be read.
+        signal: The signal that ended the run, or None.
     """
 
     pictures: int = 0
@@ -56,7 +56,7 @@ def main(words: list[str]) -> int:
     """Run the command.
 
     Args:
-        words: Command line behind the command's name.
+        words: Arguments after the command's name.
 
     Returns:
         Exit status.
@@ -110,18 +110,18 @@ def run(
         engine: The loaded model.
         images: Folder or file.
         output: Folder of results.
-        outputs: Files that are written beside the scores.
+        outputs: Files that are written in addition to the scores.
         names: Names of files in the results.
         identity: Identity of the results, see :mod:`anomalib_scrd.edge.identity`.
         watched: Whether to also score files that are added later, until a signal.
-        on_error: ``stop`` or ``skip``, at a file that cannot be read.
+        on_error: ``stop`` (default) or ``skip`` at a file that cannot be read.
         quiet: Whether to report failures only.
 
     Returns:
         The outcome.
 
     Raises:
-        ValueError: If ``output`` holds other results, or the model and ``outputs`` do not fit.
+        ValueError: If ``output`` has other results, or ``outputs`` do not fit the model.
         FileNotFoundError: If there are no images.
         OSError: If results cannot be written.
     """
@@ -131,7 +131,7 @@ def run(
     if outputs.overlays and not engine.labels and engine.facts.pixel_threshold is None:
         msg = "--overlays: the model writes raw maps, which have no threshold; export it with its post-processor"
         raise ValueError(msg)
-    preparation_of(engine.facts)  # damaged metadata are refused before anything is written
+    preparation_of(engine.facts)  # refuses damaged metadata before anything is written
     summary = Summary()
     stopped = False
     if not (images.is_dir() if watched else images.exists()):
@@ -142,7 +142,7 @@ def run(
     progress = Progress(count, quiet=quiet)
     if not engine.facts.version and not quiet:
         size = "at their own size" if engine.size is None else f"resized to {engine.size[0]} x {engine.size[1]}"
-        print(f"note: the model's file does not say how it was trained; 8-bit images are given {size}", file=sys.stderr)
+        print(f"note: the model file has no metadata of its training; 8-bit images are passed {size}", file=sys.stderr)
     with Stop() as stop:
         source = watch(images, output, stop) if watched else walk(images, output)
 
@@ -186,7 +186,7 @@ def run(
 
 
 def _write_tables(journal: Journal, threshold: float | None) -> None:
-    """Write patients.csv and volumes.csv where several pictures belong together."""
+    """Write patients.csv and volumes.csv if several pictures belong together."""
     for by in GROUPS if journal.grouped else ():
         groups = grouped_scores(recorded(journal.folder), by)
         if several(groups):

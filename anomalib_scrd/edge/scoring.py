@@ -1,4 +1,4 @@
-"""Records of files: every picture is read, prepared and scored, and its map and overlay are written."""
+"""Scoring of files: every picture is read, prepared and scored, and its map and overlay are written."""
 
 __all__ = ["Outputs", "Scorer"]
 
@@ -19,18 +19,18 @@ from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.edge.sources import SourceFile, signature
 from anomalib_scrd.imaging import PictureInfo, Prepared, UnreadableImageError
 
-_DIGITS = 9  # of a decimal number that gives back the same float32
-_PIXEL_THRESHOLD = 0.5  # where anomalib's post-processor puts it
+_DIGITS = 9  # decimal digits that preserve a float32
+_PIXEL_THRESHOLD = 0.5  # of anomalib's post-processor
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files of a picture beside its score.
+    """Files that are written for a picture in addition to its score.
 
     Args:
-        maps: Kind of the map's file, tiff or npz; None for none.
+        maps: Format of the map, tiff or npz; None for none.
         overlays: Whether the picture with its map is written.
-        threshold: Score above which a picture is anomalous, in place of the model's own decision; None for that.
+        threshold: Score above which a picture is anomalous; None for the model's own decision.
     """
 
     maps: str | None = None
@@ -45,7 +45,7 @@ class Outputs:
 
 @dataclass
 class _File:
-    """A file in progress; its pictures may share batches with those of other files."""
+    """A file in progress; its pictures may be in batches with those of other files."""
 
     source: SourceFile
     name: str
@@ -73,7 +73,7 @@ class Scorer:
         engine: The loaded model.
         journal: The folder of results.
         names: Names of files in results.
-        outputs: Files that are written beside the scores.
+        outputs: Files that are written in addition to the scores.
     """
 
     def __init__(self, engine: Engine, journal: Journal, names: Names, outputs: Outputs) -> None:
@@ -90,7 +90,7 @@ class Scorer:
             sources: Files.
 
         Returns:
-            For each of them its records, one per picture; or one with the reason why it cannot be read.
+            For each file its records, one per picture, or one with the reason why it cannot be read.
 
         Raises:
             OSError: If a map or overlay cannot be written.
@@ -106,7 +106,7 @@ class Scorer:
             yield from self._images_of(file)
 
     def _images_of(self, file: _File) -> Iterator[tuple[_Picture, np.ndarray]]:
-        """Pictures of a file; where one cannot be read, the rest of the file is left out."""
+        """Pictures of a file; if one cannot be read, the rest of the file is skipped."""
         try:
             for info, count, prepared in self._inputs.all_of(file.source.path):
                 yield _Picture(file, info, count, prepared), self._inputs.fitted(prepared)
@@ -149,7 +149,7 @@ class Scorer:
         )
 
     def _written(self, picture: _Picture, small_map: np.ndarray, label: bool | None) -> dict[str, str]:
-        """Write map and overlay in the file's order of rows and columns; gives their names."""
+        """Write map and overlay in the file's order of rows and columns; return their names."""
         prepared = picture.prepared
         stem = picture.file.name if picture.count == 1 else f"{picture.file.name}.{picture.index:04d}"
         anomaly_map = resize(small_map, prepared.image.shape[:2])
@@ -175,7 +175,7 @@ def _finished(file: _File) -> list[Record]:
 
 
 def _changed(file: SourceFile) -> bool:
-    """Whether a file was replaced or changed; one that was removed after it was read was not."""
+    """Whether a file was replaced or changed; removal after reading is not a change."""
     try:
         return signature(file.path) != file.signature
     except OSError:

@@ -30,7 +30,7 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".
 SUFFIXES = (*_DICOM, *_VOLUMES, *_IMAGES)
 """Suffixes of the files that a folder is searched for; DICOM files without a suffix are found too."""
 
-_ONE_PICTURE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")  # PNG, JPEG, BMP: neither preamble nor pages
+_ONE_PICTURE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")  # PNG, JPEG, BMP: without preamble and pages
 
 _KEPT = 100
 _SHOWN = 5
@@ -38,16 +38,16 @@ _WORKERS = 8
 
 
 class BadFiles:
-    """Handling of files that cannot be read, and the list of those that were left out.
+    """Handling of files that cannot be read, with a list of the files left out.
 
     Args:
-        on_error: ``raise`` stops at the first one, ``skip`` leaves it out and notes it.
+        on_error: ``raise`` (default) stops at the first one, ``skip`` leaves it out and lists it.
 
     Attributes:
-        left_out: File and reason of each one that was left out, in the order of their discovery.
+        left_out: Files that were left out, with the reasons, in the order of their discovery.
 
     Raises:
-        ValueError: If ``on_error`` is neither.
+        ValueError: If ``on_error`` is another value.
     """
 
     def __init__(self, on_error: Literal["raise", "skip"] = "raise") -> None:
@@ -58,13 +58,13 @@ class BadFiles:
         self.left_out: dict[Path, str] = {}
 
     def note(self, error: UnreadableImageError) -> None:
-        """Note a file that is left out, or raise its error.
+        """Add a file that is left out, or raise its error.
 
         Args:
             error: The error.
 
         Raises:
-            UnreadableImageError: If errors are to be raised, or the error names no file.
+            UnreadableImageError: If ``on_error`` is raise, or the error has no file.
         """
         if self.on_error == "raise" or error.path is None:
             raise error
@@ -74,7 +74,7 @@ class BadFiles:
         """List the files that were left out.
 
         Returns:
-            One line per file, at most 100 of them; "" if there are none.
+            One line per file, at most 100; "" if there are none.
         """
         if not self.left_out:
             return ""
@@ -84,10 +84,10 @@ class BadFiles:
 
 
 def list_files(path: str | Path) -> list[Path]:
-    """List the files of a folder that may hold pictures, those of its folders included.
+    """List the files of a folder and its subfolders that may have pictures.
 
     Args:
-        path: A folder, or one file, which is taken whatever its suffix is.
+        path: A folder, or one file, with any suffix.
 
     Returns:
         Sorted by path. Hidden files and DICOMDIR are left out.
@@ -111,17 +111,17 @@ def list_files(path: str | Path) -> list[Path]:
 
 
 def list_pictures(path: str | Path, options: VolumeOptions | None = None) -> list[PictureInfo]:
-    """List the pictures of one file from its headers; a volume is read if its empty slices are to be found.
+    """List the pictures of one file from its headers; a volume is read to find its empty slices.
 
     Args:
         path: The file.
-        options: Which slices of a volume are taken; the defaults if None.
+        options: Slices to take from a volume; the defaults if None.
 
     Returns:
         One entry per picture.
 
     Raises:
-        UnreadableImageError: If it is no file that can be read.
+        UnreadableImageError: If the file cannot be read.
     """
     path = Path(path)
     name = path.name.lower()
@@ -138,13 +138,14 @@ def read_picture(info: PictureInfo, options: VolumeOptions | None = None) -> Pic
 
     Args:
         info: An entry of ``list_pictures``.
-        options: The options that it was listed with.
+        options: The options of that ``list_pictures`` call. Default: ``VolumeOptions()``.
 
     Returns:
         The picture.
 
     Raises:
-        UnreadableImageError: If it cannot be read, has no pixels or NaN among them, or all its pixels are equal.
+        UnreadableImageError: If it cannot be read, has no pixels, has NaN or infinite pixels, or all its pixels are
+            equal.
     """
     return check_pixels(read_unchecked(info, options))
 
@@ -154,7 +155,7 @@ def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> P
 
     Args:
         info: An entry of ``list_pictures``.
-        options: The options that it was listed with.
+        options: The options of that ``list_pictures`` call. Default: ``VolumeOptions()``.
 
     Returns:
         The picture.
@@ -171,7 +172,7 @@ def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> P
 
 
 def pictures_of(path: str | Path, options: VolumeOptions | None = None) -> Iterator[tuple[Picture, int]]:
-    """Read the pictures of one file, one after the other; a file that holds one picture is parsed once.
+    """Read the pictures of one file, one after the other; a file with one picture is parsed once.
 
     Args:
         path: The file.
@@ -195,7 +196,7 @@ def pictures_of(path: str | Path, options: VolumeOptions | None = None) -> Itera
 
 
 def has_geometry(path: Path) -> bool:
-    """Tell whether a file states its orientation in the patient.
+    """Whether a file has an orientation relative to the patient.
 
     Args:
         path: The file.
@@ -219,7 +220,7 @@ def read_pictures(
         bad_files: Handling of files that cannot be read; raise if None.
 
     Yields:
-        Picture after picture.
+        The pictures.
 
     Raises:
         UnreadableImageError: If a file cannot be read and is not to be skipped.
@@ -240,8 +241,8 @@ def survey(
 ) -> list[PictureInfo]:
     """List the pictures of many files, with several threads.
 
-    If bad files are to be skipped every picture is decoded once, because only decoding finds damaged pixels. Otherwise
-    only headers are read, and all unreadable files are named in one error.
+    If bad files are skipped, every picture is decoded once, because only decoding finds damaged pixels. Otherwise only
+    headers are read, and one error lists all unreadable files.
 
     Args:
         paths: Files.
@@ -249,10 +250,11 @@ def survey(
         bad_files: Handling of files that cannot be read; raise if None.
 
     Returns:
-        The pictures of the files that can be read, in the order of the files. A file is left out whole.
+        The pictures of the readable files, in the order of the files. A bad file is left out completely.
 
     Raises:
-        UnreadableImageError: If files cannot be read and are not to be skipped: their number, and the first ones.
+        UnreadableImageError: If files cannot be read and ``on_error`` is raise; the message has their number and the
+            first ones.
     """
     bad_files = bad_files or BadFiles()
 
@@ -283,13 +285,13 @@ def _taken_for_dicom(path: Path) -> bool:
 
 
 def _holds_one_picture(path: Path) -> bool:
-    """Whether a file is an image of a format without pages; its content counts, not its suffix."""
+    """Whether a file is an image of a format without pages, by its content, not its suffix."""
     head = _head(path)
     return head.startswith(_ONE_PICTURE) and not (path.name.lower().endswith((*_VOLUMES, *_DICOM)) or _marked(head))
 
 
 def _is_dicom(path: Path) -> bool:
-    """Whether a file has DICOM's mark behind its preamble."""
+    """Whether a file has DICOM's mark after its preamble."""
     return _marked(_head(path))
 
 

@@ -12,20 +12,21 @@ from anomalib_scrd.imaging.orientation import Orientation
 from anomalib_scrd.imaging.voi import ValueOfInterest
 
 MAX_PIXELS = 2**28
-"""Largest number of pixels of a picture that is read, 16,384 x 16,384: headers with more are taken for damaged."""
+"""Largest number of pixels of a picture that is read, 16,384 x 16,384: headers with more are assumed to be damaged."""
 
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """Where a picture is, from the headers alone.
+    """Source of a picture, from the headers only.
 
     Args:
         path: The file.
         index: Number of the picture in the file: frame of a DICOM or TIFF file, slice of a volume.
-        count: Number of pictures of the file, those that are left out included.
+        count: Number of pictures of the file, including skipped ones.
         eight_bit: Whether its values are ready for display: 8 bits, black at 0 and white at 255.
-        patient: Identifier of the patient in the header, "" without one. Never write it out: see ``patients``.
-        volume: Identifier of the series or volume, "" without one. Never write it out either.
+        patient: Identifier of the patient in the header, "" without one. It must not be written to outputs: see
+            ``patients``.
+        volume: Identifier of the series or volume, "" without one. It must not be written to outputs.
     """
 
     path: Path
@@ -37,7 +38,7 @@ class PictureInfo:
 
     @property
     def name(self) -> str:
-        """The file's path, with the number of the picture before the suffix where the file holds several."""
+        """The file's path, with the number of the picture before the suffix if the file has several."""
         if self.count == 1:
             return str(self.path)
         stem, dot, suffix = self.path.name.partition(".")
@@ -47,15 +48,15 @@ class PictureInfo:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in the order of display.
+    """A picture in the display's order.
 
     Args:
-        pixels: (H, W) or, in colour, (H, W, 3); integers or floats in the file's own depth, after DICOM's modality
+        pixels: (H, W) or, in colour, (H, W, 3); integers or floats in the file's native depth, after DICOM's modality
             transformation, and with MONOCHROME1 inverted: larger values are brighter.
         info: Its source.
-        valid: (H, W) bool, False at pixel padding; None if all pixels count.
+        valid: (H, W) bool, False at pixel padding; None without padding.
         orientation: Transformation from the file's order to the display's.
-        spacing: Height and width of a pixel in any one unit; (1, 1) where the file says nothing.
+        spacing: Height and width of a pixel in any one unit; (1, 1) if the file has none.
         voi: Windows and tables that the file recommends for display, in the file's order.
         mirror: Sum of an inverted value and the stored one, for ``voi``; None if nothing was inverted.
     """
@@ -70,7 +71,7 @@ class Picture:
 
     @property
     def values(self) -> np.ndarray:
-        """The pixels that count, as a vector."""
+        """The pixels without padding, as a vector."""
         return self.pixels.reshape(-1) if self.valid is None else self.pixels[self.valid].reshape(-1)
 
 
@@ -84,7 +85,7 @@ def check_pixels(picture: Picture) -> Picture:
         The same picture.
 
     Raises:
-        UnreadableImageError: If it has no pixels, no finite ones, or all are equal.
+        UnreadableImageError: If it has no pixels, pixels that are not finite, or all pixels are equal.
     """
     path, values = picture.info.path, picture.values
     if values.size == 0:
@@ -98,7 +99,7 @@ def check_pixels(picture: Picture) -> Picture:
 
 
 def check_size(path: Path, height: int, width: int) -> None:
-    """Refuse a size before its pixels are decoded.
+    """Refuse a size before the pixels are decoded.
 
     Args:
         path: The file.

@@ -19,7 +19,7 @@ _ORIENTATION, _BITS, _SUBFILE = 274, 258, 254
 _REDUCED = 1  # a smaller copy of another page
 _GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _EIGHT = 8
-# Errors of Pillow for a file that is no image, is cut short or broken inside.
+# Errors of Pillow for a file that is not an image, is truncated or damaged.
 _ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError)
 
 
@@ -33,7 +33,7 @@ def list_images(path: Path) -> list[PictureInfo]:
         One entry per picture.
 
     Raises:
-        UnreadableImageError: If it is no image.
+        UnreadableImageError: If it is not an image.
     """
     try:
         with _open(path) as image:
@@ -47,13 +47,13 @@ def list_images(path: Path) -> list[PictureInfo]:
                     infos.append(PictureInfo(path, index, image.n_frames, bits_of(image) <= _EIGHT, volume=volume))
             return infos
     except UnreadableImageError:
-        if path.is_file() and tiff.is_tiff(path):  # of a kind that Pillow does not know
+        if path.is_file() and tiff.is_tiff(path):  # a kind that Pillow does not support
             return tiff.list_pages(path)
         raise
 
 
 def read_image(info: PictureInfo) -> Picture:
-    """Read one picture, turned as EXIF or TIFF says.
+    """Read one picture, turned by its EXIF or TIFF orientation.
 
     Args:
         info: An entry of ``list_images``.
@@ -72,16 +72,16 @@ def read_image(info: PictureInfo) -> Picture:
 
 
 def read_single(path: Path) -> Picture:
-    """Read the picture of a file that is no TIFF, in one pass over the file.
+    """Read the picture of a file other than TIFF in one pass over the file.
 
     Args:
         path: The file.
 
     Returns:
-        What :func:`read_image` gives for the one entry of :func:`list_images`.
+        Same as :func:`read_image` for the one entry of :func:`list_images`.
 
     Raises:
-        UnreadableImageError: If it is no image, or cannot be decoded.
+        UnreadableImageError: If it is not an image or cannot be decoded.
     """
     with _open(path) as image:
         return _decoded(image, PictureInfo(path, eight_bit=bits_of(image) <= _EIGHT))
@@ -118,7 +118,7 @@ def exif_orientation(image: Any) -> int:
         image: An opened image.
 
     Returns:
-        Value of tag 274; 1, which is upright, where there is none, or a PNG file has it behind the pixels.
+        Value of tag 274; 1, which is upright, if there is none, or if a PNG file has it after the pixels.
     """
     if image.format == "PNG" and "exif" not in image.info:
         return 1
@@ -126,7 +126,7 @@ def exif_orientation(image: Any) -> int:
 
 
 def bits_of(image: Any) -> int:
-    """Look up the bits of a channel in the file, which Pillow's mode does not always tell.
+    """Look up the bits per channel in the file, which Pillow's mode does not always show.
 
     Args:
         image: An opened image whose pixels have not been decoded.
@@ -144,11 +144,11 @@ def bits_of(image: Any) -> int:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """The opened file, whose size has been checked; errors inside are those of the file."""
+    """The opened file, after a check of its size; errors are raised as errors of the file."""
     try:
         if path.stat().st_size == 0:
             raise UnreadableImageError.of(path, "the file is empty")
-        # From a path, Pillow maps some TIFF files into memory, and scrambles those that are to be turned.
+        # From a path, Pillow maps some TIFF files into memory, and scrambles those with an orientation.
         with path.open("rb") as file, Image.open(file) as image:
             check_size(path, image.height, image.width)
             yield image
@@ -157,9 +157,9 @@ def _open(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise UnreadableImageError.of(path, "there is no such file") from None
     except Image.DecompressionBombError:
-        raise UnreadableImageError.of(path, "its header claims more pixels than Pillow reads") from None
+        raise UnreadableImageError.of(path, "its header declares more pixels than Pillow reads") from None
     except Image.UnidentifiedImageError:
-        raise UnreadableImageError.of(path, "it is no image file of a known format") from None
+        raise UnreadableImageError.of(path, "it is not an image file of a known format") from None
     except _ERRORS as error:
         raise UnreadableImageError.of(path, f"it is damaged ({error or type(error).__name__})") from None
 
@@ -169,7 +169,7 @@ def _deep_colour(path: Path, image: Any) -> np.ndarray:
     raw = _raw_mode(image)
     if image.format != "PNG" or raw not in {"RGB;16B", "RGBA;16B"}:
         raise UnreadableImageError.of(path, f"{image.format} of 16 bits in the layout {raw}: save it as TIFF")
-    # Pillow gives one byte of each channel at a time; the raw mode says which.
+    # Pillow reads one byte of each channel at a time, chosen by the raw mode.
     high, low = (_with_raw_mode(path, raw[:-1] + order) for order in "BL")
     return (high.astype(np.uint16) << 8) | low
 

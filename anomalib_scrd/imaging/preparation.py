@@ -1,4 +1,4 @@
-"""Preparation of a picture as a model's input, and the way of a map back to the file."""
+"""Preparation of a picture as a model's input, and conversion of a map back to the file's order."""
 
 __all__ = ["Preparation", "Prepared"]
 
@@ -20,7 +20,7 @@ class Prepared:
     """A picture as a model's input.
 
     Args:
-        image: (H, W), or (H, W, 3) in colour, float32 in [0, 1], in the order of display.
+        image: (H, W), or (H, W, 3) in colour, float32 in [0, 1], in the display's order.
         padding: Padding around it.
         orientation: Transformation from the file's order to the display's.
     """
@@ -31,12 +31,12 @@ class Prepared:
 
     @property
     def channels(self) -> np.ndarray:
-        """The image as (H, W, 3); grey in three equal channels, as a view."""
+        """The image as (H, W, 3); a grey image in three equal channels, as a view."""
         image = self.image
         return image if image.ndim == 3 else np.broadcast_to(image[..., None], (*image.shape, 3))  # noqa: PLR2004
 
     def to_file(self, array: np.ndarray) -> np.ndarray:
-        """Bring a map back to the rows and columns of the file.
+        """Convert a map back to the rows and columns of the file.
 
         Args:
             array: (H, W) or (H, W, C), of the size of ``image``: a map of another size is resized first.
@@ -45,7 +45,7 @@ class Prepared:
             A view without padding, in the file's order.
 
         Raises:
-            ValueError: If the size is another one.
+            ValueError: If the map has another size than ``image``.
         """
         if array.shape[:2] != self.image.shape[:2]:
             msg = f"the map has {array.shape[:2]} pixels and the image {self.image.shape[:2]}: resize it first"
@@ -55,12 +55,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """All settings that turn files into inputs.
+    """Settings for the preparation of files as a model's input.
 
     Args:
-        window: Limits of brightness.
-        pad_to_square: Whether pictures are padded to a square with black.
-        volumes: Which slices of a volume are taken.
+        window: Window of grey values.
+        pad_to_square: Whether pictures are padded to a square with black; default false.
+        volumes: Slices that are taken from a volume.
     """
 
     window: Window
@@ -71,10 +71,10 @@ class Preparation:
         """Prepare a picture.
 
         Args:
-            picture: From ``read_picture``.
+            picture: Picture of ``read_picture``.
 
         Returns:
-            The input, with the information for the way back.
+            The input, with the information for the conversion back.
 
         Raises:
             UnreadableImageError: If the window does not fit the picture.
@@ -84,19 +84,19 @@ class Preparation:
         return Prepared(padding.apply(image), padding, picture.orientation)
 
     def to_dict(self) -> dict[str, Any]:
-        """Put it into plain lists, numbers and strings: the window's keys, and those of the other arguments.
+        """Convert to plain lists, numbers and strings: the window's keys, and those of the other arguments.
 
         Returns:
-            For JSON and checkpoints.
+            A dict for JSON and checkpoints.
         """
         return {**self.window.to_dict(), "pad_to_square": self.pad_to_square, "volumes": self.volumes.to_dict()}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> "Preparation":
-        """Rebuild it.
+        """Rebuild a preparation.
 
         Args:
-            state: From :meth:`to_dict`, also by way of JSON.
+            state: Result of :meth:`to_dict`, also through JSON.
 
         Returns:
             The preparation.

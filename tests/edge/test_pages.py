@@ -95,7 +95,7 @@ class TestReport:
         assert "]10 pictures" in said
         assert "pixel AUROC" in said
         assert "10 pictures whose true regions are known" in said
-        assert "cut <b>.pngit is no image file of a known format" in said
+        assert "cut <b>.pngit is not an image file of a known format" in said
         assert "images42" in said
         assert "files_sha256" in said
         assert "No scores of the training were given (--training)." in said

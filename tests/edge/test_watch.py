@@ -112,7 +112,7 @@ def test_a_bad_file_does_not_end_it(started: Watch, images: Path, xml_file: Path
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=30)
     assert process.returncode == 3
-    assert printed.count("left out: bad.png: it is no image file of a known format") == 1
+    assert printed.count("left out: bad.png: it is not an image file of a known format") == 1
 
 
 class TestSource:

@@ -166,8 +166,8 @@ def test_a_file_that_is_cut_short(tmp_path: Path, name: str) -> None:
 def test_files_without_a_picture_are_refused(tmp_path: Path) -> None:
     for name, content, reason in (
         ("a.png", b"", "the file is empty"),
-        ("b.png", b"<html>", "no image file of a known format"),
-        ("c.tif", b"II*\0", "no image file of a known format|it is damaged"),
+        ("b.png", b"<html>", "not an image file of a known format"),
+        ("c.tif", b"II*\0", "not an image file of a known format|it is damaged"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UnreadableImageError, match=reason) as raised:

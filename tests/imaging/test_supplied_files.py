@@ -20,7 +20,7 @@ NIBABEL = Path(nibabel.__file__).parent / "tests/data"
 NO_IMAGES = {".py", ".pyc", ".md", ".txt", ".json", ".rst", ".m"}
 
 NO_PIXELS = "without PixelData"
-UNKNOWN = "no image file of a known format"
+UNKNOWN = "not an image file of a known format"
 PYDICOM_REFUSED = {
     "charset_files/chrJapMulti.dcm": NO_PIXELS,
     "charset_files/chrJapMultiExplicitIR6.dcm": NO_PIXELS,

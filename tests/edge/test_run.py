@@ -151,7 +151,7 @@ def test_a_model_of_any_size_without_metadata(
 ) -> None:
     save_grey(images / "wide.png", 100, (20, 30))
     assert run("--engine", engine, model=build_onnx(tmp_path / "any.onnx", None, "side")) == 0
-    assert "8-bit images are given at their own size" in capsys.readouterr().err
+    assert "8-bit images are passed at their own size" in capsys.readouterr().err
     assert scores(output)["wide.png"] == pytest.approx(100 / 255)
 
 
@@ -162,7 +162,7 @@ def test_a_fixed_size_without_metadata_is_resized_to(
     pixels[0::2] = 200  # stripes as wide as a pixel: anti-aliasing leaves their mean
     Image.fromarray(pixels).save(images / "stripes.png")
     assert run(model=build_openvino(tmp_path / "fixed.xml", None)) == 0
-    assert "8-bit images are given resized to 16 x 16" in capsys.readouterr().err
+    assert "8-bit images are passed resized to 16 x 16" in capsys.readouterr().err
     assert 100 / 255 <= scores(output)["stripes.png"] < 130 / 255
 
 

@@ -86,7 +86,8 @@ def write_openvino_metadata(model: Any, document: Mapping[str, Any], *, any_size
 def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bool) -> None:
     """Put both parts into an ONNX file.
 
-    The exporter's notes on each node are taken out: they hold paths of the machine that made the file.
+    The exporter's notes on each node are taken out: they hold paths of the machine that made the file. So are inputs
+    that nothing reads.
 
     Args:
         path: The file; changed in place. Weights that lie in a file of their own stay there.
@@ -101,6 +102,9 @@ def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bo
         model.metadata_props.add(key=name, value=value)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         del node.metadata_props[:]
+    read = {name for node in model.graph.node for name in node.input}
+    for unread in [entry for entry in model.graph.input if entry.name not in read]:
+        model.graph.input.remove(unread)
     onnx.save(model, path)
 
 

@@ -341,3 +341,25 @@ def test_h23_a_loader_without_its_workers() -> None:
     batches = iter(loader)
     assert not hasattr(batches, "_workers"), "H23: worker processes start all the same"
     assert torch.equal(torch.cat(list(batches)), torch.arange(8))
+
+
+def test_h24_inputs_of_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anomalib.models.components.base import AnomalibModule as Base
+
+    from tests.models import build_model
+
+    def export(**arguments: object) -> None:
+        seen.update(arguments)
+        raise KeyError
+
+    seen: dict = {}
+    monkeypatch.setattr(torch.onnx, "export", export)
+    model = build_model(layers=["layer1", "layer2"])
+    with pytest.raises(KeyError):
+        Base.to_onnx(model, tmp_path)
+    images, *others = seen["args"]
+    assert images.shape[:2] == (2, 3), "H24: the first argument of an export is no batch of images"
+    assert {float(other) for other in others} <= {0.5}, "H24: an export has more inputs than images and sensitivities"
+    inspect.signature(model.forward).bind(*seen["args"])  # fails with more arguments than the model takes
+    assert seen["dynamo"] is True, "H24: exports are by another exporter"
+    assert len(seen["dynamic_shapes"]) == len(seen["args"]), "H24: shapes are given in another form"

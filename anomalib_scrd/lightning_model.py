@@ -56,10 +56,11 @@ from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.image_order import ImageOrder
 from anomalib_scrd.training.kept_images import KeptImages
 from anomalib_scrd.training.logged_terms import named_terms
+from anomalib_scrd.training.own_length import OwnLength, asks_for_no_length
 from anomalib_scrd.training.resuming import ResumedOrder
 from anomalib_scrd.training.run_report import RunReport
 from anomalib_scrd.training.scale_weights import ScaleWeights
-from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
+from anomalib_scrd.training.schedule import optimiser_and_schedule
 from anomalib_scrd.training.seeding import seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
 
@@ -75,7 +76,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
     ICLR 2025. The preset ``published`` has the paper's settings.
 
-    A training that is started without a length ends after the published 40,000 steps.
+    A training that is started without a length ends by itself, after 7,000 steps at the latest: see
+    :class:`~anomalib_scrd.training.own_length.OwnLength`.
 
     Args:
         preset: Defaults of all arguments: ``default``, ``published`` (the paper's) or ``edge`` (a small teacher and
@@ -163,6 +165,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             self.loss = ScaleAwareContrastiveLoss(**loss)
             self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name not in _TIMES})
             self.held_out = HeldOut(scoring["held_out"])
+            self.own_length = OwnLength()
             self.feature_cache = FeatureCache(feature_cache) if feature_cache > 0 else None
             with seeded_weights(seed):
                 self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student, scoring)
@@ -181,11 +184,11 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
-        self._without_length = trainer is not None and asks_for_no_length(trainer)
+        self.without_length = trainer is not None and asks_for_no_length(trainer)
         AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property
 
     def setup(self, stage: str) -> None:
-        """Give a training without a length the published one, and check sizes and data before the work starts.
+        """Check sizes and data before the work starts.
 
         Raises:
             ValueError: If the pre-processor makes the images too small, or the data module would fail for lack of
@@ -198,8 +201,6 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
         write_atomically(self.trainer)
         if stage == "fit":
-            if self._without_length:
-                set_default_length(self.trainer)  # before optimisers and schedules ask for the length
             # A checkpoint, which is read after this, replaces it.
             self._seed, self._batches_seen, self._epoch_began = self.hparams["seed"], 0, 0
 
@@ -217,7 +218,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [self.held_out, KeptImages(), ResumedOrder(), ValidationTimes(), RunReport()]
+        own = [self.held_out, self.own_length, KeptImages(), ResumedOrder(), ValidationTimes(), RunReport()]
         own += [ExplainedDataErrors(), PatientScores(), self.compiled]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
@@ -226,7 +227,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
         self.seed_order()  # asking for the number of steps starts the loader of the first epoch
-        return optimiser_and_schedule(self.model.trainable_parameters(), self.hparams["optimiser"], self.trainer)
+        options, cycles = self.hparams["optimiser"], self.own_length.cycles
+        return optimiser_and_schedule(self.model.trainable_parameters(), options, self.trainer, cycles)
 
     def on_fit_start(self) -> None:
         """Fix the seed, read the pre-processor's normalisation, forget earlier batches."""

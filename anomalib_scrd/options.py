@@ -131,7 +131,16 @@ def _depth(name: str, value: Any) -> Any:
 
 
 def _places(name: str, value: Any) -> Any:
-    number = _Number(2, 1000, whole=True)
+    return _limit(name, value, 2, 1000)
+
+
+def _image_side(name: str, value: Any) -> Any:
+    return _limit(name, value, 64, 10_000)
+
+
+def _limit(name: str, value: Any, low: int, high: int) -> Any:
+    """A whole number, or 0 for no limit."""
+    number = _Number(low, high, whole=True)
     if value != 0 and not number.fits(value):
         _fail(name, f"0 or {number}", value)
     return value
@@ -290,6 +299,9 @@ class StudentOptions(Options):
             images (``channel``), or as they are (``none``, published).
         places: Largest number of places along a side of the map that is halved into the embedding: larger images have
             as many places there as small ones. 0 for no limit (published).
+        image_side: Images with more pixels than a square of this side are averaged down to as many, in the model,
+            before the teacher; maps have the image's size. 0 for no limit (published). Cut large images with small
+            anomalies into tiles, which are images of their own.
     """
 
     group: ClassVar[str] = "student"
@@ -298,6 +310,7 @@ class StudentOptions(Options):
     depth: Literal["auto"] | int | Sequence[int] | None = _option(_depth)
     feature_scaling: FeatureScaling | None = None
     places: int | None = _option(_places)
+    image_side: int | None = _option(_image_side)
 
 
 @dataclass(frozen=True)
@@ -366,7 +379,7 @@ class ScoringOptions(Options):
             the scales, and thresholds where no anomalous images are known, are taken from them. 0 for none.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
             (published). In units of standardised channels unless ``student.feature_scaling`` is none.
-        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the model's input.
+        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the image the teacher gets.
     """
 
     group: ClassVar[str] = "scoring"

@@ -32,7 +32,7 @@ class Preset:
 
 _DEFAULT = Preset(
     backbone="wide_resnet50_2",
-    student=StudentOptions(block="auto", depth="auto", feature_scaling="channel", places=8),
+    student=StudentOptions(block="auto", depth="auto", feature_scaling="channel", places=8, image_side=128),
     loss=LossOptions(pull=1.0, restore=1.0, contrast=0.3, ratio=0.0),
     noise=NoiseOptions(
         kind="mixed",
@@ -59,7 +59,7 @@ _DEFAULT = Preset(
 # every image, a map that is not standardised and its mean as the score.
 _PUBLISHED = Preset(
     backbone="wide_resnet50_2",
-    student=StudentOptions(block="bottleneck", depth=(3, 4, 6), feature_scaling="none", places=0),
+    student=StudentOptions(block="bottleneck", depth=(3, 4, 6), feature_scaling="none", places=0, image_side=0),
     loss=LossOptions(pull=0.0, restore=0.0, contrast=0.0, ratio=1.0),
     noise=NoiseOptions(
         kind="simplex",

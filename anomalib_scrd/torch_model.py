@@ -97,9 +97,10 @@ class ScaleAwareCRDModel(nn.Module):
         depth: str | int | list[int],
         feature_scaling: str,
         places: int,
+        image_side: int,
     ) -> None:
         """Build the parts; every value is one that the options allow."""
-        self.teacher = Teacher(backbone, layers, pre_trained)
+        self.teacher = Teacher(backbone, layers, pre_trained, image_side)
         channels, strides = self.teacher.channels, self.teacher.strides
         self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
         kind = _block_kind(block, channels)
@@ -247,7 +248,8 @@ class ScaleAwareCRDModel(nn.Module):
 
     def _predict(self, images: torch.Tensor) -> InferenceBatch:
         teacher, student, weights = self.compared(images)
-        return self.map_and_score(teacher, student, images.shape[-2:], weights)
+        size = images.shape[-2:]
+        return self.map_and_score(teacher, student, self.teacher.seen_size(size), weights, map_size=size)
 
     def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute what the weights of the scales are fitted on; in evaluation mode.
@@ -260,7 +262,7 @@ class ScaleAwareCRDModel(nn.Module):
         """
         teacher, student, _ = self.compared(images)
         plain, damped = self.map_and_score.distances(teacher, student)
-        size = images.shape[-2:]
+        size = self.teacher.seen_size(images.shape[-2:])
         return self.map_and_score.evidence(plain, damped, size), self.map_and_score.smooth_maps(damped, size)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:

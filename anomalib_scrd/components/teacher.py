@@ -5,6 +5,7 @@ __all__ = ["Teacher"]
 import difflib
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from anomalib_scrd.components.batch_norm_folding import fold_batch_norms
 from anomalib_scrd.components.pretrained_weights import (
@@ -20,6 +22,7 @@ from anomalib_scrd.components.pretrained_weights import (
     installed_weights,
     read_state_dict,
 )
+from anomalib_scrd.components.resampling import AxisMatrices, averaged
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +48,13 @@ class Teacher(nn.Module):
             Their strides must grow by powers of two. None takes the maps of strides 4, 8 and 16.
         pre_trained: True for timm's ImageNet weights (from the hub, its cache, or an installed package that carries
             them), False for random ones, or the path of a checkpoint.
+        image_side: Images with more pixels than a square of this side are averaged down to as many before the backbone;
+            0 for no limit. A network with a fixed input size has no limit either.
 
     Attributes:
         layers: Names of the feature maps.
         channels: Their channels.
-        strides: Their strides, in pixels of the input.
+        strides: Their strides, in pixels of the image that the backbone gets.
         non_negative: Whether each map ends in a ReLU.
 
     Raises:
@@ -63,6 +68,7 @@ class Teacher(nn.Module):
         backbone: str = "wide_resnet50_2",
         layers: Sequence[str] | None = None,
         pre_trained: bool | str | Path = True,
+        image_side: int = 0,
     ) -> None:
         super().__init__()
         if not isinstance(pre_trained, (bool, str, Path)):
@@ -96,7 +102,10 @@ class Teacher(nn.Module):
         self.requires_grad_(requires_grad=False)
         self.to(memory_format=torch.channels_last)  # twice as fast for most backbones, on CPUs and GPUs
         self.eval()
-        example = _example(_probe_size(complete))
+        fixed_size = _fixed_size(complete)
+        self.image_side = 0 if fixed_size else image_side
+        self._averaged = AxisMatrices(averaged)
+        example = _example(fixed_size or _PROBE_SIZE)
         self.non_negative = self._probe(backbone, example)
         fold_batch_norms(self.backbone, example.contiguous(memory_format=torch.channels_last))
 
@@ -104,6 +113,16 @@ class Teacher(nn.Module):
         """Stay in evaluation mode, whatever ``mode`` is."""
         del mode
         return super().train(mode=False)
+
+    def seen_size(self, size: torch.Size | tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the image that the backbone gets, from those of an image."""
+        height, width = size
+        excess = math.sqrt(height * width) / self.image_side if self.image_side else 1.0
+        if excess <= 1:
+            return height, width
+        least = 2 * self.strides[-1]  # of which an embedding has one place
+        rows, columns = (max(round(side / excess), min(side, least)) for side in (height, width))
+        return rows, columns
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -113,8 +132,10 @@ class Teacher(nn.Module):
             images: (B, 3, H, W), normalised as the backbone was trained.
 
         Returns:
-            One (B, C_k, H_k, W_k) per layer, finest first, without gradient.
+            One (B, C_k, H_k, W_k) per layer, finest first, without gradient; of the averaged images where they are
+            larger than ``image_side``.
         """
+        images = self._averaged_down(images)
         if torch.compiler.is_exporting():
             return self.backbone(images)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -124,6 +145,14 @@ class Teacher(nn.Module):
             return self.backbone(images)
         pieces = [self.backbone(piece) for piece in images.tensor_split(min(number, len(images)))]
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+
+    def _averaged_down(self, images: torch.Tensor) -> torch.Tensor:
+        size, (rows, columns) = images.shape[-2:], self.seen_size(images.shape[-2:])
+        if (rows, columns) == tuple(size):
+            return images
+        if size[0] % rows or size[1] % columns:
+            return self._averaged(images, (rows, columns)).to(images.dtype)
+        return F.avg_pool2d(images, (size[0] // rows, size[1] // columns))
 
     def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:
         """Run the network once to check the published channels and to find the maps that end in a ReLU."""
@@ -176,10 +205,10 @@ def _example(size: tuple[int, int]) -> torch.Tensor:
     return image.unsqueeze(0)
 
 
-def _probe_size(network: Any) -> tuple[int, int]:
-    """A small size, or the only one that the network takes."""
+def _fixed_size(network: Any) -> tuple[int, int] | None:
+    """The only size that the network takes; None for any."""
     config = getattr(network, "pretrained_cfg", None) or {}
-    return tuple(config["input_size"][1:]) if config.get("fixed_input_size") else _PROBE_SIZE
+    return tuple(config["input_size"][1:]) if config.get("fixed_input_size") else None
 
 
 def _check_layers(backbone: str, layers: Sequence[str] | None, info: dict[str, dict]) -> tuple[str, ...]:

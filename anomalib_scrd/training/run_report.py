@@ -52,7 +52,7 @@ class RunReport(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock at the fourth batch, and estimate after ten more."""
-        del pl_module, batch, batch_idx
+        del batch, batch_idx
         if self._batches == _FIRST:
             self._start = time.monotonic()
         elif self._batches == _FIRST + _TIMED:
@@ -60,7 +60,8 @@ class RunReport(Callback):
             left = _batches_left(trainer)
             if trainer.is_global_zero and left is not None and left * seconds >= _WORTH_AN_ESTIMATE:
                 about = timedelta(seconds=round(left * seconds))
-                say(f"time: about {about} for {left} more batches, {seconds:.2g} s each")
+                most = "at most " if getattr(getattr(pl_module, "own_length", None), "cycles", ()) else ""
+                say(f"time: {most}about {about} for {left} more batches, {seconds:.2g} s each")
         self._batches += 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

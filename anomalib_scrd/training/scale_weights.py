@@ -12,6 +12,7 @@ from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import Normalisation
 from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights, learn_difference
 from anomalib_scrd.training.held_out import HeldOut
+from anomalib_scrd.training.own_length import OwnLength
 from anomalib_scrd.training.pre_processing import normalisation
 
 
@@ -22,6 +23,7 @@ class ScaleWeights(ModelMixin):
     """
 
     held_out: HeldOut
+    own_length: OwnLength
     loss: ScaleAwareContrastiveLoss
     _seed: int | None
     _clean_steps = 0
@@ -29,7 +31,7 @@ class ScaleWeights(ModelMixin):
 
     def plan_anomalies(self) -> None:
         """Find the step at which synthetic anomalies come in, at the start of a training or of its continuation."""
-        steps = self.trainer.estimated_stepping_batches
+        steps = next(iter(self.own_length.cycles), self.trainer.estimated_stepping_batches)
         start = self.hparams["noise"]["start"] if self.loss.pull > 0 and math.isfinite(steps) else 0.0
         self._clean_steps = math.ceil(start * steps) if start else 0
         fresh = 0 < self._clean_steps >= self.global_step  # the student has seen none yet

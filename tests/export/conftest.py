@@ -109,9 +109,10 @@ def edge_export(edge: Trained, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """An input whose sides no stride divides."""
+    """An input whose sides no stride divides, and which is averaged down to sides that do not divide it."""
     root = tmp_path_factory.mktemp("odd")
-    return train(root, ODD_SIZE, 32, backbone="resnet18", pre_trained=False, student={"depth": 1})
+    student = {"depth": 1, "image_side": 64}
+    return train(root, ODD_SIZE, 32, backbone="resnet18", pre_trained=False, student=student)
 
 
 @pytest.fixture(scope="session")

@@ -111,9 +111,11 @@ def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log."""
+    """The last line of a log; of a C++ error the two lines before its stack."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "no output"
+    stack = bool(lines) and lines[-1].lstrip().startswith("frame #")
+    lines = [line for line in lines if not line.lstrip().startswith("frame #")]
+    return " ".join(lines[-2 if stack else -1 :]) or "no output"
 
 
 class Journal:

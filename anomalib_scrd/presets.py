@@ -55,7 +55,7 @@ _DEFAULT = Preset(
     ),
 )
 
-# Li et al., ICLR 2025: the ratio alone, weights of the scales that minimise it, one small patch of simplex noise in
+# Li et al., ICLR 2025: only the ratio, weights of the scales that minimise it, one small patch of simplex noise in
 # every image, a map that is not standardised and its mean as the score.
 _PUBLISHED = Preset(
     backbone="wide_resnet50_2",
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {"default": _DEFAULT, "published": _PUBLISHED, "edg
 
 
 def resolved(preset: str = "default", backbone: str | None = None, **groups: Any) -> Preset:
-    """The values of a preset, replaced by those given.
+    """Replace values of a preset by given ones.
 
     Args:
         preset: Name of the preset.
@@ -131,7 +131,7 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
         "noise",
         ("start",),
         lambda c: c.loss.pull,
-        "loss.pull is 0, so that every step needs synthetic anomalies",
+        "loss.pull is 0, so every step needs synthetic anomalies",
     ),
     (
         "noise",
@@ -149,7 +149,7 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
 
 
 def without_effect(preset: str, chosen: Preset) -> list[tuple[str, str]]:
-    """Values other than the preset's that have no effect in their combination.
+    """List values that differ from the preset's and have no effect in this combination.
 
     Args:
         preset: Name of the preset.

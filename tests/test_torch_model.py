@@ -1,4 +1,4 @@
-"""The torch model: what flows where, sizes, modes, precision, compilation."""
+"""The torch model: data flow, sizes, modes, precision, compilation."""
 
 import math
 

@@ -26,16 +26,16 @@ class CompiledModules(Callback):
         self._compiled: dict[nn.Module, Any] = {}
 
     def __call__(self, module: nn.Module) -> Any:
-        """The compiled form of a module, or the module where there is none."""
+        """The compiled form of a module, or the module itself outside of a training."""
         return self._compiled.get(module, module)
 
     def begin_step(self) -> None:
-        """Tell CUDA graphs that the outputs of the previous step are no longer needed."""
+        """Mark the outputs of the previous step as free for CUDA graphs."""
         if self._compiled and self._mode == REDUCE_OVERHEAD:
             torch.compiler.cudagraph_mark_step_begin()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compile; the compiler runs with the first call."""
+        """Compile the modules; the compiler runs at the first call."""
         del trainer, pl_module
         self._compiled = {module: torch.compile(module, mode=self._mode) for module in self._modules}
 

@@ -1,6 +1,6 @@
-"""Length of a training that is started without one: it ends when the student stops improving on held-out images."""
+"""Length of a training without a given one: it ends when the student stops improving on held-out images."""
 
-__all__ = ["CYCLES", "DEFAULT_STEPS", "LEAST_FALL", "OwnLength", "asks_for_no_length"]
+__all__ = ["CYCLES", "DEFAULT_STEPS", "LEAST_FALL", "OwnLength", "has_no_length"]
 
 import logging
 from itertools import accumulate
@@ -19,19 +19,19 @@ CYCLES = (1000, 2000, 4000)
 """Optimiser steps of each cycle of the learning rate; a training ends after one of them."""
 
 LEAST_FALL = 0.05
-"""Smallest relative fall of the held-out distance over a cycle after which another cycle follows."""
+"""Smallest relative fall of the held-out distance over a cycle for a further cycle."""
 
 DEFAULT_STEPS = 40_000
-"""Published length of a training, in optimiser steps: that of a training whose learning rate has no cycles."""
+"""Published length of a training, in optimiser steps, for a learning rate without cycles."""
 
-# Lightning fills it in for a fit without a length (`lightning.pytorch.loops.utilities._parse_loop_limits`).
+# Lightning's values for a fit without a length (`lightning.pytorch.loops.utilities._parse_loop_limits`).
 _LIGHTNING_DEFAULT = (1000, -1)
 
 
-def asks_for_no_length(trainer: Trainer) -> bool:
-    """Whether a trainer was made without a length.
+def has_no_length(trainer: Trainer) -> bool:
+    """Whether a trainer was created without a number of steps or epochs.
 
-    Call it when the trainer is attached to the model: later Lightning has filled in 1000 epochs, or the time limit.
+    To be called when the trainer is attached to the model: later Lightning sets 1000 epochs, or the time limit.
 
     Args:
         trainer: The trainer.
@@ -40,21 +40,21 @@ def asks_for_no_length(trainer: Trainer) -> bool:
 
 
 class OwnLength(Callback):
-    """Ends a fit that was started without a length; a length or a time limit of the user has priority.
+    """Ends a fit without a given length; a length or a time limit of the user has priority.
 
     The learning rate falls to zero over cycles of 1,000, 2,000 and 4,000 steps (warm restarts; Loshchilov and Hutter,
-    ICLR 2017), so that the student is fully trained at the end of each. There the mean distance of teacher and student
-    is measured on the held-out normal images. The fit ends if it is not at least 5 % smaller than at the end of the
-    cycle before, and at the latest after 7,000 steps, which a fit without held-out images always takes.
+    ICLR 2017), so that the student is fully trained at the end of each. The mean distance of teacher and student on the
+    held-out normal images is measured at these ends. The fit ends if it is not at least 5 % smaller than at the end of
+    the cycle before, and at the latest after 7,000 steps. A fit without held-out images always takes 7,000 steps.
 
     With a constant learning rate (``optimiser.schedule: none``, as in the preset ``published``) there are no cycles:
     the fit ends after the published 40,000 steps.
 
-    A checkpoint keeps the last distance and the length, once it is decided: a resumed fit ends where the uninterrupted
-    one does.
+    A checkpoint stores the last distance and the length once it is decided: a resumed fit ends at the same step as an
+    uninterrupted one.
 
     Attributes:
-        cycles: Steps of each cycle; empty where the length is the user's, or the learning rate is constant.
+        cycles: Steps of each cycle; empty if the user sets the length or the learning rate is constant.
     """
 
     def __init__(self) -> None:
@@ -67,12 +67,12 @@ class OwnLength(Callback):
         self._decided: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set the largest length, before optimisers and schedules ask for it.
+        """Set the largest length before optimiser and schedule read it.
 
         Args:
             trainer: The trainer.
-            pl_module: The model; its ``without_length`` tells whether the trainer was made without one.
-            stage: Only a fit has a length.
+            pl_module: The model; its ``without_length`` is True if the trainer was created without one.
+            stage: The length is set for ``fit`` only.
         """
         model: Any = pl_module
         if stage != "fit":
@@ -88,7 +88,7 @@ class OwnLength(Callback):
         logger.info("No length was given: the training ends after %s.", rule)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give a resumed fit the length that was decided before."""
+        """Set the length of a resumed fit if it was decided before."""
         del pl_module
         if self.cycles and self._decided is not None:
             _end_after(trainer, self._decided)
@@ -112,7 +112,7 @@ class OwnLength(Callback):
             _end_after(trainer, self._decided)
         if trainer.is_global_zero:
             step, last = ends[self._finished - 1], ends[self._finished - 2]
-            plan = f"training goes on, to step {ends[self._finished]}" if further else "training ends"
+            plan = f"training continues to step {ends[self._finished]}" if further else "training ends"
             change = f"fell by {fall:.1%} from step {last} to {step}"
             say(f"length: the distance on {images} held-out images {change}: {plan}")
 
@@ -121,7 +121,7 @@ class OwnLength(Callback):
         return {"finished": self._finished, "distance": self._distance, "decided": self._decided}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self._finished, self._distance = state_dict["finished"], state_dict["distance"]
         self._decided = state_dict["decided"]
 
@@ -131,10 +131,10 @@ def held_out_distance(model: Any) -> float:
     """Mean distance of teacher and student on the held-out images, over images and scales.
 
     Args:
-        model: The Lightning model, in any mode, which it keeps.
+        model: The Lightning model; its mode is restored.
 
     Returns:
-        In [0, 2]; nan without held-out images.
+        Mean in [0, 2] up to rounding; NaN without held-out images.
     """
     network = model.model
     with evaluation_mode(network), torch.autocast(model.device.type, enabled=False):

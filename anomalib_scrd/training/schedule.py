@@ -27,8 +27,8 @@ def optimiser_and_schedule(
     Args:
         parameters: Trained parameters.
         options: Values of :class:`~anomalib_scrd.options.OptimiserOptions`.
-        trainer: The trainer, which knows the length.
-        cycles: Steps of each cycle of a cosine; empty for one cycle over the whole length.
+        trainer: The trainer, for the length of the training.
+        cycles: Steps of each cycle of a cosine; empty, the default, for one cycle over the training.
 
     Returns:
         The result of ``configure_optimizers``.
@@ -47,7 +47,7 @@ def optimiser_and_schedule(
     known = math.isfinite(steps)
     if not known:
         logger.warning(
-            "optimiser.schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
+            "optimiser.schedule 'cosine' needs the number of steps, which trainer.max_time alone does not give: the "
             "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
         )
     lengths = cycles or ([int(steps)] if known else [])
@@ -56,12 +56,12 @@ def optimiser_and_schedule(
 
 
 def cosine_with_warmup(optimizer: Optimizer, cycles: Sequence[int], warmup_steps: int) -> LambdaLR:
-    """Cycles of a linear rise over the warm-up, then half a cosine down to zero at the last step of the cycle.
+    """Cycles of a linear warm-up, then half a cosine down to zero at the last step of the cycle.
 
     Args:
         optimizer: Optimiser.
-        cycles: Steps of each cycle; empty where the length is unknown: no cosine follows the rise.
-        warmup_steps: Steps of a rise. In a cycle that is shorter than twice as many it takes the first half.
+        cycles: Steps of each cycle; empty if the length is unknown, and then the rate stays constant after the warm-up.
+        warmup_steps: Steps of each warm-up; at most the first half of a cycle.
 
     Returns:
         A scheduler to be stepped once per optimiser step.

@@ -1,4 +1,4 @@
-"""Training images in memory: the same training, each file read once, given back, and not kept where this is unsafe."""
+"""Training images in memory: the same training, each file read once, released afterwards, not kept if unsafe."""
 
 import copy
 import pickle

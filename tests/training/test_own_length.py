@@ -23,7 +23,7 @@ def short_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def distances(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Distances to be measured at the ends of cycles; those that have been are taken out."""
+    """Distances that are measured at the ends of cycles; used ones are removed."""
     given: list[float] = []
     monkeypatch.setattr(own_length, "held_out_distance", lambda _model: given.pop(0))
     return given

@@ -86,7 +86,8 @@ def write_openvino_metadata(model: Any, document: Mapping[str, Any], *, any_size
 def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bool) -> None:
     """Write both parts to an ONNX file.
 
-    The exporter's notes on each node are removed: they contain paths of the exporting machine.
+    The exporter's notes on each node are removed: they contain paths of the exporting machine. So are inputs that no
+    node reads.
 
     Args:
         path: The file; changed in place. Weights in a separate file stay there.
@@ -101,6 +102,9 @@ def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bo
         model.metadata_props.add(key=name, value=value)
     for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         del node.metadata_props[:]
+    read = {name for node in model.graph.node for name in node.input}
+    for unread in [entry for entry in model.graph.input if entry.name not in read]:
+        model.graph.input.remove(unread)
     onnx.save(model, path)
 
 

@@ -47,13 +47,16 @@ class ModelExport(ModelMixin):
 
     training_facts: Mapping[str, Any] = {}
 
-    def forward(self, batch: torch.Tensor, *args: Any, **kwargs: Any) -> InferenceBatch:
+    def forward(
+        self, batch: torch.Tensor, image_sensitivity: Any = None, pixel_sensitivity: Any = None
+    ) -> InferenceBatch:
         """Predict images as :meth:`anomalib.engine.Engine.predict` does.
 
         Args:
             batch: (B, 3, H, W) in [0, 1], of any size.
-            *args: Unused.
-            **kwargs: Unused.
+            image_sensitivity: Unused, for a later anomalib, which exports it as an input: sensitivities are those of
+                the post-processor, and exported files have one input.
+            pixel_sensitivity: Unused, the same.
 
         Returns:
             ``pred_score`` (B, ...), ``anomaly_map`` (B, 1, h, w) at the size of the training and, with a
@@ -63,7 +66,7 @@ class ModelExport(ModelMixin):
         Raises:
             ValueError: If pixels are below -0.5 or above 1.5, and those of the training were not.
         """
-        del args, kwargs
+        del image_sensitivity, pixel_sensitivity
         exporting, limited = torch.compiler.is_compiling(), not self.training_facts.get(_ANY_RANGE)
         if limited and not exporting:
             check_range(batch)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from anomalib_scrd.imaging import tiff
 from anomalib_scrd.imaging.errors import UnreadableImageError
@@ -19,6 +19,7 @@ _ORIENTATION, _BITS, _SUBFILE = 274, 258, 254
 _REDUCED = 1  # a smaller copy of another page
 _GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _EIGHT = 8
+_UNKNOWN = "it is not an image file of a known format"
 # Errors of Pillow for a file that is not an image, is truncated or damaged.
 _ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError)
 
@@ -150,6 +151,8 @@ def _open(path: Path) -> Iterator[Any]:
             raise UnreadableImageError.of(path, "the file is empty")
         # From a path, Pillow maps some TIFF files into memory, and scrambles those with an orientation.
         with path.open("rb") as file, Image.open(file) as image:
+            if isinstance(image, ImageFile.StubImageFile):  # HDF5, GRIB, BUFR: Pillow has a mark of theirs, no reader
+                raise UnreadableImageError.of(path, _UNKNOWN)
             check_size(path, image.height, image.width)
             yield image
     except UnreadableImageError:
@@ -159,7 +162,7 @@ def _open(path: Path) -> Iterator[Any]:
     except Image.DecompressionBombError:
         raise UnreadableImageError.of(path, "its header declares more pixels than Pillow reads") from None
     except Image.UnidentifiedImageError:
-        raise UnreadableImageError.of(path, "it is not an image file of a known format") from None
+        raise UnreadableImageError.of(path, _UNKNOWN) from None
     except _ERRORS as error:
         raise UnreadableImageError.of(path, f"it is damaged ({error or type(error).__name__})") from None
 

@@ -30,7 +30,7 @@ def short_errors() -> Iterator[None]:
 def _building_parser() -> Any:
     """The parser that is building an object, or None; also None if jsonargparse no longer provides it."""
     try:
-        from jsonargparse._common import class_instantiators, parent_parser
+        from jsonargparse._common import parent_parser
     except ImportError:
         return None
-    return None if class_instantiators.get() is None else parent_parser.get()
+    return parent_parser.get()

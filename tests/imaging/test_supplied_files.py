@@ -113,7 +113,7 @@ def test_every_file_of_nibabel_is_read_or_refused_by_name() -> None:
     unexpected, read = {}, 0
     for path in _files(NIBABEL):
         other = path.name.endswith(NIBABEL_OTHER_FORMATS)
-        expected, reason = " no" if other else NIBABEL_REFUSED.get(path.name, ""), _read(path)
+        expected, reason = UNKNOWN if other else NIBABEL_REFUSED.get(path.name, ""), _read(path)
         read += not reason
         if bool(reason) != bool(expected) or expected not in reason:
             unexpected[path.name] = reason or "was read"

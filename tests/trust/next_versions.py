@@ -3,8 +3,8 @@
 Makes a virtual environment, installs this project and then the newest versions over it, runs the contract tests
 (``tests/integration/test_hooks.py``) and prints the broken hooks, which the table in
 ``anomalib_scrd/integration/README.md`` explains. ``--anomalib git+https://github.com/open-edge-platform/anomalib``
-takes another anomalib, and ``--pre`` pre-releases too. For a scheduled job: the exit status is 1 if a hook broke, 2 if
-the versions cannot be installed.
+takes another anomalib, also from a folder, and ``--pre`` pre-releases too. For a scheduled job: the exit status is 1 if
+a hook broke, 2 if the versions cannot be installed or the contract tests cannot be run.
 """
 
 import argparse
@@ -87,8 +87,10 @@ def main(words: list[str]) -> int:
         print(f"{hook} broke: {reason}")
     if status and not found:
         print(output[-3000:])
-    print("all hooks hold" if not status else f"{len(found)} hooks broke")
-    return int(bool(status))
+        print("the contract tests could not be run")
+        return 2
+    print(f"hooks that broke: {', '.join(found)}" if found else "all hooks hold")
+    return int(bool(found))
 
 
 if __name__ == "__main__":

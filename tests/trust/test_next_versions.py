@@ -41,3 +41,20 @@ def test_the_reason_is_told_however_long_the_line_is(tmp_path: Path, monkeypatch
     assert status == 1
     (reason,) = broken(output).values()
     assert "y is gone" in reason
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "exits", "last"),
+    [
+        (0, "25 passed in 3 s", 0, "all hooks hold"),
+        (1, "FAILED tests/integration/test_hooks.py::test_h2_models - AssertionError: H2", 1, "hooks that broke: H2"),
+        (4, "ImportError while loading conftest", 2, "the contract tests could not be run"),
+    ],
+)
+def test_the_exit_status_tells_broken_hooks_from_tests_that_did_not_run(
+    status: int, output: str, exits: int, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(next_versions, "versions", lambda _python: "anomalib 2.8.0")
+    monkeypatch.setattr(next_versions, "contract", lambda _python: (status, output))
+    assert next_versions.main(["--python", "python"]) == exits
+    assert capsys.readouterr().out.splitlines()[-1] == last

@@ -128,7 +128,7 @@ class KeptDataset(Subset):
         if self._all is None:
             return [self[index] for index in indices]
         rows = on_device(indices, self._all.image.device)
-        fields = {
+        fields: dict[str, Any] = {
             name: values.index_select(0, rows) if isinstance(values, torch.Tensor) else [values[i] for i in indices]
             for name, values in vars(self._all).items()
             if values is not None

@@ -31,7 +31,8 @@ class TrainingPreProcessor(PreProcessor):
         """Copy the transform; its own numbers stay in lists, which checkpoints need."""
         del trainer
         self._copies = [copy.deepcopy(self.transform)] if self.transform else []
-        for step in [step for copied in self._copies for step in extract_transforms_by_type(copied, Normalize)]:
+        steps: list[Any] = [step for copied in self._copies for step in extract_transforms_by_type(copied, Normalize)]
+        for step in steps:
             step.mean, step.std = (torch.as_tensor(values, device=pl_module.device) for values in (step.mean, step.std))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
@@ -45,7 +46,7 @@ class TrainingPreProcessor(PreProcessor):
         """Drop the copy."""
         self._copies = []
 
-    on_exception = on_train_end
+    on_exception = on_train_end  # type: ignore[assignment]
 
 
 def normalisation(transform: Any) -> Normalisation | None:

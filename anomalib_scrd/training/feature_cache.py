@@ -114,7 +114,7 @@ class FeatureCache(Callback):
         found = []
         for table, feature in zip(self._kept, computed, strict=True):
             clean = _rows(table, where.clamp(max=self._room - 1)).index_copy_(0, chosen, feature[: len(missing)])
-            found.append(torch.cat([clean, feature[len(missing) :]]))
+            found.append(torch.cat([clean, feature[len(missing) :]]) if behind else clean)
         return found
 
     def _compare(self, images: Tensor, where: Tensor, fresh: list[int]) -> None:

@@ -9,21 +9,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Error numbers that mean that there is no room for a file."""
+"""Error numbers of a full disk, an exceeded quota and a file above the size limit."""
 
 
 @contextmanager
 def replacing(path: str | Path, what: str = "file") -> Iterator[Path]:
-    """Write a file beside its place and move it there when it is complete.
+    """Write a file under a temporary name in its folder and rename it when it is complete.
 
-    A file that exists under the name stays as it is until then, and for good if the writing fails.
+    An existing file of that name is unchanged until then, and stays if writing fails.
 
     Args:
-        path: Name of the file. Its folder is made.
-        what: Kind of the file, for the message of an error.
+        path: Path of the file; missing parent folders are created.
+        what: Kind of file, for error messages.
 
     Yields:
-        Where to write, in the same folder.
+        The temporary path to write to.
 
     Raises:
         OSError: If the file cannot be written; the message names it, the reason, and whether an earlier file is still
@@ -45,7 +45,7 @@ def replacing(path: str | Path, what: str = "file") -> Iterator[Path]:
 
 
 def unwritten(path: Path, what: str, cause: OSError) -> OSError:
-    """The error that says why a file could not be written, and whether an earlier one is still there.
+    """Build the error for a file that could not be written: the reason, and whether an earlier file remains.
 
     Args:
         path: Name of the file.
@@ -61,7 +61,7 @@ def unwritten(path: Path, what: str, cause: OSError) -> OSError:
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The system's error behind an error: torch wraps it in one of its own."""
+    """Find the system's error in the chain of causes: torch wraps it in an error of its own."""
     while error is not None:
         if isinstance(error, OSError):
             return error

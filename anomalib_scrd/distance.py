@@ -12,8 +12,8 @@ _EPS = 1e-8
 def cosine_distance(first: torch.Tensor, second: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
     """One minus the cosine of the angle between two tensors over the given dimensions.
 
-    Computed in float32 whatever the input's precision is: the difference from one of two nearly parallel vectors
-    does not survive bfloat16. A vector of zeros has distance 1 to everything, and a finite gradient.
+    Inputs of any precision are converted to float32: bfloat16 cannot represent the small distance of two nearly
+    parallel vectors. A vector of zeros has distance 1 to everything, and a finite gradient.
 
     Args:
         first: Tensor of any shape.
@@ -35,7 +35,7 @@ def cosine_distance(first: torch.Tensor, second: torch.Tensor, dim: tuple[int, .
 
 
 def image_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """Distance of two feature maps as wholes: the cosine over channels, rows and columns together.
+    """One cosine distance per image, over channels, rows and columns together.
 
     The term inside the sums of the paper's pull and push (Li et al., ICLR 2025).
 
@@ -52,12 +52,12 @@ def image_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor
 def position_distances(
     teacher: torch.Tensor, student: torch.Tensor, damping: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Distance at each position: the cosine over channels, plain and damped. Each is one scale of an anomaly map.
+    """Cosine distance at each position, over channels, plain and damped. Each map is one scale of the anomaly map.
 
     Args:
         teacher: Features, (B, C, H, W).
         student: Features, (B, C, H, W).
-        damping: See :func:`confidence`.
+        damping: See :func:`confidence`; 0, the default, for none.
 
     Returns:
         Two (B, H, W) float32 in [0, 2] up to rounding: the distance, and its product with the :func:`confidence`.
@@ -75,12 +75,12 @@ def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
     """Reliability of the direction of the teacher's features at each position: ``s / (s + damping)``.
 
     In uniform parts of an image the teacher's standardised features are short, and their direction is noise, which
-    gives a large cosine distance. The factor removes it. The student's length is not used, because a cosine trains
-    directions only.
+    gives a large cosine distance. The factor suppresses this distance. The student's length is not used, because a
+    cosine trains directions only.
 
     Args:
         square: Mean square s of the teacher's channels, (B, H, W), at least 0.
-        damping: Mean square at which half of a distance remains, above 0.
+        damping: Mean square at which the factor is one half, above 0.
 
     Returns:
         (B, H, W) in [0, 1].
@@ -91,8 +91,8 @@ def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
 class _CosineDistance(torch.autograd.Function):
     """One minus the cosine, with its gradient in closed form: half as many passes over the features as autograd.
 
-    With ``c`` the cosine, ``d(1 - c)/db = (c b / |b| - a / |a|) / |b|``; where the clamp holds ``|a| |b|`` the lengths
-    are constants, and the first term is missing.
+    With ``c`` the cosine, ``d(1 - c)/db = (c b / |b| - a / |a|) / |b|``; where ``|a| |b|`` is clamped, the lengths are
+    constants and the first term is absent.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class _CosineDistance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         first, second, cosine, inverse, *squares = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a second derivative, which must know how these depend on the features
+        if torch.is_grad_enabled():  # a second derivative needs the graph of these values
             cosine, inverse, squares = _cosine(first, second, ctx.dim)
         free = squares[0] * squares[1] > _EPS**2
 
@@ -145,6 +145,6 @@ def _spread(values: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
 
 def _squared_length(vectors: torch.Tensor, dim: tuple[int, ...]) -> torch.Tensor:
     if vectors.ndim - 1 in dim:
-        # One pass where squares and their sum are two; over channels alone it would take fifteen times as long.
+        # One pass instead of two; over channels alone it would take fifteen times as long.
         return torch.linalg.vector_norm(vectors, dim=dim).square()
     return vectors.square().sum(dim)

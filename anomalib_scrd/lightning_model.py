@@ -56,16 +56,17 @@ from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.image_order import ImageOrder
 from anomalib_scrd.training.kept_images import KeptImages
 from anomalib_scrd.training.logged_terms import named_terms
+from anomalib_scrd.training.own_length import OwnLength, has_no_length
 from anomalib_scrd.training.resuming import ResumedOrder
 from anomalib_scrd.training.run_report import RunReport
 from anomalib_scrd.training.scale_weights import ScaleWeights
-from anomalib_scrd.training.schedule import asks_for_no_length, optimiser_and_schedule, set_default_length
+from anomalib_scrd.training.schedule import optimiser_and_schedule
 from anomalib_scrd.training.seeding import seeded_weights
 from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
-# Options of the synthetic anomalies that say how often there are any, not how they look.
+# Fields of ``noise`` that set when there are synthetic anomalies, not their appearance.
 _TIMES = ("share", "start")
 
 
@@ -75,13 +76,14 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
     ICLR 2025. The preset ``published`` has the paper's settings.
 
-    A training that is started without a length ends after the published 40,000 steps.
+    A training without a number of steps or epochs and without a time limit ends automatically, after 7,000 steps at the
+    latest: see :class:`~anomalib_scrd.training.own_length.OwnLength`.
 
     Args:
         preset: Defaults of all arguments: ``default``, ``published`` (the paper's) or ``edge`` (a small teacher and
             student, for computers without an accelerator).
-        backbone: Name of a timm model: the teacher. None for the preset's.
-        layers: Names of its feature maps, finest first, two or more; None for those of strides 4, 8 and 16.
+        backbone: Name of a timm model, the teacher; None for the preset's.
+        layers: Names of the backbone's feature maps, finest first, two or more; None for those of strides 4, 8 and 16.
         pre_trained: True for timm's ImageNet weights, from the hub, its cache or the ``offline`` extra; False for
             random weights; or the path of a .safetensors or .pth file.
         student: Blocks of the student, and its target (:class:`~anomalib_scrd.options.StudentOptions`). A group is
@@ -91,22 +93,26 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         scoring: Anomaly map and image score (:class:`~anomalib_scrd.options.ScoringOptions`).
         optimiser: Optimiser and learning rate (:class:`~anomalib_scrd.options.OptimiserOptions`).
         feature_cache: Memory of the model's device, in GiB per process, for the teacher's features of clean training
-            images, which are then computed in the first epoch only; 0 for none. Refused with augmentations.
-        compile_model: Whether to train with ``torch.compile``, which needs a compiler; exports and tests do without.
-            ``reduce-overhead`` also records the kernels of a GPU as CUDA graphs, for small students, whose kernels take
-            less time than their launches; it is refused with accumulated gradients.
+            images, which are then computed in the first epoch only; in [0, 10000], 0 for none. Not allowed with
+            augmentations.
+        compile_model: Whether to train with ``torch.compile``, which needs a compiler; validation, tests and exports
+            run uncompiled. ``reduce-overhead`` also records the kernels of a GPU as CUDA graphs, for small students,
+            whose kernels take less time than their launches; accumulated gradients are not allowed with it.
         seed: Seed of the student's weights, of the order of the training images and of the synthetic anomalies, in
-            [0, 2**63 - 1], also on anomalib's command line, which ignores ``--seed_everything``. A training that is
-            resumed goes on as the uninterrupted one, also within an epoch. None draws from the global random state.
+            [0, 2**63 - 1], also on anomalib's command line, where ``--seed_everything`` has no effect. A resumed
+            training gives the same result as an uninterrupted one, also if it stopped within an epoch. None draws from
+            the global random state.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.
         visualizer: Visualizer, or whether to use the default one.
-        **renamed: Unused; argument names of earlier versions are refused with the new ones.
+        **renamed: Argument names of earlier versions; they raise an error with the new name.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
-        RuntimeError: If pretrained weights are wanted and not available; the message names the ways out.
+        RuntimeError: If the pretrained weights cannot be downloaded; the message lists the alternatives.
+        FileNotFoundError: If ``pre_trained`` is a path and there is no such file.
+        TypeError: If an argument is unknown.
 
     Example:
         >>> from anomalib.engine import Engine
@@ -163,6 +169,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             self.loss = ScaleAwareContrastiveLoss(**loss)
             self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name not in _TIMES})
             self.held_out = HeldOut(scoring["held_out"])
+            self.own_length = OwnLength()
             self.feature_cache = FeatureCache(feature_cache) if feature_cache > 0 else None
             with seeded_weights(seed):
                 self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student, scoring)
@@ -182,16 +189,16 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
-        self._without_length = trainer is not None and asks_for_no_length(trainer)
+        self.without_length = trainer is not None and has_no_length(trainer)
         AnomalibModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # a property
 
     def setup(self, stage: str) -> None:
-        """Give a training without a length the published one, and check sizes and data before the work starts.
+        """Check sizes and data before the work starts.
 
         Raises:
             ValueError: If the pre-processor makes the images too small, or the data module would fail for lack of
                 validation images.
-            UnreadableImageError: If files are no images.
+            UnreadableImageError: If files cannot be read as images.
         """
         self.check_size()
         check_tiling(self.model, cached=self.feature_cache is not None)
@@ -199,26 +206,24 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
         write_atomically(self.trainer)
         if stage == "fit":
-            if self._without_length:
-                set_default_length(self.trainer)  # before optimisers and schedules ask for the length
-            # A checkpoint, which is read after this, replaces it.
+            # A checkpoint is loaded later and overwrites these values.
             self._seed, self._batches_seen, self._epoch_began = self.hparams["seed"], 0, 0
 
     def check_size(self) -> None:
         """Refuse a pre-processor that makes images too small.
 
-        It is not called in the constructor: anomalib builds the model with a pre-processor for 10 x 10 pixels to find
-        out its metrics.
+        Not called in the constructor, because anomalib builds the model with a pre-processor for 10 x 10 pixels to read
+        its metrics.
 
         Raises:
-            ValueError: If it does.
+            ValueError: If its size is below the model's smallest.
         """
         check_size(self.input_size, self.model, self.hparams["backbone"])
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the callbacks that a training of this model needs to anomalib's."""
         callbacks = super().configure_callbacks()
-        own = [self.held_out, KeptImages(), ResumedOrder(), ValidationTimes(), RunReport()]
+        own = [self.held_out, self.own_length, KeptImages(), ResumedOrder(), ValidationTimes(), RunReport()]
         own += [ExplainedDataErrors(), PatientScores(), self.compiled]
         if self.feature_cache is not None:
             own.append(self.feature_cache)
@@ -226,21 +231,22 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over bottleneck, student and scale adaptation, and its learning rate."""
-        self.seed_order()  # asking for the number of steps starts the loader of the first epoch
-        return optimiser_and_schedule(self.model.trainable_parameters(), self.hparams["optimiser"], self.trainer)
+        self.seed_order()  # reading the number of steps starts the loader of the first epoch
+        options, cycles = self.hparams["optimiser"], self.own_length.cycles
+        return optimiser_and_schedule(self.model.trainable_parameters(), options, self.trainer, cycles)
 
     def on_fit_start(self) -> None:
-        """Fix the seed, read the pre-processor's normalisation, forget earlier batches."""
+        """Fix the seed, read the pre-processor's normalisation, and drop images kept from an earlier training."""
         self._full_batches = FullBatches()
         if self._seed is None:
             self._seed = torch.initial_seed() % 2**63
         self._normalisation = self.normalisation()
 
     def on_train_start(self) -> None:
-        """Measure the statistics of the data anew, unless a checkpoint has brought them.
+        """Reset the statistics of the data, unless the training resumes from a checkpoint.
 
         A second ``fit`` of the same model can be on other data: the standardisation of the channels is measured again,
-        and the student goes on from the weights that it has.
+        and the student continues from its present weights.
         """
         super().on_train_start()
         if self.trainer.ckpt_path is None:
@@ -248,7 +254,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         self.plan_anomalies()
 
     def on_fit_end(self) -> None:
-        """Drop the last images."""
+        """Drop the images kept for filling up a batch."""
         self._full_batches = FullBatches()
 
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -283,7 +289,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             )
         self.compiled.begin_step()
         standardise = self.model.standardise
-        if standardise is not None and not self.hparams["compile_model"]:  # a change would compile the step again
+        if standardise is not None and not self.hparams["compile_model"]:  # changing the flag would recompile the step
             standardise.learning = self._batches_seen < standardise.batches
         self._batches_seen += 1
         known = None
@@ -302,8 +308,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             weights=features.weights,
             anomalies=spoil,
         )
-        # Logging the parts synchronises with the host: they are kept, and logged only in steps whose row is written.
-        # So is the number in the progress bar, which Lightning reads in every step, whether there is a bar or not.
+        # Logging synchronises with the host: the terms are kept, and logged only in steps that write a row.
+        # The same holds for the number in the progress bar, which Lightning reads in every step, even without a bar.
         self._terms = terms._replace(total=terms.total.detach()), images.shape[0]
         self.log("train_loss", self._terms[0].total, on_step=True, on_epoch=True, batch_size=images.shape[0])
         return terms.total
@@ -316,8 +322,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: Batch, batch_idx: int) -> None:
         """Log the terms of the step whose row goes to the loggers.
 
-        This hook is the first that knows whether a row is written: the optimiser may have to wait for further batches,
-        and the training may have been stopped.
+        Whether a row is written is known only in this hook: gradients may be accumulated over batches, and the training
+        may have been stopped.
         """
         del outputs, batch, batch_idx
         steps: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
@@ -330,7 +336,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer arguments that this model fixes; the length is the user's."""
+        """Trainer arguments that this model fixes; the user sets the length."""
         return {"num_sanity_val_steps": 0}
 
     @property
@@ -339,5 +345,5 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         return LearningType.ONE_CLASS
 
 
-# The class is registered after its import, in whatever order modules are imported.
+# Registered here too, so that any order of imports works.
 register(ScaleAwareCRD)

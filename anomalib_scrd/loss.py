@@ -35,7 +35,7 @@ class LossTerms(NamedTuple):
         pull: (K,) mean distance of the student to the clean teacher, per scale.
         push: (K,) mean distance of the student to the noisy teacher (``ratio``), or at the places of the anomalies
             (``contrast``); None where neither term is used.
-        restore: (K,) mean distance of the student, fed with the noisy image, to the clean teacher; None without it.
+        restore: (K,) mean distance of the student on the noisy image to the clean teacher; None if not used.
         contrast: () value of the contrast at places, or None.
         ratio: () weighted pull over weighted push, or None.
         weights: (K,) mean weight of each scale.
@@ -114,10 +114,10 @@ def contrastive_ratio(
 def visibility_weights(
     clean: Sequence[torch.Tensor], noisy: Sequence[torch.Tensor], masks: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """Weigh the scales of each image by how much of its anomaly the teacher sees there.
+    """Weigh the scales of each image by the response of the teacher's features to its anomaly.
 
     ``w_bk = K g_bk / sum_k g_bk`` with ``g_bk`` the mean distance of the clean and the noisy teacher at the places of
-    the anomaly of image b in scale k. The weights depend on the frozen teacher alone: no parameter can lower the loss
+    the anomaly of image b in scale k. The weights depend only on the frozen teacher: no parameter can lower the loss
     through them, so they cannot collapse.
 
     Args:
@@ -126,7 +126,8 @@ def visibility_weights(
         masks: Places of the anomalies at each scale, K tensors (B, H_k, W_k) float32, 0 or 1.
 
     Returns:
-        (B, K) float32 without gradient; each row sums to K, or is 0 where the teacher sees nothing of the anomaly.
+        (B, K) float32 without gradient; each row sums to K, or is 0 where the anomaly does not change the teacher's
+        features.
     """
     with torch.no_grad():
         gaps = [
@@ -145,12 +146,12 @@ def contrast_at_places(
     weights: torch.Tensor | None = None,
     temperature: float = _TEMPERATURE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ask the student to be nearer to the clean teacher than to the noisy one at the places of an anomaly.
+    """Compute the contrast at places: the student nearer to the clean teacher than to the noisy one at an anomaly.
 
-    The student has seen the noisy image. With ``near`` and ``far`` its cosine distances to the clean and the noisy
+    The student's input is the noisy image. With ``near`` and ``far`` its cosine distances to the clean and the noisy
     teacher at a place, each place of an anomaly costs ``t softplus((near - far) / t)``; the costs are averaged over the
     places of each image and over the images, weighted by scale and image, and summed over the scales. In the published
-    ratio of whole images, a small anomaly leaves pull and push nearly equal, and the gradient is a small difference.
+    ratio of complete images, a small anomaly leaves pull and push nearly equal, and the gradient is a small difference.
 
     Args:
         clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
@@ -158,7 +159,7 @@ def contrast_at_places(
         restored: Student's features of the noisy images.
         masks: Places of the anomalies at each scale, K tensors (B, H_k, W_k) float32, 0 or 1.
         weights: (B, K) weights of the scales, e.g. :func:`visibility_weights`; every scale counts 1 without them.
-        temperature: t, above 0.
+        temperature: t, above 0, in units of a cosine distance; default 0.2.
 
     Returns:
         () float32, above 0; and (K,) mean distance to the noisy teacher at these places, without gradient.
@@ -175,7 +176,7 @@ def contrast_at_places(
 
 
 def places_of(mask: torch.Tensor, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Mark the positions of each scale that see a pixel of an anomaly.
+    """Mark the positions of each scale that contain a pixel of an anomaly.
 
     Args:
         mask: (B, 1, H, W) bool.
@@ -195,7 +196,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
 
     Args:
         pull: Weight of the distance between the student and the clean teacher.
-        restore: Weight of the same distance with the student fed by the noisy image.
+        restore: Weight of the same distance with the noisy image as the student's input.
         contrast: Weight of :func:`contrast_at_places`, weighted by :func:`visibility_weights`.
         ratio: Weight of :func:`contrastive_ratio`.
 
@@ -220,12 +221,12 @@ class ScaleAwareContrastiveLoss(nn.Module):
 
     @property
     def needs_noisy(self) -> bool:
-        """Whether any term needs the noisy image at all."""
+        """Whether any term needs the noisy image."""
         return self.needs_restored or self.ratio > 0
 
     @property
     def needs_restored(self) -> bool:
-        """Whether the student must see the noisy image."""
+        """Whether the student must process the noisy image."""
         return self.restore > 0 or self.contrast > 0
 
     def forward(
@@ -245,17 +246,17 @@ class ScaleAwareContrastiveLoss(nn.Module):
             clean: Teacher's features of the clean images, K tensors (B, C_k, H_k, W_k).
             student: Student's features of the clean images.
             noisy: Teacher's features of the first b images with noise, (b, C_k, H_k, W_k).
-            restored: Student's features of the same. An image with noise counts as much as one without: b / B of
-                ``restore`` for b of them.
+            restored: Student's features of the same images. ``restore`` is scaled by b / B, so that images with and
+                without noise have the same weight.
             mask: (b, 1, H, W) bool, the places of the anomalies.
             weights: (B, K) weights of the scales in pull, restore and ratio; every scale counts 1 without them.
-            anomalies: Whether the batch has any; pull alone counts without them.
+            anomalies: Whether the batch has anomalies; without them only ``pull`` is computed.
 
         Returns:
             The total and its parts.
 
         Raises:
-            ValueError: If features are missing for a term that counts.
+            ValueError: If features of a term with a weight above 0 are missing, or shapes differ.
         """
         push = ratio = back = contrast = None
         if self.ratio > 0 and anomalies:
@@ -309,7 +310,7 @@ def _weighted(distances: torch.Tensor, weights: torch.Tensor | None) -> torch.Te
 
 
 def _ratio(pull: torch.Tensor, push: torch.Tensor) -> torch.Tensor:
-    # A student that equals the noisy teacher exactly equals the clean one as well: the bound only avoids 0 / 0.
+    # The push is 0 only where the pull is 0 as well: the bound only avoids 0 / 0.
     return pull / push.clamp_min(_MIN_PUSH)
 
 

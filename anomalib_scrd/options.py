@@ -47,7 +47,7 @@ from anomalib_scrd.components.feature_standardisation import FeatureScaling
 from anomalib_scrd.scoring.map_and_score import ScaleAdaptationMode
 
 GroupValue = dict[str, Any] | str | None
-"""Other kinds of a group's argument: a dict. A string, earlier versions' ``noise``, is refused with the new name."""
+"""Other values of a group's argument: a dict of fields. A string, as ``noise`` was in earlier versions, is refused."""
 
 Check = Callable[[str, Any], Any]
 
@@ -131,7 +131,16 @@ def _depth(name: str, value: Any) -> Any:
 
 
 def _places(name: str, value: Any) -> Any:
-    number = _Number(2, 1000, whole=True)
+    return _limit(name, value, 2, 1000)
+
+
+def _image_side(name: str, value: Any) -> Any:
+    return _limit(name, value, 64, 10_000)
+
+
+def _limit(name: str, value: Any, low: int, high: int) -> Any:
+    """Check that a value is 0 or a whole number in [low, high]."""
+    number = _Number(low, high, whole=True)
     if value != 0 and not number.fits(value):
         _fail(name, f"0 or {number}", value)
     return value
@@ -202,13 +211,13 @@ def _whole(low: int, high: int) -> Any:
 class Options:
     """A group of arguments; a field that is None has the preset's value.
 
-    Values are checked when a model is built, not here: the command line would hide the message.
+    Values are checked when a model is built: the command line would hide a message raised here.
     """
 
     group: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Make the values plain."""
+        """Convert the values to plain types."""
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
 
@@ -229,7 +238,7 @@ class Options:
 
     @classmethod
     def of(cls, value: Any) -> Self:
-        """Make a group of a value that a user or a configuration gives.
+        """Build a group from a value of a user or a configuration.
 
         Args:
             value: The group itself, a mapping of its fields, a namespace, or None.
@@ -245,7 +254,7 @@ class Options:
         names = [field.name for field in dataclasses.fields(cls)]
         given = {} if value is None else vars(value) if isinstance(value, Namespace) else value
         if not isinstance(given, Mapping):
-            hint = "; what was noise is now noise.kind" if cls.group == "noise" else ""
+            hint = "; the former noise is now noise.kind" if cls.group == "noise" else ""
             _fail(cls.group, f"a group of {', '.join(names)}{hint}", value)
         for name in given:
             if name not in names:
@@ -269,7 +278,7 @@ class Options:
 
 
 def _check_of(hint: Any) -> Check:
-    """The check that follows from a type hint, of a choice or a switch."""
+    """The check for the type hint of a choice or a switch."""
     kinds = [kind for kind in get_args(hint) if kind is not type(None)]
     if kinds == [bool]:
         return switch
@@ -282,14 +291,19 @@ class StudentOptions(Options):
     """The student and its target.
 
     Args:
-        block: Blocks of bottleneck and student. ``auto`` takes bottleneck blocks, as RD4AD does, where the coarsest
-            map of the teacher has 512 channels or more, else basic ones; ``separable`` is the cheapest.
-        depth: Blocks per scale, coarsest first, or one number for all; ``auto`` for (3, 4, 6, 6, ...) bottleneck blocks
-            as in RD4AD, or 1 of the others. The first number also counts for the bottleneck.
+        block: Blocks of bottleneck and student. ``auto`` (default) takes bottleneck blocks, as RD4AD does,
+            where the coarsest map of the teacher has 512 channels or more, else basic ones; ``separable`` is the
+            cheapest.
+        depth: Blocks per scale, coarsest first, or one number for all, in [1, 100]; ``auto`` (default) for
+            (3, 4, 6, 6, ...) bottleneck blocks as in RD4AD, or 1 of the others. The first number also applies to the
+            bottleneck.
         feature_scaling: Whether the student's target is the teacher's features with each channel standardised on normal
-            images (``channel``), or as they are (``none``, published).
-        places: Largest number of places along a side of the map that is halved into the embedding: larger images have
-            as many places there as small ones. 0 for no limit (published).
+            images (``channel``, default), or unchanged (``none``, published).
+        places: Largest side of the fused map, in positions, before it is halved into the embedding, in [2, 1000]: the
+            map of a larger image is averaged to this size. Default 8; 0 for no limit (published).
+        image_side: Side of a square in pixels, in [64, 10000]: images with more pixels than it are averaged down to as
+            many before the teacher; maps keep the image's size. Default 128; 0 for no limit (published). Large images
+            with small anomalies should be tiled.
     """
 
     group: ClassVar[str] = "student"
@@ -298,20 +312,21 @@ class StudentOptions(Options):
     depth: Literal["auto"] | int | Sequence[int] | None = _option(_depth)
     feature_scaling: FeatureScaling | None = None
     places: int | None = _option(_places)
+    image_side: int | None = _option(_image_side)
 
 
 @dataclass(frozen=True)
 class LossOptions(Options):
-    """Weights of the terms of the loss.
+    """Weights of the terms of the loss, each in [0, 1000].
 
     Args:
-        pull: Weight of the distance between the student and the teacher, both on the clean image.
-        restore: Weight of the distance between the student on the image with a synthetic anomaly and the teacher on
-            the clean one.
+        pull: Weight of the distance between the student and the teacher, both on the clean image. Default 1.
+        restore: Weight of the distance between the student on the image with a synthetic anomaly and the teacher on the
+            clean one. Default 1.
         contrast: Weight of the contrast at places: at the places of the anomaly, the student on the image with the
-            anomaly must be nearer to the clean teacher than to the noisy one.
+            anomaly must be nearer to the clean teacher than to the noisy one. Default 0.3.
         ratio: Weight of the published contrast, the ratio of the student's distances to the clean and to the noisy
-            teacher, with the student on the clean image.
+            teacher, with the student on the clean image. Default 0.
     """
 
     group: ClassVar[str] = "loss"
@@ -327,18 +342,19 @@ class NoiseOptions(Options):
     """Synthetic anomalies for the terms of the loss that need them (all but ``loss.pull``).
 
     Args:
-        kind: ``mixed`` for four kinds (simplex noise, pasted patches, altered ellipses, foreign textures), or
+        kind: ``mixed`` (default) for four kinds (simplex noise, pasted patches, altered ellipses, foreign textures), or
             ``simplex`` for the published one.
-        share: Images with synthetic anomalies per clean image of a batch, in (0, 1], at least one image; 1 is
-            published.
-        start: Share of the training that passes without them, in [0, 1); 0 is published. The student learns normal
-            images first, and how synthetic anomalies move the evidence of the score is learned then. Without a known
-            number of steps (a time limit alone), and without ``loss.pull``, they are there from the beginning.
-        strength: Factor of the simplex noise in units of an image in [0, 1], or a range (low, high).
-        size: Smallest and largest extent of an anomaly relative to the image, in (0, 1].
-        period: Period of the noise's coarsest octave relative to the image's height.
-        octaves: Octaves of the noise.
-        persistence: Amplitude of an octave relative to the one before.
+        share: Images with synthetic anomalies per clean image of a batch, in (0, 1], at least one image. Default 0.375;
+            1 is published.
+        start: Share of the training before the first synthetic anomalies, in [0, 1). Default 0.3; 0 is published. Their
+            effect on the score is measured at that step, on a student trained on normal images only. If the number of
+            steps is unknown (only a time limit) or ``loss.pull`` is 0, they begin with the first step.
+        strength: Factor of the simplex noise in units of an image in [0, 1], or a range (low, high); in [0, 100].
+            Default (0.2, 0.5).
+        size: Smallest and largest extent of an anomaly relative to the image, in (0, 1]. Default (0.03, 0.5).
+        period: Period of the noise's coarsest octave relative to the image's height, in (0, 100]. Default 0.125.
+        octaves: Number of octaves of the noise, in [1, 16]. Default 6.
+        persistence: Amplitude of an octave relative to the one before, in (0, 10]. Default 0.6.
     """
 
     group: ClassVar[str] = "noise"
@@ -358,15 +374,18 @@ class ScoringOptions(Options):
     """Anomaly map and score from the distances of teacher and student.
 
     Args:
-        scale_adaptation: Weights of the scales in map and score. ``fitted``: fitted on held-out normal images with and
-            without synthetic anomalies, at each validation of a training and at its end (what the anomalies change in
-            the score: once, see ``noise.start``); ``uniform``: all are equal; ``published``: a head of the student
-            weighs them for each image, in the loss as well, and the score is the mean of the map.
-        held_out: Share of the normal training images that the student is not trained on, in [0, 1): the weights of
-            the scales, and thresholds where no anomalous images are known, are taken from them. 0 for none.
-        damping: Mean square of the teacher's channels at which half of a distance remains in the map; 0 for none
-            (published). In units of standardised channels unless ``student.feature_scaling`` is none.
-        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the model's input.
+        scale_adaptation: Weights of the scales in map and score. ``fitted`` (default): fitted on held-out normal images
+            with and without synthetic anomalies, at each validation of a training and at its end (the effect of the
+            anomalies on the score is measured once, see ``noise.start``); ``uniform``: all are equal; ``published``: a
+            head of the student weighs them for each image, in the loss as well, and the score is the mean of the map.
+        held_out: Share of the normal training images that the student is not trained on, in [0, 1). The weights of the
+            scales are fitted on them, and the thresholds as well if there are no anomalous validation images.
+            Default 0.1; 0 for none.
+        damping: Mean square of the teacher's channels at which a distance is halved in the map, in [0, 10000].
+            Default 10; 0 for none (published). In units of standardised channels unless ``student.feature_scaling`` is
+            none.
+        sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the backbone's input, in
+            [0, 1000]. Default 4.
     """
 
     group: ClassVar[str] = "scoring"
@@ -382,14 +401,15 @@ class OptimiserOptions(Options):
     """Optimiser (AdamW), learning rate and batches.
 
     Args:
-        learning_rate: Learning rate, in (0, 1].
-        betas: Decay rates of the two moments, each in [0, 1).
-        weight_decay: Decoupled weight decay.
-        schedule: Learning rate over the training: ``none`` for a constant one, or ``cosine``, which falls to zero at
-            the last step (constant after the warm-up where only a time limit ends the training).
-        warmup_steps: Steps of linear warm-up of the cosine schedule; at most half of the training.
+        learning_rate: Learning rate, in (0, 1]. Default 0.005.
+        betas: Decay rates of the two moments, each in [0, 1). Default (0.9, 0.999).
+        weight_decay: Decoupled weight decay, in [0, 100]. Default 0.
+        schedule: Learning rate over the training: ``none`` for a constant one, or ``cosine`` (default), which falls to
+            zero at the last step (constant after the warm-up where only a time limit ends the training).
+        warmup_steps: Steps of linear warm-up of the cosine schedule, in [0, 100000]; at most half of the training.
+            Default 50.
         fill_last_batch: Whether a last batch of an epoch that is smaller than the others is filled up with images of
-            the one before.
+            the one before. Default true.
     """
 
     group: ClassVar[str] = "optimiser"
@@ -451,23 +471,23 @@ _FITTED = "the weights of levels and extents are fitted, see scoring.scale_adapt
 _REMOVED = {
     **dict.fromkeys(("calibration", "merge", "score", "top_k", "diffuse_top_k", "level", "broad_weight"), _FITTED),
     "noise_count": "an image has one anomaly",
-    "noise_foreground": "anomalies lie anywhere",
-    "feature_cache_dir": "features that find no room in the memory of feature_cache are computed in every epoch",
+    "noise_foreground": "anomalies are anywhere in the image",
+    "feature_cache_dir": "features that exceed the memory of feature_cache are computed in every epoch",
 }
 
-# Known to the command line, so that its message names the new argument instead of an unknown one.
+# Declared for the command line, so that its error names the new argument.
 RenamedArguments = TypedDict("RenamedArguments", dict.fromkeys((*RENAMED, *_REMOVED), NotRequired[Any]))  # type: ignore[misc]
 
 
 def refuse_renamed(given: Mapping[str, Any]) -> None:
-    """Refuse arguments that the model does not have, with their new names.
+    """Refuse arguments that the model does not have, with the new names of renamed ones.
 
     Args:
         given: Arguments by name.
 
     Raises:
-        ValueError: If there are some that were renamed or removed.
-        TypeError: If there are others.
+        ValueError: If an argument was renamed or removed.
+        TypeError: If an argument is unknown.
     """
     unknown = [name for name in given if name not in {*RENAMED, *_REMOVED}]
     if unknown:

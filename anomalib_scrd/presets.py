@@ -32,7 +32,7 @@ class Preset:
 
 _DEFAULT = Preset(
     backbone="wide_resnet50_2",
-    student=StudentOptions(block="auto", depth="auto", feature_scaling="channel", places=8),
+    student=StudentOptions(block="auto", depth="auto", feature_scaling="channel", places=8, image_side=128),
     loss=LossOptions(pull=1.0, restore=1.0, contrast=0.3, ratio=0.0),
     noise=NoiseOptions(
         kind="mixed",
@@ -55,11 +55,11 @@ _DEFAULT = Preset(
     ),
 )
 
-# Li et al., ICLR 2025: the ratio alone, weights of the scales that minimise it, one small patch of simplex noise in
+# Li et al., ICLR 2025: only the ratio, weights of the scales that minimise it, one small patch of simplex noise in
 # every image, a map that is not standardised and its mean as the score.
 _PUBLISHED = Preset(
     backbone="wide_resnet50_2",
-    student=StudentOptions(block="bottleneck", depth=(3, 4, 6), feature_scaling="none", places=0),
+    student=StudentOptions(block="bottleneck", depth=(3, 4, 6), feature_scaling="none", places=0, image_side=0),
     loss=LossOptions(pull=0.0, restore=0.0, contrast=0.0, ratio=1.0),
     noise=NoiseOptions(
         kind="simplex",
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {"default": _DEFAULT, "published": _PUBLISHED, "edg
 
 
 def resolved(preset: str = "default", backbone: str | None = None, **groups: Any) -> Preset:
-    """The values of a preset, replaced by those given.
+    """Replace values of a preset by given ones.
 
     Args:
         preset: Name of the preset.
@@ -131,7 +131,7 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
         "noise",
         ("start",),
         lambda c: c.loss.pull,
-        "loss.pull is 0, so that every step needs synthetic anomalies",
+        "loss.pull is 0, so every step needs synthetic anomalies",
     ),
     (
         "noise",
@@ -149,7 +149,7 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
 
 
 def without_effect(preset: str, chosen: Preset) -> list[tuple[str, str]]:
-    """Values other than the preset's that have no effect in their combination.
+    """List values that differ from the preset's and have no effect in this combination.
 
     Args:
         preset: Name of the preset.

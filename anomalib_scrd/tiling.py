@@ -15,12 +15,12 @@ from torch.nn.functional import pad
 class Tiling:
     """Sizes of the tiles of an image.
 
-    Tiles lie evenly spaced, the first and the last at the borders, so nothing is added or left out. Where they overlap
-    their maps are averaged with weights that fall off linearly towards a tile's border: the joined map has no seams.
+    Tiles are evenly spaced from border to border, without padding. Where they overlap, their maps are averaged with
+    weights that fall off linearly towards a tile's border, so the joined map has no seams.
 
     Args:
-        size: Height and width of a tile.
-        stride: Largest distance from one tile to the next; below the size for an overlap.
+        size: Height and width of a tile, in pixels.
+        stride: Largest distance from one tile to the next in pixels, down and across; below the size for an overlap.
 
     Raises:
         ValueError: If a number is below 1, or the stride exceeds the size.
@@ -40,7 +40,7 @@ class Tiling:
         """Take over the sizes of anomalib's ``Tiler``.
 
         Args:
-            tiler: anomalib's.
+            tiler: anomalib's tiler.
 
         Returns:
             The tiling.

@@ -53,7 +53,7 @@ class ScaleAwareCRDModel(nn.Module):
     ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W).
 
     Args:
-        preset: Name of the preset whose values count where the other arguments are None.
+        preset: Name of the preset that gives the values of arguments that are None.
         backbone: Name of a timm model.
         layers: Names of its feature maps, finest first; None for those of strides 4, 8 and 16.
         pre_trained: See :class:`~anomalib_scrd.components.teacher.Teacher`.
@@ -61,7 +61,7 @@ class ScaleAwareCRDModel(nn.Module):
         scoring: See :class:`~anomalib_scrd.options.ScoringOptions`.
 
     Attributes:
-        tiling: How predictions cut images into tiles; None for whole images. Assigning ``tiler``, as anomalib's
+        tiling: How predictions cut images into tiles; None for no tiles. Assigning ``tiler``, as anomalib's
             ``TilerConfigurationCallback`` does, sets it.
 
     Raises:
@@ -80,7 +80,7 @@ class ScaleAwareCRDModel(nn.Module):
         scoring: ScoringOptions | GroupValue = None,
     ) -> None:
         super().__init__()
-        # Before the teacher, which can mean a download.
+        # Checked before the teacher is built, which may download weights.
         chosen = resolved(preset, backbone, student=student, scoring=scoring)
         scoring_values = chosen.scoring.as_dict()
         scoring_values.pop("held_out")
@@ -97,9 +97,10 @@ class ScaleAwareCRDModel(nn.Module):
         depth: str | int | list[int],
         feature_scaling: str,
         places: int,
+        image_side: int,
     ) -> None:
-        """Build the parts; every value is one that the options allow."""
-        self.teacher = Teacher(backbone, layers, pre_trained)
+        """Build the parts from checked values."""
+        self.teacher = Teacher(backbone, layers, pre_trained, image_side)
         channels, strides = self.teacher.channels, self.teacher.strides
         self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
         kind = _block_kind(block, channels)
@@ -121,18 +122,18 @@ class ScaleAwareCRDModel(nn.Module):
 
     @property
     def tiler(self) -> Any:
-        """Name under which anomalib looks for ``tiling``."""
+        """``tiling`` under the name that anomalib uses."""
         return self.tiling
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Take anomalib's tiler over: a module's own ``__setattr__`` passes by properties of its class."""
+        """Convert anomalib's tiler: ``nn.Module.__setattr__`` bypasses properties of the class."""
         if name == "tiler":
             self.tiling = None if value is None else Tiling.of(value)
         else:
             super().__setattr__(name, value)
 
     def tiles(self, images: torch.Tensor) -> torch.Tensor:
-        """Cut images, (B, C, H, W), into the tiles that the model is trained on; the images themselves without them."""
+        """Cut images, (B, C, H, W), into the tiles that the model is trained on; or return them without tiling."""
         return images if self.tiling is None else self.tiling.cut(images)
 
     @property
@@ -141,7 +142,7 @@ class ScaleAwareCRDModel(nn.Module):
         return self.bottleneck.stride
 
     def reset_statistics(self) -> None:
-        """Forget what was measured on the data: the standardisation of the channels, the difference of the scales."""
+        """Reset the statistics of the data: the standardisation of the channels, the difference of the scales."""
         if self.standardise is not None:
             self.standardise.reset()
         if not self.map_and_score.published:
@@ -164,10 +165,10 @@ class ScaleAwareCRDModel(nn.Module):
         Args:
             images: (B, 3, H, W), normalised.
             noisy_images: The first b of the images with synthetic anomalies, (b, 3, H, W); training mode only.
-            restore: Whether the student sees the noisy images as well; training mode only.
-            teacher_features: The teacher's features of the images and, behind them, of the noisy ones, where they are
-                known: it is not asked then. One (B, C_k, H_k, W_k) or (B + b, C_k, H_k, W_k) per scale; training mode
-                only.
+            restore: Whether the student processes the noisy images as well; training mode only.
+            teacher_features: The teacher's features of the images, followed by those of the noisy ones, if they are
+                known; the teacher is not run then. One (B, C_k, H_k, W_k) or (B + b, C_k, H_k, W_k) per scale; training
+                mode only.
 
         Returns:
             :class:`TrainingFeatures` or ``InferenceBatch``.
@@ -193,7 +194,7 @@ class ScaleAwareCRDModel(nn.Module):
         noisy = restored = None
         both = teacher_features
         if both is None:
-            # One pass of the teacher over both: the same work in larger pieces.
+            # One pass of the teacher over both, in one larger batch.
             both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
         if self.standardise is not None:
             if self.standardise.learning:
@@ -212,7 +213,7 @@ class ScaleAwareCRDModel(nn.Module):
         return TrainingFeatures(clean, student, noisy, restored, weights)
 
     def compared(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor | None]:
-        """Features that a prediction compares; in evaluation mode.
+        """Compute the features that a prediction compares; in evaluation mode.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -230,12 +231,12 @@ class ScaleAwareCRDModel(nn.Module):
     def predict(self, images: torch.Tensor) -> InferenceBatch:
         """Compute anomaly map and score of images, (B, 3, H, W).
 
-        In tiles, the score of an image is the highest of its tiles; in the published form the mean of its map.
+        With tiles, the score of an image is the highest of its tiles, or the mean of its map in the published form.
         """
         if self.tiling is None:
             return self._predict(images)
         tiles = self.tiling.cut(images)
-        # All tiles at once would need the memory of as many images; an export has one network all the same.
+        # All tiles at once would need the memory of as many images; an exported graph has one batch only.
         pieces = [tiles] if torch.compiler.is_compiling() else tiles.split(len(images))
         parts = [self._predict(piece) for piece in pieces]
         scores = torch.cat([cast("torch.Tensor", part.pred_score) for part in parts])
@@ -247,10 +248,11 @@ class ScaleAwareCRDModel(nn.Module):
 
     def _predict(self, images: torch.Tensor) -> InferenceBatch:
         teacher, student, weights = self.compared(images)
-        return self.map_and_score(teacher, student, images.shape[-2:], weights)
+        size = images.shape[-2:]
+        return self.map_and_score(teacher, student, self.teacher.backbone_size(size), weights, map_size=size)
 
     def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute what the weights of the scales are fitted on; in evaluation mode.
+        """Compute the data on which the weights of the scales are fitted; in evaluation mode.
 
         Args:
             images: (B, 3, H, W), normalised.
@@ -260,7 +262,7 @@ class ScaleAwareCRDModel(nn.Module):
         """
         teacher, student, _ = self.compared(images)
         plain, damped = self.map_and_score.distances(teacher, student)
-        size = images.shape[-2:]
+        size = self.teacher.backbone_size(images.shape[-2:])
         return self.map_and_score.evidence(plain, damped, size), self.map_and_score.smooth_maps(damped, size)
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -268,7 +270,7 @@ class ScaleAwareCRDModel(nn.Module):
         return embedding, self.student(embedding, [feature.shape[-2:] for feature in features])
 
     def _check_images(self, images: torch.Tensor) -> None:
-        if torch.compiler.is_compiling():  # the exporter probes with sizes of its own
+        if torch.compiler.is_compiling():  # the exporter traces with sizes of its own
             return
         if images.ndim != 4 or images.shape[1] != 3:  # noqa: PLR2004
             msg = f"images must be (B, 3, H, W), got {tuple(images.shape)}"

@@ -25,4 +25,4 @@ for path in get_image_filenames(images):
 
 print(f"largest difference of {len(differences)} scores: {max(differences):.1e}")
 if max(differences) > 1e-3:
-    sys.exit("the exported model scores otherwise than the trained one")
+    sys.exit("the scores of the exported model differ from those of the trained one")

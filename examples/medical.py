@@ -2,15 +2,15 @@
 
 ANOMALIB_SCRD_DATA=DATA python examples/medical.py [--set chest_xray] [--steps 400] [--keep FOLDER]
 
-DATA holds chest_xray, brain_mri or lgg_flair, each with train/good, test/good and test/KIND (lgg_flair also
-ground_truth/tumor). The script converts the images to DICOM of 12 and 16 bits with two windows, partly
-MONOCHROME1, several files per patient (chest_xray, brain_mri), or to NIfTI volumes with masks, one per patient
-(lgg_flair). It trains the edge preset on them at 128 x 128 pixels and exports the model in FP32 and INT8. Both exports
-score the test files by `python -m anomalib_scrd.edge` in an environment without torch and anomalib: without
---edge-python the script makes one and installs the edge distribution into it. It prints the difference between exports
-and training, images per second, AUROC by image and by patient, and the path of the report of the INT8 export. It also
-trains on the DICOM sets as 16-bit PNG and prints the difference of the scores. --images limits the number of images of
-each folder. Without --keep everything is in a temporary folder.
+DATA has chest_xray, brain_mri or lgg_flair, each with train/good, test/good and test/KIND (lgg_flair also
+ground_truth/tumor). The script converts the images to DICOM of 12 and 16 bits with two windows, partly MONOCHROME1,
+several files per patient (chest_xray, brain_mri), or to NIfTI volumes with masks, one per patient (lgg_flair). It
+trains the edge preset on them at 128 x 128 pixels and exports the model in FP32 and INT8. Both exports score the test
+files by `python -m anomalib_scrd.edge` in an environment without torch and anomalib: without --edge-python the script
+creates one and installs the edge distribution into it. It prints the difference between exports and training, images
+per second, AUROC by image and by patient, and the path of the report of the INT8 export. It also trains on the DICOM
+sets as 16-bit PNG and prints the difference of the scores. --images limits the number of images of each folder. Without
+--keep everything is in a temporary folder.
 """
 
 import argparse
@@ -43,7 +43,7 @@ EDGE = Path(__file__).resolve().parent.parent / "anomalib_scrd" / "edge"
 
 
 def twelve_bits(path: Path) -> np.ndarray:
-    """An 8-bit image with four more bits of noise below, which a reader of 8 bits would lose."""
+    """An 8-bit image with four more low bits of noise, which an 8-bit reader would lose."""
     grey = np.asarray(Image.open(path).convert("L"), np.uint16)
     return grey * 16 + np.random.default_rng(len(path.name)).integers(0, 16, grey.shape, dtype=np.uint16)
 
@@ -73,7 +73,7 @@ def write_dicom(path: Path, values: np.ndarray, number: int, patient: str) -> No
 
 
 def make_dicom(source: Path, work: Path, most: int | None = None) -> dict[str, Any]:
-    """Write a set as DICOM in `dcm`, the same values as 16-bit PNG in `png`; gives the folders of MedicalFolder."""
+    """Write a set as DICOM in `dcm`, the same values as 16-bit PNG in `png`; return MedicalFolder's arguments."""
     kinds = sorted(path.name for path in (source / "test").iterdir() if path.name != "good")
     parts = {
         "train": ["train/good"],
@@ -97,7 +97,7 @@ def make_dicom(source: Path, work: Path, most: int | None = None) -> dict[str, A
 
 
 def make_nifti(source: Path, work: Path, most: int | None = None) -> dict[str, Any]:
-    """Write slices as one volume a patient in `nii`: images, and masks of the patients who have a tumour."""
+    """Write slices as one volume per patient in `nii`: images, and masks of the patients with a tumour."""
     slices: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for part, folders in (("train", ["train/good"]), ("test", ["test/good", "test/tumor"])):
         for path in (path for folder in folders for path in sorted((source / folder).iterdir())[:most]):
@@ -151,7 +151,7 @@ class Trained:
 
 
 def edge_environment(folder: Path) -> str:
-    """Make an environment that holds the edge distribution with its readers of medical files, and nothing else."""
+    """Create an environment with only the edge distribution and its readers of medical files."""
     venv.create(folder, with_pip=True, symlinks=os.name != "nt")
     python = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     subprocess.run([python, "-m", "pip", "install", "--quiet", f"{EDGE}[medical]"], check=True)  # noqa: S603
@@ -191,12 +191,12 @@ def main() -> None:
     parser.add_argument("--set", default="chest_xray", choices=("chest_xray", "brain_mri", "lgg_flair"))
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--images", type=int, metavar="N", help="at most, of each folder of DATA")
-    parser.add_argument("--edge-python", help="without torch and anomalib; None makes an environment")
+    parser.add_argument("--edge-python", help="interpreter without torch and anomalib; default: of a new environment")
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     source = Path(os.environ.get("ANOMALIB_SCRD_DATA", "datasets")).resolve() / options.set
     if not (source / "train/good").is_dir():
-        parser.error(f"{source} has no train/good; set ANOMALIB_SCRD_DATA to the folder that holds {options.set}")
+        parser.error(f"{source} has no train/good; set ANOMALIB_SCRD_DATA to the folder with {options.set}")
     if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
         parser.error(f"--keep {options.keep} must be a new or empty folder")
     with tempfile.TemporaryDirectory() as temporary:

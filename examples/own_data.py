@@ -1,4 +1,4 @@
-"""Train on your own folder: normal images in FOLDER/normal and, if there are some, anomalous ones in FOLDER/defect.
+"""Train on your own folder: normal images in FOLDER/normal and, optionally, anomalous ones in FOLDER/defect.
 
 python examples/own_data.py FOLDER [STEPS]
 """

@@ -13,7 +13,7 @@ from anomalib_scrd import ScaleAwareCRD
 
 checkpoint, folder = sys.argv[1:]
 
-# The checkpoint holds all weights, the teacher's too: nothing is downloaded.
+# The checkpoint has all weights, including the teacher's: nothing is downloaded.
 model = ScaleAwareCRD.load_from_checkpoint(checkpoint)
 dataset = PredictDataset(folder)
 loader = DataLoader(dataset, batch_size=8, collate_fn=dataset.collate_fn)

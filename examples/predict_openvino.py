@@ -1,4 +1,4 @@
-"""Score a folder of images with an OpenVINO file and write heat maps, in the folders that the images lie in.
+"""Score a folder of images with an OpenVINO file and write heat maps, in the same subfolders as the images.
 
 python examples/predict_openvino.py MODEL.xml IMAGES OUTPUT
 """
@@ -13,7 +13,7 @@ from PIL import Image
 
 model, images, output = sys.argv[1:]
 
-# float32: on processors with bfloat16 OpenVINO computes in that by default, and scores differ by up to 0.15.
+# float32: on processors with bfloat16 OpenVINO uses bfloat16 by default, and scores differ by up to 0.15.
 inferencer = OpenVINOInferencer(model, config={"INFERENCE_PRECISION_HINT": "f32"})
 
 root = Path(images).resolve()

@@ -2,9 +2,9 @@
 
 python examples/reading_speed.py [--size 256] [--images 128] [--preset edge] [--syntax plain]
 
-Prints milliseconds per image of reading, of reading and windowing, and of a whole item; images per second that a loader
-gives with 0, 1 and 2 worker processes; milliseconds of a training step on a batch of 16 and of its wait for the batch;
-and the share of a step's time that reading and windowing its batch takes.
+Prints milliseconds per image of reading, of reading and windowing, and of a whole item; images per second of a loader
+with 0, 1 and 2 worker processes; milliseconds of a training step on a batch of 16 and of its wait for the batch; and
+the time of reading and windowing a batch as a share of a step.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Weights of levels and extents in the image score, beside the AUROC of each alone.
+"""Weights of levels and extents in the image score, and the AUROC of each alone.
 
     python examples/scale_weights.py weights.png brain=brain.ckpt=path/to/brain magnetic=magnetic.ckpt=path/to/magnetic
 
-Each folder has ``test/good`` and one ``test/<kind>`` or more. The test images are looked at after the training: they
-choose nothing. Needs ``pip install ".[benchmark]"``.
+Each folder has ``test/good`` and one ``test/<kind>`` or more. The test images are used only after the training. Needs
+``pip install ".[benchmark]"``.
 """
 
 import argparse

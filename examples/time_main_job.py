@@ -1,8 +1,8 @@
-"""Wall time of the main job over that of its training steps alone.
+"""Wall time of the main job relative to that of its training steps alone.
 
 python examples/time_main_job.py FOLDER [--images 48 500] [--steps 2000] [--size 256] [--workers 0]
 
-FOLDER holds normal images. For each number of images the script runs the main job on the first of them: ``Engine.fit``
+FOLDER has normal images. For each number of images the script runs the main job on the first of them: ``Engine.fit``
 with held-out images, validations, checkpoints and data loading. It prints the wall time, the median time of a step in
 the same run (pre-processing, forward, backward and optimiser, without data loading, validation and writing) times the
 number of steps, and the ratio of the two.

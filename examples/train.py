@@ -2,8 +2,8 @@
 
 python examples/train.py [STEPS]
 
-Draws phantom slices first, so that it runs as it stands. For your own folder, import Folder from anomalib.data and put
-``Folder(name="mine", root="images", normal_dir="normal", abnormal_dir="defect", val_split_mode="from_test")`` in place.
+Draws phantom slices first, so that it runs without data. For your own folder, import Folder from anomalib.data and use
+``Folder(name="mine", root="images", normal_dir="normal", abnormal_dir="defect", val_split_mode="from_test")`` as data.
 """
 
 import sys

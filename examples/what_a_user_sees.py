@@ -2,9 +2,9 @@
 
 python examples/what_a_user_sees.py DATA [--steps 1000] [--sets lgg_flair magnetic_tile] [--rate 0.05] [--seed 0]
 
-DATA holds <set>/train/good, <set>/test/good, <set>/test/<kind> and <set>/ground_truth/<kind>. The script trains
-three times on each set: with normal images only, with defects without masks, and with defects and masks. With defects,
-half of the test images are the validation set and the other half is measured; otherwise all test images are measured.
+DATA has <set>/train/good, <set>/test/good, <set>/test/<kind> and <set>/ground_truth/<kind>. The script trains three
+times on each set: with normal images only, with defects without masks, and with defects and masks. With defects, half
+of the test images are the validation set and the other half is measured; otherwise all test images are measured.
 
 It prints the thresholds of raw scores and maps; the shares of normal images that are called anomalous or have an
 outline and the share of anomalous images that are found, with Clopper-Pearson intervals; and the AUROC of raw and of

@@ -1,4 +1,4 @@
-"""What all tests share: where the real data is, a folder of tiny images, and what the tests leave alone."""
+"""Common fixtures: the real data, a folder of tiny images, and protection of the working directory."""
 
 import os
 from collections.abc import Callable
@@ -21,8 +21,8 @@ if _WORKERS > 1:
     torch.set_num_threads(_THREADS)
     os.environ["OMP_NUM_THREADS"] = str(_THREADS)
 
-# One for all tests, those of anomalib's inferencer and of NNCF included: several would leave this process with a signal
-# stack that is gone, see `anomalib_scrd.export.openvino_core`.
+# One for all tests, those of anomalib's inferencer and of NNCF included: several would leave this process with a freed
+# signal stack, see `anomalib_scrd.export.openvino_core`.
 openvino.Core = openvino._ov_api.Core = cache(openvino.Core)  # openvino.compile_model makes its own
 
 
@@ -34,7 +34,7 @@ def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder with the real images, from ANOMALIB_SCRD_DATA or beside the repository."""
+    """Folder with the real images, from ANOMALIB_SCRD_DATA or next to the repository."""
     folder = Path(os.environ.get("ANOMALIB_SCRD_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "magnetic_tile" / "train" / "good").is_dir():
         pytest.skip(f"no real images: {folder} has no magnetic_tile/train/good; set ANOMALIB_SCRD_DATA")

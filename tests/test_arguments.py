@@ -106,6 +106,20 @@ def test_every_option_is_tried() -> None:
     assert set(inspect.signature(ScaleAwareCRD).parameters) >= {g.group for g in GROUPS}
 
 
+def test_docstrings_state_the_defaults() -> None:
+    for group in GROUPS:
+        documented = re.split(r"^ {4}(\w+): ", inspect.cleandoc(group.__doc__ or ""), flags=re.MULTILINE)
+        texts = dict(zip(documented[1::2], documented[2::2], strict=True))
+        for name, value in getattr(PRESETS["default"], group.group).as_dict().items():
+            text = " ".join(texts[name].split())
+            if isinstance(value, str):
+                assert re.search(rf"``{value}``(, | \()default\b", text), f"{group.group}.{name}: {text}"
+            else:
+                stated = f"({', '.join(map(str, value))})" if isinstance(value, list) else f"{value:g}"
+                stated = str(value).lower() if isinstance(value, bool) else stated
+                assert re.search(rf"Default {re.escape(stated)}[.;]", text), f"{group.group}.{name}: {text}"
+
+
 def test_at_most_sixteen_arguments() -> None:
     parameters = inspect.signature(ScaleAwareCRD).parameters.values()
     assert sum(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters) <= 16
@@ -137,7 +151,7 @@ def test_given_values_override_the_preset() -> None:
             "noise.strenght is unknown; did you mean noise.strength or noise.start? noise has kind, share",
         ),
         ({"scoring": {"zzz": 1}}, "scoring.zzz is unknown; scoring has scale_adaptation, held_out"),
-        ({"noise": "perlin"}, "noise must be a group of kind, .*; what was noise is now noise.kind, got 'perlin'"),
+        ({"noise": "perlin"}, "noise must be a group of kind, .*; the former noise is now noise.kind, got 'perlin'"),
         ({"loss": [1, 0]}, r"loss must be a group of pull, restore, contrast, ratio, got \[1, 0\]"),
     ],
 )
@@ -240,7 +254,7 @@ def test_weights_and_their_absence_are_named(tmp_path: Path) -> None:
         ScaleAwareCRD(backbone="resnet18", pre_trained=tmp_path / "other.pth")
 
 
-def test_closed_network_names_the_ways_out(tmp_path: Path) -> None:
+def test_closed_network_names_the_alternatives(tmp_path: Path) -> None:
     """A process of its own: the hub's library reads its variables when it is imported."""
     closed = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"), "TORCH_HOME": str(tmp_path / "none")}
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
@@ -250,7 +264,7 @@ def test_closed_network_names_the_ways_out(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: the ImageNet weights of backbone 'resnet18' are neither in the cache nor")
+    assert last.startswith("RuntimeError: the ImageNet weights of backbone 'resnet18' are not in the cache and cannot")
     checkpoint = "a checkpoint of this model (--ckpt_path), which holds the teacher's weights, give pre_trained false"
     assert f"{checkpoint} (--model.pre_trained false)" in last
     for way in ("set HF_HOME", "give pre_trained the path", "tf_efficientnet_lite0", "anomalib-scrd[offline]"):

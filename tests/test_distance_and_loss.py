@@ -115,7 +115,7 @@ def test_distance_ignores_length(factor: float) -> None:
 def test_distance_of_parallel_vectors_leaves_its_range_by_rounding_only() -> None:
     first = torch.randn(4096, 64, generator=torch.Generator().manual_seed(0))
     same, opposite = (cosine_distance(first, factor * first, dim=(1,)) for factor in (3.0, -3.0))
-    assert -1e-6 < same.min() < 0  # so that the documentation does not promise [0, 2] exactly
+    assert -1e-6 < same.min() < 0  # so the documentation does not state exactly [0, 2]
     assert 2 < opposite.max() < 2 + 1e-6
 
 
@@ -162,7 +162,7 @@ def test_distance_gradient_of_lengths_at_the_clamp_is_that_of_constants() -> Non
 
 
 def test_second_derivative_of_the_distance_is_right() -> None:
-    """A gradient penalty, for instance, against that of the textbook formula in double precision."""
+    """As for a gradient penalty, against the textbook formula in double precision."""
     generator = torch.Generator().manual_seed(3)
     teacher, student = (torch.randn(2, 3, 2, 2, generator=generator) for _ in range(2))
 

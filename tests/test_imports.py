@@ -76,7 +76,7 @@ def test_a_circle_would_be_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.mark.parametrize("room", ["anomalib_scrd", "tests", "examples"])
 def test_nothing_outside_imports_the_benchmark(room: str) -> None:
-    # Its own tests, those that kill processes, benchmarks among them, and what runs it on a GPU.
+    # Its own tests, those that kill processes, including benchmarks, and those for a GPU.
     own = (ROOT / NAME / "benchmark", *(ROOT / "tests" / name for name in ("benchmark", "trust", "gpu")))
     for path in sorted((ROOT / room).rglob("*.py")):
         if not any(path.is_relative_to(folder) for folder in own):

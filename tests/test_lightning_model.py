@@ -17,8 +17,9 @@ from torchvision import transforms as v1
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.training import own_length
 from anomalib_scrd.training.pre_processing import normalisation
-from anomalib_scrd.training.schedule import DEFAULT_STEPS, cosine_with_warmup, set_default_length
+from anomalib_scrd.training.schedule import cosine_with_warmup
 from tests.models import build_engine, build_model
 
 PUBLISHED = {"preset": "published"}
@@ -185,18 +186,6 @@ def test_a_training_that_fails_leaves_an_ordinary_model(
     assert_ordinary(model)
 
 
-def test_no_length_means_the_published_one(
-    monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
-) -> None:
-    import anomalib_scrd.lightning_model as module
-
-    monkeypatch.setattr(module, "set_default_length", lambda trainer: set_default_length(trainer, 5))
-    engine = build_engine(tmp_path, limit_val_batches=0)
-    engine.fit(build_model(optimiser={"schedule": "none"}), datamodule=tiny_data())
-    assert engine.trainer.global_step == 5
-    assert DEFAULT_STEPS == 40_000
-
-
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_thousand_epochs_that_were_given_are_no_missing_length(
     plain: bool, tiny_data: Callable, tmp_path: Path
@@ -215,18 +204,8 @@ def test_a_thousand_epochs_that_were_given_are_no_missing_length(
             engine = build_engine(tmp_path / folder, **settings)
             engine.fit(build_model(), datamodule=tiny_data())
             trainer = engine.trainer
-        wanted = (1000, -1) if length else (-1, DEFAULT_STEPS)
+        wanted = (1000, -1) if length else (-1, sum(own_length.CYCLES))
         assert (trainer.max_epochs, trainer.max_steps) == wanted
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"max_epochs": 7}, {"max_steps": 9}, {"max_time": "00:01:00:00"}, {"fast_dev_run": True}]
-)
-def test_lengths_that_are_left_alone(arguments: dict) -> None:
-    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
-    before = trainer.max_epochs, trainer.max_steps
-    assert not set_default_length(trainer)
-    assert (trainer.max_epochs, trainer.max_steps) == before
 
 
 def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path: Path) -> None:
@@ -393,7 +372,7 @@ def test_plain_distillation_needs_no_noisy_pass() -> None:
 
 def test_cosine_schedule_in_closed_form() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = cosine_with_warmup(optimizer, total_steps=10, warmup_steps=4)
+    scheduler = cosine_with_warmup(optimizer, cycles=[10], warmup_steps=4)
     rates = []
     for _ in range(10):
         rates.append(scheduler.get_last_lr()[0])
@@ -408,7 +387,7 @@ def test_cosine_schedule_in_closed_form() -> None:
 @pytest.mark.parametrize(("total", "warmup"), [(10, 10), (10, 500), (3, 50), (1, 50), (2, 2), (10, 5)])
 def test_cosine_schedule_falls_to_zero_however_long_the_warm_up_is(total: int, warmup: int) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler = cosine_with_warmup(optimizer, total_steps=total, warmup_steps=warmup)
+    scheduler = cosine_with_warmup(optimizer, cycles=[total], warmup_steps=warmup)
     rates = []
     for _ in range(total):
         rates.append(scheduler.get_last_lr()[0])

@@ -1,4 +1,4 @@
-"""Tiles: nothing is lost in them, their maps join without seams, and training, checkpoint and exports agree on them."""
+"""Tiles cover the image, their maps join without seams, and training, checkpoint and exports use the same tiles."""
 
 from pathlib import Path
 
@@ -178,5 +178,5 @@ class TestTraining:
         with pytest.raises(ValueError, match="tile_size must be at least 32"):
             self.engine(tmp_path, small).fit(self.model(), datamodule=self.data(root))
         callback = TilerConfigurationCallback(enable=True, tile_size=TILE, stride=TILE)
-        with pytest.raises(ValueError, match="feature_cache keeps features of whole images"):
+        with pytest.raises(ValueError, match="feature_cache keeps features of complete images"):
             self.engine(tmp_path, callback).fit(self.model(feature_cache=1.0), datamodule=self.data(root))

@@ -1,4 +1,4 @@
-"""The torch model: what flows where, sizes, modes, precision, compilation."""
+"""The torch model: data flow, sizes, modes, precision, compilation."""
 
 import math
 
@@ -110,7 +110,7 @@ def test_wide_resnet_has_the_embedding_of_rd4ad() -> None:
 @pytest.mark.parametrize("size", [(256, 256), (512, 128), (300, 260), (128, 128), (64, 96)])
 def test_embedding_keeps_its_number_of_places(size: tuple[int, int]) -> None:
     """About 4 x 4 for large images, in their proportions; for small ones half of the coarsest scale."""
-    model = build().eval()
+    model = build(student={"image_side": 0}).eval()
     seen: list[torch.Size] = []
     model.bottleneck.register_forward_hook(lambda _m, _a, output: seen.append(output.shape[-2:]))
     model(images(1, 3, *size))
@@ -124,7 +124,7 @@ def test_embedding_keeps_its_number_of_places(size: tuple[int, int]) -> None:
 
 def test_averaging_to_fewer_places_is_that_of_areas() -> None:
     """16 x 16 places averaged to 8 x 8 are means of 2 x 2; without a limit nothing is averaged."""
-    limited, free = (build(student={"places": places}).eval() for places in (8, 0))
+    limited, free = (build(student={"places": places, "image_side": 0}).eval() for places in (8, 0))
     mixed: list[torch.Tensor] = []
     compressed: list[torch.Tensor] = []
     limited.bottleneck.mix.register_forward_hook(lambda _m, _a, output: mixed.append(output))
@@ -252,3 +252,21 @@ def test_too_small_images_are_refused() -> None:
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**arguments)
+
+
+@pytest.mark.parametrize("adaptation", ["fitted", "published", "uniform"])
+def test_a_large_image_has_the_score_of_the_averaged_one(adaptation: str) -> None:
+    """And a map of its own size: that of the averaged image has the same values at the grid between the pixels."""
+    model = build(student={"image_side": 64}, scoring={"scale_adaptation": adaptation}).eval()
+    x = images(2, 3, 128, 128)
+    with torch.no_grad():
+        large, small = model(x), model(torch.nn.functional.avg_pool2d(x, 2))
+    torch.testing.assert_close(large.anomaly_map.shape, torch.Size((2, 1, 128, 128)))
+    means = torch.nn.functional.avg_pool2d(large.anomaly_map, 2)
+    spread = small.anomaly_map.std().item()
+    torch.testing.assert_close(means, small.anomaly_map, rtol=0, atol=0.1 * spread)
+    if adaptation != "published":  # whose score is the mean of the map
+        torch.testing.assert_close(large.pred_score, small.pred_score)
+    whole = build(student={"image_side": 0}, scoring={"scale_adaptation": adaptation}).eval()
+    with torch.no_grad():
+        assert not torch.allclose(whole(x).pred_score, large.pred_score)

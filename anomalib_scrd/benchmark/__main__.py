@@ -1,4 +1,4 @@
-"""Command line: ``python -m anomalib_scrd.benchmark [quality | speed]``; without a word it is quality."""
+"""Command line: ``python -m anomalib_scrd.benchmark [quality | speed]``; the default is quality."""
 
 __all__ = ["load_config", "main", "parsed"]
 
@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 _PACKAGE = "anomalib_scrd.benchmark"
-# class of the description, and function (description, command) -> whether all went well
+# class of the configuration, and function (configuration, command) -> success
 _COMMANDS = {
     "quality": ("BenchmarkConfig", "run_benchmark"),
     "speed": ("SpeedConfig", "run_speed"),
@@ -18,7 +18,7 @@ _COMMANDS = {
 
 
 def load_config(name: str, arguments: list[str]) -> Any:
-    """Read the command line of a command, ``quality`` or ``speed``; returns its description, checked.
+    """Parse the command line of a command, ``quality`` or ``speed``, to its checked configuration.
 
     Raises:
         SystemExit: If an argument is unknown or out of range; the message is on standard error.
@@ -28,7 +28,7 @@ def load_config(name: str, arguments: list[str]) -> Any:
 
 
 def parsed(config_class: type, program: str, arguments: list[str]) -> Any:
-    """Make a description from a command line.
+    """Parse a command line to a configuration.
 
     Raises:
         SystemExit: If an argument is unknown or out of range; the message is on standard error.
@@ -46,10 +46,10 @@ def parsed(config_class: type, program: str, arguments: list[str]) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the arguments are by default this process's.
+    """Run a command; by default with the arguments of this process.
 
     Returns:
-        Exit status: 0 if all went well, 1 if a part failed (the report names it), 2 for a wrong command line.
+        Exit status: 0 for success, 1 if a part failed (the report names it), 2 for a wrong command line.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = shlex.join(["python", "-m", _PACKAGE, *words])

@@ -1,4 +1,4 @@
-"""Models to compare with: reverse distillation on any backbone of timm, and plain nearest neighbours by level."""
+"""Baselines: reverse distillation on any timm backbone, and plain nearest neighbours by level."""
 
 __all__ = ["FittedLevels", "NearestNeighbour", "NearestNeighbourModel", "TimmReverseDistillation"]
 
@@ -33,10 +33,10 @@ _DEAD_SHARE = 1e-4
 
 
 class NearestNeighbour(Patchcore):
-    """Distance to the nearest normal patch at each level of a backbone, without any training.
+    """Distance to the nearest normal patch at each level of a backbone, without training.
 
     The training loop is that of anomalib's PatchCore. Three things differ: levels are not concatenated, patches are
-    drawn uniformly in place of a coreset, and the weights of map and score are fitted as in ``ScaleAwareCRD``.
+    drawn uniformly instead of by a coreset, and the weights of map and score are fitted as in ``ScaleAwareCRD``.
 
     Args:
         backbone: Name of a timm model.
@@ -44,8 +44,8 @@ class NearestNeighbour(Patchcore):
         pre_trained: Whether the backbone has ImageNet weights.
         patches: Number of normal patches kept per level, drawn uniformly from the training images.
         scale_adaptation: Weights of levels and extents: fitted, or uniform.
-        held_out: Share of the training images that gives no patches: the weights are fitted on them.
-        kwargs: Components of anomalib's base class.
+        held_out: Share of the training images that are held out from the patches: the weights are fitted on them.
+        kwargs: Components for anomalib's base class.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class NearestNeighbour(Patchcore):
         self.model = NearestNeighbourModel(teacher, patches, score)  # type: ignore[assignment]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Hold images out for the time of a fit."""
+        """Hold images out during a fit."""
         callbacks = super().configure_callbacks()
         return [*(callbacks if isinstance(callbacks, Sequence) else [callbacks]), self.held_out]
 
@@ -103,7 +103,7 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
         if not self.training:
             return self.map_and_score(self.distances(images), images.shape[-2:])
         for level, features in enumerate(self.teacher(images)):
-            # each patch gets a random key, and those with the smallest keys are kept: a uniform sample of a stream
+            # reservoir sampling: each patch gets a random key, and those with the smallest keys are kept
             rows = torch.cat([self.get_buffer(f"bank_{level}"), _rows(features)])
             keys = torch.cat([self._keys[level], torch.rand(len(rows) - len(self._keys[level]))])
             self._keys[level], kept = keys.topk(min(self.patches, len(keys)), largest=False, sorted=False)
@@ -111,7 +111,7 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
         return None
 
     def standardise(self) -> None:
-        """Give every channel of the patches mean 0 and variance 1; a dead one gets the typical scale of the others."""
+        """Standardise every channel of the patches; a dead one is divided by the typical standard deviation."""
         for level in range(len(self._keys)):
             bank = self.get_buffer(f"bank_{level}")
             variance, mean = torch.var_mean(bank, dim=0)
@@ -123,7 +123,7 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
     def distances(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Distance of every place to the nearest normal patch, one (B, H_k, W_k) per level.
 
-        Euclidean over the square root of the number of channels: two independent normal patches are at about 1.4.
+        Euclidean distance over the square root of the number of channels: about 1.4 for two independent normal patches.
         """
         found = []
         for level, features in enumerate(self.teacher(images)):
@@ -134,7 +134,7 @@ class NearestNeighbourModel(DynamicBufferMixin, nn.Module):
         return found
 
     def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Evidence that the weights are fitted on, see :meth:`FittedLevels.evidence`."""
+        """Evidence for the fit of the weights, see :meth:`FittedLevels.evidence`."""
         return self.map_and_score.evidence(self.distances(images), images.shape[-2:])
 
 
@@ -144,7 +144,7 @@ def _rows(features: torch.Tensor) -> torch.Tensor:
 
 
 class FittedLevels(nn.Module):
-    """Map and score of one distance per level, as ``ScaleAwareCRD`` makes them of two.
+    """Map and score from one distance per level, as in ``ScaleAwareCRD`` from two.
 
     Args:
         levels: Number of levels K.
@@ -167,7 +167,7 @@ class FittedLevels(nn.Module):
         return evidence(self.smooth_maps.thin(distances, size)), self.smooth_maps(distances, size)
 
     def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> InferenceBatch:
-        """Map and score of images of a size."""
+        """Compute map and score of images of (H, W) ``size``."""
         features, levels = self.evidence(distances, size)
         anomaly_map = self.smooth_maps.enlarged(self.map_weights(levels).unsqueeze(1), size)
         return InferenceBatch(pred_score=self.score_weights(features), anomaly_map=anomaly_map)
@@ -176,12 +176,12 @@ class FittedLevels(nn.Module):
 class TimmReverseDistillation(ReverseDistillation):
     """anomalib's ReverseDistillation with a bottleneck and a decoder that fit any timm backbone.
 
-    anomalib's own two know the ResNet family only. Those here are this project's, built from the backbone's channels.
+    anomalib's own two support the ResNet family only; these are this project's, built from the backbone's channels.
     Loss, optimiser (Adam, 0.005), map (sum over scales, Gaussian sigma 4) and score (its maximum) are anomalib's.
 
     The first three arguments are those of anomalib's class. ``block`` is the kind of residual block of both parts,
-    ``depth`` their number in the bottleneck and in each stage of the decoder, coarsest first; ``non_negative`` lets the
-    decoder's maps end in a ReLU, as the backbone's do in the ResNet family.
+    ``depth`` their number in the bottleneck and in each stage of the decoder, coarsest first; with ``non_negative`` the
+    decoder's maps end in a ReLU, like the backbone's in the ResNet family.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class TimmReverseDistillation(ReverseDistillation):
         non_negative: bool = False,
         **kwargs: Any,
     ) -> None:
-        # not ReverseDistillation's own constructor, nor that of its model: they build the parts that don't fit
+        # the constructors of ReverseDistillation and its model would build parts that do not fit
         AnomalibModule.__init__(self, **kwargs)
         encoder = TimmFeatureExtractor(backbone=backbone, layers=list(layers), pre_trained=pre_trained)
         self.model = ReverseDistillationModel.__new__(ReverseDistillationModel)
@@ -209,7 +209,7 @@ class TimmReverseDistillation(ReverseDistillation):
 
 
 class _Decoder(nn.Module):
-    """Bottleneck and decoder in one: anomalib's interface has no place for the sizes of the feature maps."""
+    """Bottleneck and decoder in one module: anomalib's interface cannot pass the sizes of the feature maps."""
 
     def __init__(self, encoder: Any, block: BlockKind, depth: Sequence[int], *, non_negative: bool) -> None:
         super().__init__()

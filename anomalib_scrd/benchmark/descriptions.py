@@ -1,4 +1,4 @@
-"""Entries of a benchmark's YAML files, and checks by the names that a user has written."""
+"""Entries of a benchmark's YAML files, and checks that name the user's entries."""
 
 __all__ = ["Entry", "described", "require"]
 
@@ -12,7 +12,7 @@ class Entry:
     """A class and its arguments.
 
     Args:
-        class_path: Import path of the class, or the bare name of one of anomalib's models or data modules.
+        class_path: Import path of the class, or only the name of one of anomalib's models or data modules.
         init_args: Its arguments. ``${oc.env:NAME}`` stands for an environment variable.
     """
 
@@ -24,7 +24,7 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 
 def described(cls: type[AnyEntry], entries: Mapping[str, Mapping[str, Any]], place: str) -> dict[str, AnyEntry]:
-    """Read the entries of a mapping (not by jsonargparse, which owns the word ``class_path``).
+    """Read the entries of a mapping (not by jsonargparse, which reserves the key ``class_path``).
 
     Raises:
         ValueError: If an entry lacks an argument, or has an unknown or a wrong one; the message names the entry.
@@ -42,7 +42,7 @@ def described(cls: type[AnyEntry], entries: Mapping[str, Mapping[str, Any]], pla
 
 
 def require(good: bool, name: str, value: object, allowed: str) -> None:
-    """Raise ValueError, naming the argument, its value and what is allowed, unless it is good."""
+    """Raise ValueError with the argument, its value and what is allowed, unless ``good``."""
     if not good:
         msg = f"{name} must be {allowed}, got {value!r}"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Exports models as anomalib does and opens the files with an engine."""
+"""Exports models with anomalib and opens the files with an engine."""
 
 __all__ = ["export_model", "file_of", "file_size", "open_file", "openvino_core", "predict_file"]
 
@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 
 from anomalib_scrd.export.openvino_core import openvino_core
 
-# The exporter writes this opset in any case; anomalib's default of 14 makes it try to go back, with a traceback.
+# The exporter always writes this opset; anomalib's default of 14 causes a failing conversion with a traceback.
 _ONNX: dict[str, Any] = {"opset_version": 18}
 _COMPRESSIONS = {"openvino-int8-weights": CompressionType.INT8, "openvino-int8": CompressionType.INT8_PTQ}
 
 
 def file_of(engine: str) -> str:
-    """The engine whose file this one reads: bfloat16 is a hint to OpenVINO and needs no file of its own."""
+    """The engine whose file this one reads: bfloat16 is only a hint to OpenVINO, without its own file."""
     return "openvino-f32" if engine == "openvino-bf16" else engine
 
 
 def export_model(
     model: AnomalibModule, engine: str, folder: Path, size: tuple[int, int], data: AnomalibDataModule | None
 ) -> Path:
-    """Export a model by anomalib's own functions; its device and its mode are restored.
+    """Export a model by anomalib's functions; its device and its mode are restored.
 
     Args:
         model: The model.
         engine: Engine that will open the file: onnx, openvino-f32, openvino-int8-weights or openvino-int8.
-        folder: Where the file is written; nothing else is in it.
+        folder: Folder for the file only.
         size: (height, width) of the input.
         data: Data module whose validation images calibrate ``openvino-int8``.
     """
@@ -51,12 +51,12 @@ def export_model(
 
 
 def file_size(path: Path) -> int:
-    """Bytes of an exported model, with the weights that lie beside it."""
+    """Bytes of an exported model, including separate files of weights."""
     return sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
 
 
 def open_file(engine: str, path: Path, images: NDArray[np.float32], threads: int) -> Callable[[], Any]:
-    """Load an exported model on the CPU; returns a function that predicts the images, (B, 3, H, W)."""
+    """Load an exported model on the CPU; return a function that predicts the images, (B, 3, H, W)."""
     if engine == "onnx":
         import onnxruntime
 
@@ -66,7 +66,7 @@ def open_file(engine: str, path: Path, images: NDArray[np.float32], threads: int
         name = session.get_inputs()[0].name
         return lambda: session.run(None, {name: images})
     model = openvino_core().read_model(path)
-    model.reshape(list(images.shape))  # a fixed shape: what a deployment with one camera has
+    model.reshape(list(images.shape))  # a fixed shape, as in a deployment with one camera
     precision = "bf16" if engine == "openvino-bf16" else "f32"
     properties = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     request = openvino_core().compile_model(model, "CPU", properties).create_infer_request()
@@ -74,7 +74,7 @@ def open_file(engine: str, path: Path, images: NDArray[np.float32], threads: int
 
 
 def predict_file(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
-    """Predict batches with an OpenVINO file, in float32 where it is not quantised; yields them with scores and maps."""
+    """Predict batches with an OpenVINO file, in float32 if it is not quantised; yield them with scores and maps."""
     core = openvino_core()
     predict = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for batch in batches:

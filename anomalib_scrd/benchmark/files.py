@@ -1,4 +1,4 @@
-"""Writing of results: whole files or none, and Markdown tables."""
+"""Atomic writing of results, and Markdown tables."""
 
 __all__ = ["markdown_table", "write_text"]
 
@@ -11,13 +11,13 @@ from anomalib_scrd.atomic_files import replacing
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file or none."""
+    """Write a file atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def markdown_table(table: pd.DataFrame) -> list[str]:
-    """Lines of a Markdown table, the index first, and an empty line; missing cells are ``-``; no rows, no lines."""
+    """Lines of a Markdown table, the index first, and an empty line; missing cells are ``-``. None without rows."""
     if table.empty:
         return []
 

@@ -1,4 +1,4 @@
-"""Machine, libraries and code that a result depends on beside its settings, and the memory that a model takes."""
+"""Machine, libraries and code on which a result depends in addition to its settings, and the memory of a model."""
 
 __all__ = ["PeakMemory", "code_digest", "describe", "model_size", "resolve_device"]
 
@@ -31,14 +31,14 @@ class PeakMemory:
     device: torch.device
 
     def reset(self) -> None:
-        """Forget the peak."""
+        """Reset the peak."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif Path("/proc/self/clear_refs").exists():
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
     def read(self) -> float:
-        """The peak in MiB, NaN where the system does not report it."""
+        """The peak in MiB, NaN if the system does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / _MEBI
         return next((int(value.split()[0]) / 1024 for value in _proc("/proc/self/status", "VmHWM")), float("nan"))
@@ -59,10 +59,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def model_size(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, float]:
-    """Numbers of ``parameters`` and of those ``trainable``, and ``size_mib`` (with buffers, memory banks for instance).
+    """Numbers of ``parameters`` and of ``trainable`` ones, and ``size_mib`` (with buffers, such as memory banks).
 
-    A parameter counts as trained if an optimiser holds it: anomalib's feature extractors leave ``requires_grad`` set on
-    frozen ones.
+    A parameter is trainable if an optimiser has it: anomalib's feature extractors leave ``requires_grad`` set on frozen
+    ones.
     """
     groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
     trained = {id(tensor): tensor.numel() for group in groups for tensor in group if tensor.requires_grad}
@@ -74,7 +74,7 @@ def model_size(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) ->
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
-    """The machine and the libraries of a model on a device, in words."""
+    """Describe the machine and the libraries for a device."""
     cpu = next(_proc("/proc/cpuinfo", "model name"), platform.processor() or platform.machine())
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
@@ -94,7 +94,7 @@ def _proc(file: str, name: str) -> Iterator[str]:
 
 
 def code_digest(class_path: str) -> str:
-    """Eight hexadecimal digits for the package that a class comes from; of this benchmark only its models count."""
+    """Eight hexadecimal digits of the code of a class's package; of this benchmark only its models are included."""
     package = class_path.partition(".")[0] if "." in class_path else "anomalib"
     spec = find_spec(package)
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Builds classes from import paths and arguments, as anomalib's command line does."""
+"""Builds objects from import paths and arguments, like anomalib's command line."""
 
 __all__ = ["build", "build_model", "find_class"]
 
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 
 def find_class(class_path: str, base: type, default_module: str) -> Any:
-    """Import a class by its path, or by its bare name in ``default_module``.
+    """Import a class by its path, or by its name in ``default_module``.
 
     Raises:
         ValueError: If there is no such class, or it is not derived from ``base``.
@@ -31,8 +31,8 @@ def build(cls: Any, init_args: Mapping[str, Any], **components: Any) -> Any:
 
     Args:
         cls: The class.
-        init_args: Arguments as they stand in a YAML file, checked and converted as on the command line.
-        components: Arguments that are passed as they are, where the class takes them.
+        init_args: Arguments as in a YAML file, checked and converted as on the command line.
+        components: Arguments that are passed unchanged if the class takes them.
     """
     known = inspect.signature(cls).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
@@ -52,10 +52,10 @@ def build_model(
 
     Args:
         class_path: See :class:`~anomalib_scrd.benchmark.descriptions.Entry`.
-        init_args: Likewise.
+        init_args: See there.
         image_size: (height, width) to which the pre-processor resizes.
-        post_processor: Whether the model gets its default post-processor. Without it the scores are raw: neither
-            normalised, nor clipped, nor squashed.
+        post_processor: Whether the model gets its default post-processor. Without it the scores are raw, neither
+            normalised nor clipped.
     """
     cls = find_class(class_path, AnomalibModule, "anomalib.models")
     components = {
@@ -65,7 +65,7 @@ def build_model(
         "visualizer": False,
     }
     model = build(cls, init_args, **components)
-    for name, component in components.items():  # also where the class has no such argument
+    for name, component in components.items():  # also if the class has no such argument
         if component is not True:
             setattr(model, name, component or None)
     return model

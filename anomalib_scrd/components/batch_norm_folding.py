@@ -1,4 +1,4 @@
-"""Batch norm that no longer learns, folded into the convolutions before it."""
+"""Folding of frozen batch norms into the convolutions before them."""
 
 __all__ = ["fold_batch_norms"]
 
@@ -20,15 +20,15 @@ def fold_batch_norms(network: nn.Module, example: torch.Tensor) -> int:
     In evaluation mode batch norm is an affine map of each channel, which the convolution before it can include:
     ``w' = w g / sqrt(v + eps)``, ``b' = (b - m) g / sqrt(v + eps) + beta``. This saves one pass over every feature map,
     a third of the time of a MobileNet-like backbone. The network is run once to find which convolution feeds which
-    batch norm. Batch norms after something else, or after a convolution that is used twice, are kept.
+    batch norm. Other batch norms, and those after a convolution that is used twice, are kept.
 
     Args:
         network: A network in evaluation mode that returns a list of tensors.
-        example: An image that it takes, (1, 3, H, W).
+        example: An input of the network, (1, 3, H, W).
 
     Returns:
-        Number of batch norms that were folded; 0 where the outputs would have changed by more than rounding, the
-        network is then as it was.
+        Number of batch norms that were folded; 0 if an output would change by more than 0.001 of its largest value, and
+        the network is then unchanged.
     """
     before = network(example)
     pairs = _fed_by_convolutions(network, example)
@@ -50,7 +50,7 @@ def _agree(before: torch.Tensor, after: torch.Tensor) -> bool:
 
 
 def _fed_by_convolutions(network: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the batch norms that take their very output, each used once."""
+    """Pairs of a convolution and the batch norm that takes its output directly, each used once."""
     made_by: dict[int, nn.Conv2d] = {}
     outputs: list[torch.Tensor] = []  # kept, so that no two have the same id
     takes: list[tuple[nn.Conv2d | None, nn.BatchNorm2d]] = []
@@ -86,7 +86,7 @@ def _fed_by_convolutions(network: nn.Module, example: torch.Tensor) -> list[tupl
 def _fold(
     network: nn.Module, convolution: nn.Conv2d, norm: nn.BatchNorm2d
 ) -> tuple[nn.Module, str, nn.BatchNorm2d, bool]:
-    """Fold one pair; returns where the batch norm was, it, and whether the convolution had a bias."""
+    """Fold one pair; return the batch norm's parent, name and module, and whether the convolution had a bias."""
     had_bias = convolution.bias is not None
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None and variance is not None  # noqa: PT018 - it tracks them
@@ -105,10 +105,10 @@ def _fold(
     parent, name = next(
         (parent, name) for parent in network.modules() for name, child in parent.named_children() if child is norm
     )
-    parent.register_module(name, _behind(norm))
+    parent.register_module(name, _activation_after(norm))
     return parent, name, norm, had_bias
 
 
-def _behind(norm: nn.BatchNorm2d) -> nn.Module:
+def _activation_after(norm: nn.BatchNorm2d) -> nn.Module:
     """The activation that timm's batch norm applies after normalising."""
     return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()

@@ -21,10 +21,10 @@ BLOCK_KINDS = ("basic", "bottleneck", "separable")
 
 
 def match_size(features: torch.Tensor, size: torch.Size | tuple[int, int]) -> torch.Tensor:
-    """Bring feature maps to a recorded size; a map that has it already passes untouched.
+    """Bring feature maps to a recorded size; a map of that size is returned unchanged.
 
-    Backbones disagree on how an odd side is halved (padding rounds up, patch embeddings round down), so a map that
-    was reduced here can differ by one position from the one it must meet.
+    Backbones disagree on how an odd side is halved (padding rounds up, patch embeddings round down), so a map that was
+    reduced here can differ by one position from the one it is combined with.
 
     Args:
         features: (B, C, H, W).
@@ -70,7 +70,7 @@ class ResidualBlock(nn.Module):
 
     Args:
         kind: ``basic`` (two 3x3 convolutions), ``bottleneck`` (1x1, 3x3, 1x1 with fewer channels inside) or
-            ``separable`` (two depthwise 3x3 with pointwise 1x1: the cheap one).
+            ``separable`` (two depthwise 3x3 with pointwise 1x1: the cheapest).
         inputs: Input channels.
         outputs: Output channels.
         down: Factor by which the resolution shrinks (1 or 2).
@@ -126,7 +126,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = conv_norm_act(inputs, outputs, 1, stride=down, activation=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Sum of branch and shortcut, without a final ReLU, which is up to the caller."""
+        """Sum of branch and shortcut, without a final ReLU, which the caller applies."""
         return self.branch(features) + self.shortcut(features)
 
 
@@ -162,7 +162,7 @@ class ResidualStage(nn.Module):
 
 
 def init_convolutions(module: nn.Module) -> None:
-    """Kaiming normal initialisation (fan out, ReLU) of every convolution in a module, as ResNets and RD4AD have it."""
+    """Kaiming normal initialisation (fan out, ReLU) of every convolution in a module, as in ResNets and RD4AD."""
     for child in module.modules():
         if isinstance(child, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.kaiming_normal_(child.weight, mode="fan_out", nonlinearity="relu")

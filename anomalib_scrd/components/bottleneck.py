@@ -15,21 +15,20 @@ from anomalib_scrd.components.resampling import AxisMatrices, averaged
 class Bottleneck(nn.Module):
     """Fuses the teacher's scales and compresses them (OCBE of RD4AD, Deng & Li, CVPR 2022).
 
-    Every scale is brought to the resolution of the coarsest by 3x3 convolutions of stride 2 (scale k passes through
-    the channels of the scales after it), all are concatenated, mixed by a 1x1 convolution and halved once more by
-    residual blocks. With wide_resnet50_2 at layer1..3 the embedding has 2048 channels at stride 32. Its blocks are
-    those of a plain ResNet, as in anomalib's ReverseDistillation: wide ones would hold half of all weights of
-    bottleneck and student.
+    Every scale is brought to the resolution of the coarsest by 3x3 convolutions of stride 2 (scale k passes through the
+    channels of the scales after it), all are concatenated, mixed by a 1x1 convolution and halved once more by residual
+    blocks. With wide_resnet50_2 at layer1..3 the embedding has 2048 channels at stride 32. Its blocks are those of a
+    plain ResNet, as in anomalib's ReverseDistillation: wide ones would have half of all weights of bottleneck and
+    student.
 
     Args:
         channels: Channels of the teacher's scales, finest first.
         strides: Their strides, increasing, each a power of two times the one before.
         block: Kind of residual block.
         depth: Number of residual blocks.
-        places: Largest number of places along a side of the mixed map, 2 or more, before it is halved: a larger map is
-            averaged down to as many (its geometric mean of height and width). The embedding then keeps its number of
-            places whatever the size of the images; with more, the student copies what it should not know. 0 for no
-            limit (published).
+        places: Largest side of the mixed map in positions, 2 or more, before it is halved: a map whose geometric mean
+            of height and width is larger is averaged to this size. The size of the embedding is then the same for all
+            image sizes; a larger embedding passes anomalies on to the student. 0 for no limit (default, published).
 
     Attributes:
         out_channels: Channels of the embedding (twice those of the coarsest scale).

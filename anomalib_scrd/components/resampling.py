@@ -1,4 +1,4 @@
-"""Resampling of maps along their axes: linear along each, so that one matrix per axis does it."""
+"""Linear resampling of maps along their axes, as one matrix per axis."""
 
 __all__ = ["AxisFunction", "AxisMatrices", "averaged", "resized"]
 
@@ -24,10 +24,10 @@ def averaged(signals: torch.Tensor, length: int) -> torch.Tensor:
 
 
 class AxisMatrices:
-    """A linear map of rows and columns, such as resizing and smoothing, as two products of matrices.
+    """A linear map of rows and columns, such as resizing and smoothing, as two matrix products.
 
-    Maps of 8 x 8 that become 64 x 64 need a hundredth of the operations that interpolation and convolution need, and
-    products of matrices run near a processor's limit, where a convolution of few channels does not.
+    Enlarging 8 x 8 to 64 x 64 takes a hundredth of the operations of interpolation and convolution, and matrix products
+    run nearer to a processor's peak than a convolution of few channels.
 
     Args:
         function: Linear map of signals (N, L) along an axis, called with the signals and the length of the result.
@@ -56,7 +56,7 @@ class AxisMatrices:
 
     def _matrix(self, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Matrix of the map, (inputs, outputs): a row is the image of a unit signal."""
-        if torch.compiler.is_compiling():  # the graph folds it; tensors of a trace must not be kept
+        if torch.compiler.is_compiling():  # a constant of the graph; tensors of a trace must not be kept
             return self._function(torch.eye(inputs, dtype=dtype, device=device), outputs)
         key = (inputs, outputs, device)
         if key not in self._built:

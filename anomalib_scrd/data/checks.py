@@ -18,12 +18,13 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
 
     Args:
         trainer: The trainer, with its data module or loaders.
-        stage: Lightning's: fit, validate, test or predict.
+        stage: Lightning's stage: fit, validate, test or predict.
         transform: Transform of the model's pre-processor.
 
     Raises:
-        UnreadableImageError: If files are no images, or anomalib's reader would reduce images of more than 8 bits to 8.
-        ValueError: If the images are of no use, see ``check_sets``.
+        UnreadableImageError: If files cannot be read as images, or anomalib's reader would reduce their depth to 8
+            bits.
+        ValueError: If a model cannot be trained on the images, see ``check_sets``.
     """
     datasets = datasets_of(trainer)
     images = files_for_anomalib(datasets, ["image_path"])
@@ -36,13 +37,13 @@ def check_data(trainer: Trainer, stage: str, transform: Any = None) -> None:
     if stage == "fit":
         datamodule = getattr(trainer, "datamodule", None)
         sets = (getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test"))
-        training, validation, test = map(_whole, sets)
+        training, validation, test = map(_unwrapped, sets)
         # Images that are held out from the student are training images.
         held_out = getattr(trainer.lightning_module, "held_out", None)
-        whole = getattr(held_out, "whole", None) or training
+        everything = getattr(held_out, "training_set", None) or training
         if validation is not None and validation is getattr(held_out, "dataset", None):
-            validation = None  # they stand in for the validation set that the data module lacks
-        check_sets(whole, validation, test, held_out=bool(held_out))
+            validation = None  # they replace a missing validation set
+        check_sets(everything, validation, test, held_out=bool(held_out))
 
 
 def datasets_of(trainer: Trainer) -> list[Any]:
@@ -58,11 +59,11 @@ def datasets_of(trainer: Trainer) -> list[Any]:
     found = [getattr(datamodule, f"{part}_data", None) for part in ("train", "val", "test")]
     found.append(getattr(getattr(trainer.lightning_module, "held_out", None), "dataset", None))
     found += [getattr(loader, "dataset", None) for loader in loaders_of(trainer)]
-    return [_whole(dataset) for dataset in found if dataset is not None]
+    return [_unwrapped(dataset) for dataset in found if dataset is not None]
 
 
 def loaders_of(trainer: Trainer) -> list[Any]:
-    """List the loaders that were passed to a trainer, or that it has made of its data module.
+    """List the loaders that were passed to a trainer, or that it created from its data module.
 
     Args:
         trainer: The trainer.
@@ -70,7 +71,7 @@ def loaders_of(trainer: Trainer) -> list[Any]:
     Returns:
         The loaders.
     """
-    # Lightning shows loaders that were passed to it only after the set-up.
+    # Lightning's attributes have passed loaders only after the set-up.
     loops = (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop)
     passed = [getattr(loop, "_data_source", None) for loop in (*loops, trainer.predict_loop)]
     found: list[Any] = [getattr(source, "instance", None) for source in passed]
@@ -88,7 +89,7 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
             yield value
 
 
-def _whole(dataset: Any) -> Any:
+def _unwrapped(dataset: Any) -> Any:
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset

@@ -1,4 +1,4 @@
-"""Checks for sets of images that cannot give a useful model or a meaningful score."""
+"""Checks for sets of images that do not allow a useful model or a meaningful score."""
 
 __all__ = ["check_sets"]
 
@@ -22,24 +22,23 @@ from anomalib_scrd.data.validation import seeded
 
 logger = logging.getLogger(__name__)
 
-_LOOKED_AT = 8  # training images that are read
+_LOOKED_AT = 8  # number of training images that are read
 _FLAT = 1e-5  # a resized image of one colour has rounding errors; less than a level of 16 bits
-_HASHED = 2**16  # bytes at either end of a file
+_HASHED = 2**16  # bytes at each end of a file
 
 
 def check_sets(training: Any, validation: Any, test: Any, *, held_out: bool = False) -> None:
     """Check the sets of a training.
 
     Args:
-        training: Data set of normal images; data sets that are none of anomalib's are left alone.
+        training: Data set of normal images; only anomalib's data sets are checked.
         validation: Data set for thresholds, or None.
         test: Data set for the scores, or None.
-        held_out: Whether thresholds come from normal images that are held out of the training set, and need no normal
-            ones of the validation set.
+        held_out: Whether thresholds come from held-out training images; the validation set then needs no normal images.
 
     Raises:
-        ValueError: If the training images are all equal or of a single colour, or every anomalous image is among the
-            normal ones as well. Milder cases are warnings.
+        ValueError: If the training images are all equal or of a single colour, or every anomalous image is also a
+            normal one. Milder cases are logged as warnings.
     """
     if isinstance(training, AnomalibDataset) and len(training):
         _check_training(training)
@@ -52,15 +51,13 @@ def _check_training(training: AnomalibDataset) -> None:
     count = len(training)
     if count == 1:
         logger.warning(
-            "the training set has one image, %r: the model will call everything anomalous that differs from it",
+            "the training set has one image, %r: every image that differs from it will be called anomalous",
             str(training.samples.image_path[0]),
         )
     chosen = np.unique(np.linspace(0, count - 1, min(count, _LOOKED_AT)).round().astype(int))
     with seeded(0):  # augmentations draw from the global random states, which are restored
         images = [torch.as_tensor(training[int(index)].image) for index in chosen]
-    which = (
-        "all training images" if len(images) == count else f"all of {len(images)} training images that were looked at"
-    )
+    which = "all training images" if len(images) == count else f"all of {len(images)} training images that were checked"
     if all(float(image.max() - image.min()) < _FLAT for image in images):
         colour = "black" if all(float(image.max()) < _FLAT for image in images) else "of a single colour"
         msg = f"{which} are {colour}, {str(training.samples.image_path[0])!r} among them: there is nothing to learn"
@@ -76,13 +73,13 @@ def _check_validation(validation: Any) -> None:
         return
     if len(samples) == 1:
         logger.warning(
-            "the validation set has one image, %r: a threshold from it means nothing; give another val_split_mode or "
+            "the validation set has one image, %r: a threshold from it is meaningless; give another val_split_mode or "
             "val_split_ratio",
             str(samples.image_path.iloc[0]),
         )
     elif (samples.label_index == LabelName.ABNORMAL).all():
         logger.warning(
-            "the validation set has %d anomalous images and no normal ones: a threshold from it calls everything "
+            "the validation set has %d anomalous images and no normal ones: with a threshold from it every image is "
             "anomalous; give normal_test_dir, or another val_split_mode",
             len(samples),
         )
@@ -114,14 +111,14 @@ def _check_contents(training: Any, validation: Any, test: Any) -> None:
         )
         anomalous = {path for path, values in labels.items() if LabelName.ABNORMAL in values}
         if anomalous <= {path for pair in both_labels for path in pair}:
-            msg = f"{text}; these are all of the anomalous ones: are abnormal_dir and normal_dir the same images?"
+            msg = f"{text}; these are all anomalous images: do abnormal_dir and normal_dir have the same images?"
             raise ValueError(msg)
-        logger.warning("%s: no score can be right for both of them", text)
+        logger.warning("%s: no score can be correct for both", text)
     if in_training:
         first, second = in_training[0]
         logger.warning(
-            "%d training images are in the validation or test set as well, for example %r as %r: scores on them say "
-            "nothing about new images",
+            "%d training images are in the validation or test set as well, for example %r as %r: scores on them do not "
+            "predict scores on new images",
             len(in_training),
             first,
             second,
@@ -129,7 +126,7 @@ def _check_contents(training: Any, validation: Any, test: Any) -> None:
 
 
 def _real_samples(data: Any) -> DataFrame | None:
-    """Table of a data set whose images are files as they are, and not synthetic ones."""
+    """Table of a data set of image files; None for synthetic anomalies."""
     if not isinstance(data, AnomalibDataset) or isinstance(data, (SyntheticAnomalyDataset, SyntheticMedicalDataset)):
         return None
     samples = data.samples
@@ -137,7 +134,7 @@ def _real_samples(data: Any) -> DataFrame | None:
 
 
 def _same_content(paths: Iterable[str]) -> list[list[str]]:
-    """Groups of files that are equal in size and in both ends; a file in two sets is a group by itself."""
+    """Groups of files with the same size and the same bytes at both ends; a file in two sets is one group."""
     by_size: dict[int, list[str]] = defaultdict(list)
     for path in paths:
         if Path(path).is_file():

@@ -1,4 +1,4 @@
-"""Adds the reason and the file to some errors of anomalib and Pillow that name neither."""
+"""Adds the file and the reason to some errors of anomalib and Pillow."""
 
 __all__ = ["ExplainedDataErrors"]
 
@@ -20,12 +20,12 @@ _REFUSED_PATH = "Path contains non-printable characters: "
 
 
 class ExplainedDataErrors(Callback):
-    """Extends the message of an error that was raised while data was read.
+    """Extends the message of an error that is raised while data is read.
 
-    - A broken image: its file. Pillow does not name truncated files. The file is searched only after the failure;
-      decoding every image beforehand would cost an epoch.
-    - A path that anomalib refuses: which character.
-    - Masks that do not fit the images of anomalib's ``Folder``: which images have none.
+    - A broken image: its file, which Pillow does not name if it is truncated. The file is searched after the failure;
+      decoding every image beforehand would take an epoch.
+    - A path that anomalib refuses: the character at fault.
+    - Masks that do not match the images of anomalib's ``Folder``: the images without a mask.
     """
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -54,13 +54,13 @@ def _refused_character(path: str) -> str:
     if not refused:
         return f"anomalib refuses the path {path!r}"
     return (
-        f"anomalib refuses the path {path!r} for {refused!r} (U+{ord(refused):04X}) in it: it takes ASCII alone. "
-        "Rename what has this character, or link to it under another name; MedicalFolder takes every name"
+        f"anomalib refuses the path {path!r} for {refused!r} (U+{ord(refused):04X}) in it: it takes ASCII only. "
+        "Rename the file or folder, or link to it under another name; MedicalFolder takes every name"
     )
 
 
 def _missing_masks(datamodule: Any) -> str | None:
-    """Anomalous images of a `Folder` without a mask; None if all have one, or the error is another one."""
+    """Anomalous images of a `Folder` without a mask; None if all have one, or the error has another cause."""
     if not isinstance(datamodule, Folder) or hasattr(datamodule, "train_data") or not datamodule.mask_dir:
         return None
     suffixes = tuple(datamodule.extensions or IMG_EXTENSIONS)

@@ -1,4 +1,4 @@
-"""Checks of image files before anomalib's reader opens them: broken files, and files whose depth it would reduce."""
+"""Checks of image files before anomalib's reader opens them: broken files, and depths that it would reduce."""
 
 __all__ = ["check_images", "files_for_anomalib", "undecodable"]
 
@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 _SHOWN = 5
 _WORKERS = 8
 _EIGHT = 8
-# Modules of the data sets whose images anomalib's `read_image` reads. Subclasses that override `__getitem__` have
-# readers of their own.
+# Modules of the data sets whose images anomalib's `read_image` reads. Subclasses that override `__getitem__` have their
+# own readers.
 _READ_BY_ANOMALIB = (
     "anomalib.data.datasets.base.image",
     "anomalib.data.datasets.base.depth",
@@ -33,9 +33,9 @@ def files_for_anomalib(datasets: Iterable[Any], columns: Iterable[str] = ("image
     """List the files that anomalib's reader will open for some data sets.
 
     Args:
-        datasets: Data sets of any kind; those with a reader of their own are left out, since Pillow need not be able to
-            open their files.
-        columns: Which of them: ``image_path`` and ``mask_path``.
+        datasets: Data sets of any kind; those with their own reader are skipped, because Pillow may be unable to open
+            their files.
+        columns: Columns of their tables: ``image_path`` and ``mask_path``.
 
     Returns:
         Each file once.
@@ -45,7 +45,7 @@ def files_for_anomalib(datasets: Iterable[Any], columns: Iterable[str] = ("image
         reader = getattr(type(dataset), "__getitem__", None)
         if not getattr(reader, "__module__", "").startswith(_READ_BY_ANOMALIB):
             continue
-        samples = getattr(dataset, "_samples", None)  # the public property raises where there are none
+        samples = getattr(dataset, "_samples", None)  # the public property raises if there are none
         paths = [] if samples is None else [samples[name] for name in columns if name in samples]
         for column in (*paths, getattr(dataset, "image_filenames", ())):
             files |= dict.fromkeys(str(path) for path in column if isinstance(path, (str, Path)) and str(path))
@@ -53,54 +53,53 @@ def files_for_anomalib(datasets: Iterable[Any], columns: Iterable[str] = ("image
 
 
 def check_images(images: Iterable[str | Path], masks: Iterable[str | Path] = ()) -> None:
-    """Open the header of every file, so that a broken folder is reported before the work and not during it.
+    """Open the header of every file, so that broken files are reported before the training.
 
-    Pixels are not decoded: an image that is cut short passes, and is named when it is read.
+    Pixels are not decoded: a truncated image passes, and is reported when it is read.
 
     Args:
         images: Image files that anomalib's ``read_image`` will read as 8-bit RGB.
         masks: Files of masks, which may have any depth.
 
     Raises:
-        UnreadableImageError: If some are no images, or images have more than 8 bits a channel, which would be clipped
-            to white or cut to 8 bits; with their number and the first of them.
+        UnreadableImageError: If files cannot be opened as images, or have more than 8 bits per channel, which would be
+            clipped or reduced; the message has their number and the first of them.
     """
     images = list(images)
     broken = _each([*images, *masks], _header_error)
     if broken:
-        raise UnreadableImageError(_listed(f"{len(broken)} files are no readable images", broken))
+        raise UnreadableImageError(_listed(f"{len(broken)} files cannot be read as images", broken))
     deep = _each(images, _depth)
     if deep:
-        msg = _listed(f"{len(deep)} images have more than 8 bits a channel", deep)
+        msg = _listed(f"{len(deep)} images have more than 8 bits per channel", deep)
         msg += (
-            ". anomalib's reader makes 8 bits of them, and most of their content white or black: "
+            ". anomalib's reader reduces them to 8 bits, and most of their content to white or black: "
             "read them with MedicalFolder (--data MedicalFolder), which keeps their depth"
         )
         raise UnreadableImageError(msg)
     turned = _each(images, _orientation)
     if turned:
         logger.warning(
-            "%s. anomalib's reader ignores it and does not turn the images; MedicalFolder does",
-            _listed(f"{len(turned)} images carry an EXIF orientation", turned),
+            "%s. anomalib's reader ignores it; MedicalFolder turns the images",
+            _listed(f"{len(turned)} images have an EXIF orientation", turned),
         )
 
 
 def undecodable(paths: Iterable[str | Path]) -> str | None:
-    """Decode files to find those at fault.
+    """Decode files to find the broken ones.
 
     Args:
         paths: Image files.
 
     Returns:
-        A message with the number of those that cannot be decoded, and the first of them with the reasons; None if there
-        are none.
+        A message with the number of broken files, and the first of them with the reasons; None if there are none.
     """
     broken = _each(paths, _decoding_error)
-    return _listed(f"{len(broken)} files are no readable images", broken) if broken else None
+    return _listed(f"{len(broken)} files cannot be read as images", broken) if broken else None
 
 
 def _each(paths: Iterable[str | Path], look: Callable[[str | Path], str | None]) -> list[str]:
-    """Path and finding of each file that has a finding."""
+    """Path and finding of each file for which ``look`` finds anything."""
     with ThreadPoolExecutor(_WORKERS) as pool:
         paths = list(paths)
         found = zip(paths, pool.map(look, paths), strict=True)

@@ -1,4 +1,4 @@
-"""Items and batches of pictures, which may be one of several of a file, and may belong to a patient."""
+"""Items and batches of medical images, with the patient and the volume that they belong to."""
 
 __all__ = ["MedicalBatch", "MedicalItem"]
 
@@ -13,7 +13,7 @@ class MedicalItem(ImageItem):
     """An image with the pseudonyms of its patient and its volume.
 
     ``image_path`` is the name of the picture: the file's path, with the number of the frame or slice before the suffix
-    where a file holds several. anomalib's own items demand a path of printable ASCII that exists.
+    if the file has several. anomalib's own items require an existing path of printable ASCII.
 
     Args:
         patient: Pseudonym of the patient, "" if unknown.
@@ -25,18 +25,18 @@ class MedicalItem(ImageItem):
 
     @staticmethod
     def validate_image_path(image_path: str | None) -> str | None:
-        """Take any name of a picture."""
+        """Accept any name of a picture."""
         return None if image_path is None else str(image_path)
 
     @staticmethod
     def validate_mask_path(mask_path: str | None) -> str | None:
-        """Take any path of a mask."""
+        """Accept any path of a mask."""
         return str(mask_path) if mask_path else None
 
 
 @dataclass
 class MedicalBatch(ImageBatch):
-    """A batch of such items.
+    """A batch of :class:`MedicalItem`.
 
     Args:
         patient: (B,) pseudonyms of the patients.

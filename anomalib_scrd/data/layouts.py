@@ -24,12 +24,12 @@ _SHOWN = 5
 
 
 class LayoutError(ValueError):
-    """Files that do not lie as a reader expects them."""
+    """The files of a set do not have the expected layout."""
 
 
 @dataclass(frozen=True)
 class MedicalSet:
-    """One set: how it is read, what it should hold, where it comes from.
+    """One set: reader, layout, source and number of images.
 
     Args:
         read: Reader of its layout.
@@ -49,14 +49,14 @@ def read_set(name: str, root: Path) -> DataFrame:
 
     Args:
         name: A key of ``MEDIANOMALY_SETS``.
-        root: Folder of the set, or the folder that it lies in under its name.
+        root: Folder of the set, or a folder that contains it under its name.
 
     Returns:
-        Columns image_path, label, label_index (0 normal, 1 anomalous), mask_path ("" without a mask) and split
-        ("train" or "test"); ``attrs["task"]`` tells whether there are masks.
+        Columns image_path, label, label_index (0 normal, 1 anomalous), mask_path ("" without a mask) and split ("train"
+        or "test"); ``attrs["task"]`` is segmentation with masks, else classification.
 
     Raises:
-        LayoutError: If the files do not lie as expected: what was found, what is expected, where to get it.
+        LayoutError: If the layout is not the expected one; the message has both, and the source of the set.
     """
     medical_set = MEDIANOMALY_SETS[name]
     nested = root / name
@@ -71,7 +71,7 @@ def read_set(name: str, root: Path) -> DataFrame:
 
 
 def find_set(name: str) -> str:
-    """Find the name of a set as the release spells it.
+    """Find the name of a set in the release's spelling.
 
     Args:
         name: Name in any case; ISIC2018 stands for ISIC2018_Task3.
@@ -80,7 +80,7 @@ def find_set(name: str) -> str:
         A key of ``MEDIANOMALY_SETS``.
 
     Raises:
-        ValueError: If there is no such set, with the list of those that there are.
+        ValueError: If there is no such set; the message lists all sets.
     """
     known = {key.lower(): key for key in MEDIANOMALY_SETS} | {"isic2018": "ISIC2018_Task3"}
     if name.lower() not in known:
@@ -96,7 +96,7 @@ def _compare_counts(name: str, table: DataFrame, published: tuple[int, int, int]
     if found != published:
         logger.warning(
             "%s: found %s images (training, normal test, anomalous test), the release has %s; "
-            "scores will not be comparable with published ones",
+            "scores are not comparable with published ones",
             name,
             "/".join(map(str, found)),
             "/".join(map(str, published)),
@@ -110,7 +110,7 @@ def _read_data_json(folder: Path) -> DataFrame:
         splits = json.loads(index.read_text(encoding="utf-8"))
         names = [splits[split][label] for split, label in (("train", "0"), ("test", "0"), ("test", "1"))]
     except ValueError as error:
-        msg = f"{str(index)!r} is no valid JSON ({error})"
+        msg = f"{str(index)!r} is not valid JSON ({error})"
         raise LayoutError(msg) from None
     except (KeyError, TypeError):
         msg = f"{str(index)!r} lacks one of the lists train/0, test/0 and test/1; it has {_outline(splits)}"
@@ -123,7 +123,7 @@ def _read_data_json(folder: Path) -> DataFrame:
 
 
 def _read_isic(folder: Path) -> DataFrame:
-    """Layout: a folder of JPEG files and one with a CSV for training and test; class NV is the normal one."""
+    """Layout: a folder of JPEG files and one with a CSV, for training and test each; class NV is normal."""
     parts = []
     for split in ("Training", "Test"):
         images = _need_folder(folder, f"ISIC2018_Task3_{split}_Input")
@@ -132,7 +132,7 @@ def _read_isic(folder: Path) -> DataFrame:
         try:
             classes = pd.read_csv(index)
         except ValueError as error:  # pandas' parser errors are ValueErrors
-            msg = f"{str(index)!r} is no valid CSV ({error})"
+            msg = f"{str(index)!r} is not valid CSV ({error})"
             raise LayoutError(msg) from None
         if not {"image", "NV"} <= set(classes.columns):
             msg = f"{str(index)!r} lacks one of the columns image and NV; it has {list(classes.columns)}"
@@ -161,7 +161,7 @@ def _read_brats(folder: Path) -> DataFrame:
     missing = [str(mask) for mask in masks if not mask.is_file()]
     if missing:
         msg = (
-            f"{len(missing)} of {len(masks)} images in test/tumor have no mask, the first would be {_first(missing)}; "
+            f"{len(missing)} of {len(masks)} images in test/tumor have no mask, expected {_first(missing)}; "
             f"test/annotation has {_first(path.name for path in annotation.iterdir())}"
         )
         raise LayoutError(msg)
@@ -209,7 +209,7 @@ def _need_listed(paths: list[Path], index: Path) -> None:
 
 def _need_folder(folder: Path, name: str) -> Path:
     if not folder.is_dir():
-        msg = f"{str(folder)!r} is no folder"
+        msg = f"{str(folder)!r} is not a folder"
         raise LayoutError(msg)
     if not (folder / name).is_dir():
         msg = f"{str(folder)!r} has no folder {name!r}; it has {_contents(folder)}"
@@ -225,7 +225,7 @@ def _need_file(folder: Path, name: str) -> Path:
 
 
 def _list_images(folder: Path) -> list[Path]:
-    """Image files of a folder, sorted; hidden files, such as those that macOS adds to archives, are none."""
+    """Image files of a folder, sorted, without hidden files, such as those that macOS adds to archives."""
     images = sorted(
         path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith(".")
     )
@@ -246,7 +246,7 @@ def _first(names: Iterable[str]) -> str:
 
 
 def _outline(value: object) -> object:
-    """Keys of nested dictionaries, and what stands in place of their values."""
+    """Keys of nested dictionaries, and the types of their values."""
     if isinstance(value, dict):
         return {key: _outline(inner) for key, inner in value.items()}
     return f"{type(value).__name__} of {len(value)}" if isinstance(value, list) else type(value).__name__

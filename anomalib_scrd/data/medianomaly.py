@@ -18,9 +18,9 @@ class MedIAnomalyDataset(FileNamingDataset):
     """Images of one split of one set.
 
     Args:
-        samples: Table of the whole set, from ``read_set``.
+        samples: Table of the complete set, from ``read_set``.
         category: Name of the set.
-        split: Which split to take.
+        split: Split to take.
         augmentations: Augmentations of the images.
     """
 
@@ -39,33 +39,34 @@ class MedIAnomalyDataset(FileNamingDataset):
 class MedIAnomaly(RepeatableDataModule):
     """One of the seven sets of MedIAnomaly (Cai et al., arXiv 2404.04518), with its published split.
 
-    Training takes normal images only. Sets without masks are classification tasks (all but BraTS2021). Images are
-    read by anomalib: 8 bits, grey ones as three equal channels.
+    Training takes normal images only. Sets without masks are classification tasks (all but BraTS2021). anomalib reads
+    the images: 8 bits, grey ones as three equal channels.
 
     The release has no validation images. By default a tenth of the training images is held out and half of them get
     anomalib's synthetic anomalies, so that thresholds and normalisation do not come from the test set; with ``none``
-    all of them are trained on, and nothing is thresholded or normalised.
+    none is, and ``ScaleAwareCRD`` takes its thresholds from the images that it holds out itself.
 
-    Opening the headers of all files at set-up finds missing, empty and foreign ones before the training; a file that
-    is damaged further on is named when it is read.
+    The headers of all files are opened at set-up, so that missing, empty and foreign files are reported before the
+    training; other damage is reported when a file is read.
 
     Args:
         name: RSNA, VinCXR, BrainTumor, LAG, ISIC2018_Task3 (or ISIC2018), Camelyon16 or BraTS2021.
-        root: Folder that holds the folder of the set, or that folder itself.
+        root: Folder that contains the folder of the set, or that folder itself.
         train_batch_size: Batch size in training.
         eval_batch_size: Batch size in validation, test and prediction.
         num_workers: Worker processes of the data loaders.
         train_augmentations: Augmentations of the training images.
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations of all images that have none of their own.
-        val_split_mode: ``synthetic`` (described above), ``from_train`` (held-out normal images as they are),
-            ``from_test`` (part of the test images, which then leave the test set), ``same_as_test`` or ``none``.
-        val_split_ratio: Share of the training or test images that goes to validation, in (0, 1).
-        seed: Seed of the split and of the synthetic anomalies; None draws afresh each time.
+        augmentations: Augmentations of the images for which none are given above.
+        val_split_mode: ``synthetic`` (described above), ``from_train`` (held-out normal images), ``from_test`` (part of
+            the test images, which then leave the test set), ``same_as_test`` or ``none``.
+        val_split_ratio: Share of the training or test images that goes to validation, in (0, 1); default 0.1.
+        seed: Seed of the split and of the synthetic anomalies; None for another result each time.
 
     Raises:
-        ValueError: If there is no set of this name, or the validation mode is ``from_dir``.
+        ValueError: If there is no set of this name, ``val_split_mode`` is ``from_dir``, or the files do not have the
+            set's layout.
     """
 
     def __init__(

@@ -22,63 +22,66 @@ from anomalib_scrd.imaging import BadFiles, Preparation, Pseudonyms, VolumeOptio
 
 logger = logging.getLogger(__name__)
 
-_DECIDING = 256  # training pictures that take part in the decision on the window
+_DECIDING = 256  # number of training pictures from which the window is decided
 
 
 class MedicalFolder(RepeatableDataModule):
-    """Folders of medical images in their own depth; the arguments of anomalib's ``Folder``, and some more.
+    """Folders of medical images in their native depth; takes the arguments of anomalib's ``Folder``, and some more.
 
-    One folder may hold all formats that ``anomalib_scrd.imaging`` reads: 8- and 16-bit PNG and TIFF, float TIFF, JPEG,
-    DICOM of one or many frames, NIfTI. No image is reduced to 8 bits. Every picture is resized by itself to the size of
-    the model's input, so no score depends on the others of its batch. Folders are searched recursively.
+    One folder may contain all formats that ``anomalib_scrd.imaging`` reads: 8- and 16-bit PNG and TIFF, float TIFF,
+    JPEG, DICOM of one or many frames, NIfTI. No image is reduced to 8 bits. Every picture is resized separately to the
+    size of the model's input, so a score does not depend on the other images of its batch. Folders are searched
+    recursively.
 
     The grey window (the values of black and white) is decided on the training images and stored in checkpoints and
     exports as the model's ``window``; a test or prediction with a trained model uses the stored one.
 
-    No patient, and no volume, is on both sides of a split: normal images of patients who have anomalous ones go to the
+    No patient and no volume is on both sides of a split: normal images of patients with anomalous images go to the
     test, and a given split that shares patients is refused. Identifiers of patients are replaced by pseudonyms when
-    they are read, and go into no log, table or file. Names of files are taken as they are.
+    they are read, and are not written to logs, tables or files. Names of files are not changed.
 
     Args:
         name: Name of the data set, for the results' folder.
         normal_dir: Folders of normal images for the training.
-        root: Folder that the other folders lie in.
+        root: Folder that the other folders are relative to; default: the working directory.
         abnormal_dir: Folders of anomalous images for the test.
-        normal_test_dir: Folders of normal images for the test; None takes a share of ``normal_dir``.
-        mask_dir: Folders of masks of the anomalous images: files of the same names, or of names that go on with "_",
-            "-" or ".", in any format, above 0 where something is anomalous. In a volume with a mask, slices that the
-            mask leaves empty are normal.
+        normal_test_dir: Folders of normal images for the test; None, the default, takes a share of ``normal_dir``.
+        mask_dir: Folders of masks of the anomalous images: files of the same names, or of these names continued by "_",
+            "-" or ".", in any format, above 0 at anomalies. In a volume with a mask, slices with an empty mask are
+            normal.
         extensions: Suffixes of the files to take; None for all that can be read.
         window: auto, [centre, width], {"percentiles": [low, high]}, {"each": [low, high]}, file or {"file": number};
-            see :meth:`anomalib_scrd.imaging.Window.decide`. At most 256 training images take part in the decision.
-        pad_to_square: Whether images are padded to a square with black, in place of being squeezed into the model's
-            input. Pixels that are not square count with their size.
-        volumes: Which slices of a volume are taken: plane, slices and skip_empty.
+            see :meth:`anomalib_scrd.imaging.Window.decide`. It is decided on at most 256 training images.
+        pad_to_square: Whether images are padded to a square with black, instead of being stretched to the model's
+            input. Pixels that are not square are taken into account.
+        volumes: Slices that are taken from a volume: plane, slices and skip_empty; see
+            :class:`anomalib_scrd.imaging.VolumeOptions`.
         patients: Source of the patients' identifiers: dicom (PatientID), {"pattern": expression} searched in a file's
             path, {"csv": path, "file": column, "patient": column}, or null for none.
-        patient_salt: File with the salt of the pseudonyms, made if it does not exist; None draws one that is
-            forgotten, so that pseudonyms differ from run to run.
-        on_error: ``raise`` refuses files that cannot be read before the training; ``skip`` decodes every file once,
-            leaves unreadable ones out and logs them with the reasons.
+        patient_salt: File with the salt of the pseudonyms, created if it does not exist; None draws a salt that is not
+            stored, so that pseudonyms differ from run to run.
+        on_error: ``raise``, the default, refuses files that cannot be read before the training; ``skip`` decodes every
+            file once, leaves unreadable ones out and logs them with the reasons.
         train_batch_size: Batch size in training.
         eval_batch_size: Batch size in validation, test and prediction.
         num_workers: Worker processes of the data loaders.
         train_augmentations: Augmentations of the training images.
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations of all images that have none of their own.
+        augmentations: Augmentations of the images for which none are given above.
         test_split_mode: ``from_dir``, ``synthetic`` (anomalies put on normal test images) or ``none``.
-        test_split_ratio: Share of the normal images for the test where ``normal_test_dir`` is None, in (0, 1).
+        test_split_ratio: Share of the normal images for the test if ``normal_test_dir`` is None, in (0, 1);
+            default 0.2.
         val_split_mode: ``from_test``, ``from_train`` (normal images), ``synthetic`` (normal training images, half of
             them with synthetic anomalies), ``same_as_test`` or ``none``.
-        val_split_ratio: Share of the test or training images for the validation, in (0, 1).
-        seed: Seed of the splits and of synthetic anomalies; None draws afresh.
+        val_split_ratio: Share of the test or training images for the validation, in (0, 1); default 0.5.
+        seed: Seed of the splits and of synthetic anomalies; None, the default, for another result each time.
 
     Attributes:
-        left_out: Files that could not be read, with the reasons, where ``on_error`` is skip.
+        left_out: Files that could not be read, with the reasons, if ``on_error`` is skip.
 
     Raises:
-        ValueError: If an argument is out of its range, naming it.
+        ValueError: If an argument is out of range; the message names it.
 
     Example:
         >>> from anomalib_scrd import MedicalFolder
@@ -168,11 +171,11 @@ class MedicalFolder(RepeatableDataModule):
 
     @property
     def window_state(self) -> dict[str, Any] | None:
-        """How files become inputs, in plain lists, numbers and strings; None before the set-up."""
+        """Preparation of the files, in plain lists, numbers and strings; None before the set-up."""
         return None if self._preparation is None else self._preparation.to_dict()
 
     def use_window(self, state: Mapping[str, Any]) -> None:
-        """Use the window of a trained model in place of one decided on this module's own training images.
+        """Use the window of a trained model instead of one decided on this module's training images.
 
         Args:
             state: The model's ``window``.
@@ -194,11 +197,11 @@ class MedicalFolder(RepeatableDataModule):
         """Read the table of files, split it, and decide on the window.
 
         Args:
-            stage: Lightning's.
+            stage: Lightning's stage.
 
         Raises:
             ValueError: If files, masks, patients or the window do not fit.
-            UnreadableImageError: If files cannot be read and are not to be skipped.
+            UnreadableImageError: If files cannot be read and ``on_error`` is raise.
         """
         super().setup(stage)
         if self._preparation is None:
@@ -215,7 +218,7 @@ class MedicalFolder(RepeatableDataModule):
 
     def _create_test_split(self) -> None:
         if self.source.normal_test_dir is None and self.test_split_mode != TestSplitMode.NONE:
-            # Normal images of a patient who has anomalous ones belong to the test.
+            # Normal images of a patient with anomalous images belong to the test.
             must = set(groups_of(self.test_data.samples)) & set(groups_of(self.train_data.samples))
             self.train_data, held_out = self._split(self.train_data, self.test_split_ratio, must)
             self.test_data = self.test_data + held_out

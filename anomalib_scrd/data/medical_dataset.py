@@ -1,4 +1,4 @@
-"""Data sets of medical pictures: read in their own depth, windowed, and resized one by one."""
+"""Data sets of medical pictures: read in their native depth, windowed, and resized one by one."""
 
 __all__ = ["MedicalDataset", "SyntheticMedicalDataset"]
 
@@ -31,11 +31,11 @@ class MedicalDataset(AnomalibDataset):
     Args:
         samples: Rows of ``read_table``.
         name: Name of the data set.
-        augmentations: Augmentations of images and masks; a Resize of the model goes there, so that every picture is
-            resized by itself and no score depends on the others of its batch.
+        augmentations: Augmentations of images and masks; the model's Resize belongs there, so that every picture is
+            resized separately and a score does not depend on the other images of its batch.
 
     Attributes:
-        preparation: How files become inputs. It has to be set before a picture is read.
+        preparation: Preparation of the files. It has to be set before a picture is read.
     """
 
     def __init__(self, samples: DataFrame, name: str, augmentations: Transform | None = None) -> None:
@@ -80,7 +80,7 @@ class MedicalDataset(AnomalibDataset):
             The item; its image is (3, H, W), float32 in [0, 1].
 
         Raises:
-            UnreadableImageError: If a file cannot be read, naming it.
+            UnreadableImageError: If a file cannot be read; the message names it.
             RuntimeError: If the data module has not been set up.
         """
         row = self.samples.iloc[index]
@@ -102,12 +102,12 @@ class MedicalDataset(AnomalibDataset):
 
     @property
     def collate_fn(self) -> Callable[..., Any]:
-        """Makes batches of items."""
+        """The function that makes batches of items."""
         return MedicalBatch.collate
 
     def _read(self, info: PictureInfo) -> Prepared:
         if self.preparation is None:
-            msg = "the window of the pictures is not decided yet: set the data module up, or set `preparation`"
+            msg = "the window of the pictures is not decided yet: call the data module's setup, or set `preparation`"
             raise RuntimeError(msg)
         return self.preparation(read_picture(info, self.preparation.volumes))
 
@@ -124,7 +124,7 @@ class MedicalDataset(AnomalibDataset):
         return mask.astype(np.uint8)
 
     def _augment(self, image: Tensor, mask: Mask | None) -> tuple[Tensor, Mask | None]:
-        """Image and mask after the augmentations; a grey image stays one channel where they only resize."""
+        """Image and mask after the augmentations; a grey image keeps one channel if they only resize."""
         if self.augmentations is None:
             return Image(image), mask
         if not isinstance(self.augmentations, Resize):
@@ -133,13 +133,13 @@ class MedicalDataset(AnomalibDataset):
 
 
 class SyntheticMedicalDataset(MedicalDataset):
-    """Normal pictures, half of them with anomalies by anomalib's Perlin generator, drawn anew from the same seeds.
+    """Normal pictures, half of them with anomalies of anomalib's Perlin generator, from fixed seeds.
 
-    anomalib's own class writes files of 8 bits; these anomalies are put on the windowed picture when it is read.
+    anomalib's own class writes 8-bit files; here the anomalies are added to the windowed picture when it is read.
 
     Args:
         normal: Normal pictures.
-        seed: Seed of the choice and of the anomalies; None draws afresh.
+        seed: Seed of the choice and of the anomalies; None for another result each time.
     """
 
     def __init__(self, normal: MedicalDataset, seed: int | None) -> None:
@@ -152,11 +152,11 @@ class SyntheticMedicalDataset(MedicalDataset):
         samples.loc[chosen, ["label", "label_index"]] = ["abnormal", int(LabelName.ABNORMAL)]
         samples.attrs["task"] = TaskType.SEGMENTATION.value
         super().__init__(samples, normal.name, normal.augmentations)
-        with seeded(seed):  # it draws one of its parameters when it is built
+        with seeded(seed):  # its constructor draws a parameter
             self._generator = PerlinAnomalyGenerator(probability=1.0, blend_factor=_BLEND)
 
     def __getitem__(self, index: int) -> MedicalItem:
-        """Read a picture and put its anomaly on it; arguments and errors as in :class:`MedicalDataset`."""
+        """Read a picture and add its anomaly; arguments and errors as in :class:`MedicalDataset`."""
         row = self.samples.iloc[index]
         info = self.info(index)
         image = as_tensor(self._read(info).image).expand(3, -1, -1)
@@ -177,7 +177,7 @@ class SyntheticMedicalDataset(MedicalDataset):
 
 
 def as_tensor(image: np.ndarray) -> Tensor:
-    """Bring a prepared picture into torch's order.
+    """Convert a prepared picture to a tensor.
 
     Args:
         image: (H, W) or (H, W, 3), float32.

@@ -22,10 +22,10 @@ Folders = str | Path | Sequence[str | Path] | None
 
 @dataclass(frozen=True)
 class MedicalSource:
-    """Where the pictures are; arguments as those of anomalib's ``Folder``, paths relative to ``root``.
+    """Folders of the pictures; arguments as in anomalib's ``Folder``, paths relative to ``root``.
 
     Args:
-        root: Folder that the others lie in; None for the working directory.
+        root: Folder that the others are relative to; None for the working directory.
         normal_dir: Folders of normal training images.
         abnormal_dir: Folders of anomalous test images.
         normal_test_dir: Folders of normal test images.
@@ -54,13 +54,13 @@ class MedicalSource:
 
         Raises:
             FileNotFoundError: If a folder does not exist.
-            ValueError: If a folder has no file that could be read.
+            ValueError: If a folder has no file with an accepted suffix.
         """
         found: list[Path] = []
         for folder in [] if folders is None else [folders] if isinstance(folders, (str, Path)) else folders:
             path = (self.root or Path()) / folder
             if not path.is_dir():
-                msg = f"{name} {str(path)!r} is no folder"
+                msg = f"{name} {str(path)!r} is not a folder"
                 raise FileNotFoundError(msg)
             wanted = None if self.extensions is None else tuple(suffix.lower() for suffix in self.extensions)
             files = [file for file in list_files(path) if wanted is None or file.name.lower().endswith(wanted)]
@@ -81,19 +81,19 @@ def read_table(
     """Read the table of a data set.
 
     Args:
-        source: Where the pictures are.
-        patient_of: Finds the identifier of a picture's patient.
+        source: Folders of the pictures.
+        patient_of: Function from a picture to the identifier of its patient.
         pseudonyms: Replaces the identifiers.
         bad_files: Handles files that cannot be read.
 
     Returns:
         A row per picture: image_path (the file), picture and pictures (its number, and how many the file has),
         eight_bit, label, label_index (0 normal, 1 anomalous), mask_path ("" without), split ("train" or "test"),
-        patient and volume (pseudonyms, "" without); ``attrs["task"]`` tells whether there are masks. In a volume with a
-        mask, slices that the mask leaves empty are normal.
+        patient and volume (pseudonyms, "" without); ``attrs["task"]`` is segmentation with masks, else classification.
+        In a volume with a mask, slices with an empty mask are normal.
 
     Raises:
-        ValueError: If folders, masks or patients do not fit.
+        ValueError: If folders, masks or patients do not match.
         UnreadableImageError: If files cannot be read.
     """
     parts = (
@@ -134,7 +134,7 @@ def read_table(
 
 
 def pair_masks(images: list[Path], masks: Iterable[Path]) -> dict[Path, Path]:
-    """Find the mask of each anomalous image: the file of the same name, or of a name that goes on with _ - or a dot.
+    """Find the mask of each anomalous image: the file of the same name, or of this name continued by _ - or a dot.
 
     Args:
         images: Anomalous images.

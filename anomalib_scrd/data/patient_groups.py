@@ -1,4 +1,4 @@
-"""Groups of pictures of one patient or of one volume, which are never on both sides of a split."""
+"""Groups of pictures of one patient or volume, which are never on both sides of a split."""
 
 __all__ = ["PatientSource", "check_separate", "groups_of", "patient_finder", "split_groups"]
 
@@ -26,17 +26,17 @@ def patient_finder(source: PatientSource, root: Path | None) -> Callable[[Pictur
 
             - ``dicom``: element PatientID; pictures without it have no patient;
             - ``{"pattern": expression}``: a regular expression that is searched in the file's path below ``root``; its
-              first group, or all of what matches, is the patient;
+              first group, or the complete match, is the patient;
             - ``{"csv": path, "file": column, "patient": column}``: a table with a row for each file, by its path below
               ``root`` or its name; the columns default to ``file`` and ``patient``;
             - None: no picture has a patient.
-        root: Folder that paths are taken relative to; None for whole paths.
+        root: Folder that paths are relative to; None for complete paths.
 
     Returns:
-        Identifier of a picture's patient, "" if it has none.
+        Function from a picture to the identifier of its patient, "" if it has none.
 
     Raises:
-        ValueError: If ``source`` is none of these, the expression is none, or the table lacks a column.
+        ValueError: If ``source`` is none of these, the expression is invalid, or the table lacks a column.
         FileNotFoundError: If there is no such table.
     """
     if source is None:
@@ -60,7 +60,7 @@ def _by_pattern(pattern: str, root: Path | None) -> Callable[[PictureInfo], str]
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        msg = f"patients pattern {pattern!r} is no regular expression: {error}"
+        msg = f"patients pattern {pattern!r} is not a regular expression: {error}"
         raise ValueError(msg) from None
 
     def find(info: PictureInfo) -> str:
@@ -93,13 +93,13 @@ def _by_table(path: Path, file: str, patient: str, root: Path | None) -> Callabl
 
 
 def groups_of(samples: DataFrame) -> pd.Series:
-    """Name the group of each picture.
+    """Find the group of each picture.
 
     Args:
         samples: Table with columns patient, volume and image_path.
 
     Returns:
-        The patient where it is known, otherwise the volume, otherwise the file.
+        The patient if it is known, otherwise the volume, otherwise the file.
     """
     volume = samples.volume.where(samples.volume != "", samples.image_path)
     return samples.patient.where(samples.patient != "", volume)
@@ -114,7 +114,7 @@ def check_separate(first: DataFrame, second: DataFrame, names: tuple[str, str]) 
         names: Names of the two tables, for the message.
 
     Raises:
-        ValueError: If they share some: how many, and files of the first ones.
+        ValueError: If they share some; the message has their number and example files.
     """
     one, other = groups_of(first), groups_of(second)
     shared = sorted(set(one) & set(other))
@@ -128,7 +128,7 @@ def check_separate(first: DataFrame, second: DataFrame, names: tuple[str, str]) 
     msg = (
         f"{len(shared)} patients are both among the {names[0]} images ({one.nunique()} patients) and the {names[1]} "
         f"images ({other.nunique()} patients), for example in {'; '.join(examples)}. Move them to one side, or give "
-        "patients null if they are different patients after all"
+        "patients null if they are different patients"
     )
     raise ValueError(msg)
 
@@ -141,17 +141,17 @@ def split_groups(
 ) -> tuple[list[int], list[int]]:
     """Split pictures by groups at random.
 
-    Groups with and without anomalous pictures are split apart from each other, so that both sides get both kinds where
-    there are at least two groups of a kind.
+    Groups with and without anomalous pictures are split separately, so that both sides get both kinds if there are at
+    least two groups of each.
 
     Args:
         samples: Table of pictures.
-        ratio: Share of the pictures for the second side, in (0, 1); met as nearly as whole groups allow.
-        seed: Seed of the choice; None draws afresh.
-        must: Groups that go to the second side in any case; they count towards the ratio.
+        ratio: Share of the pictures for the second side, in (0, 1), approximated by complete groups.
+        seed: Seed of the choice; None for another result each time.
+        must: Groups that always go to the second side; they count towards the ratio.
 
     Returns:
-        Positions of both sides.
+        Positions of the pictures of both sides.
 
     Raises:
         ValueError: If the ratio is out of range, or a side would be empty.
@@ -167,7 +167,7 @@ def split_groups(
     for kind in (False, True):
         part = groups[anomalous == kind]
         sizes = part.value_counts()
-        names = list(part.unique())  # by appearance: pseudonyms have an order that the salt decides
+        names = list(part.unique())  # by appearance: the order of pseudonyms depends on the salt
         order = [names[index] for index in torch.randperm(len(names), generator=generator).tolist()]
         order = [name for name in order if name in must] + [name for name in order if name not in must]
         wanted, taken = ratio * len(part), 0

@@ -1,4 +1,4 @@
-"""Scores of patients and volumes from scores of their images: as a function, and beside the image metrics of a test."""
+"""Scores of patients and volumes from the scores of their images, as a function and as a callback of a test."""
 
 __all__ = ["PatientScores", "patient_scores"]
 
@@ -27,19 +27,18 @@ def patient_scores(
 ) -> DataFrame:
     """Score patients, or volumes, by the mean of their highest image scores.
 
-    A lesion appears in a few slices: the mean over all slices would dilute it, and the single highest score is
-    noisiest.
+    A lesion appears in a few slices: the mean over all slices would dilute it, and the single highest score is noisy.
 
     Args:
-        frame: A row per image with the columns ``by`` and ``score``, and ``label`` where the truth is known.
-        by: Column of the pseudonyms. An image without one ("" or missing) is a group of its own, by its image_path.
-        top: Number of the highest scores whose mean is taken, 1 or more; all of them where there are fewer.
+        frame: A row per image with the columns ``by`` and ``score``, and ``label`` if the truth is known.
+        by: Column of the pseudonyms. An image without one ("" or missing) forms its own group, by its image_path.
+        top: Number of the highest scores that are averaged, 1 or more (default 3); all scores if there are fewer.
         score: Column of the image scores, larger for anomalous images.
         label: Column of the truth, 0 or 1; a patient is anomalous if one image is.
 
     Returns:
-        A row per patient or volume, the highest score first: ``by``, images (their number), ``score``, and ``label``
-        where the frame has it.
+        A row per patient or volume, the highest score first: ``by``, images (their number), ``score``, and ``label`` if
+        the frame has it.
 
     Raises:
         ValueError: If a column is missing, or top is below 1.
@@ -66,16 +65,16 @@ def patient_scores(
 class PatientScores(Callback):
     """Scores of patients and volumes in a test or prediction.
 
-    Batches of ``MedicalFolder`` and ``MedicalPredictDataset`` tell which patient and volume an image belongs to. Where
-    several images share one, the scores go to ``patient_scores.csv`` and ``volume_scores.csv`` in the run's folder, and
-    a test logs their AUROC as ``patient_AUROC`` and ``volume_AUROC`` if it has both kinds.
+    Batches of ``MedicalFolder`` and ``MedicalPredictDataset`` have the patient and the volume of each image. If several
+    images share one, the scores are written to ``patient_scores.csv`` and ``volume_scores.csv`` in the run's folder,
+    and a test with normal and anomalous images logs ``patient_AUROC`` and ``volume_AUROC``.
     """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier run."""
+        """Drop the scores of an earlier run."""
         del trainer, pl_module
         self._rows = []
 
@@ -117,7 +116,7 @@ class PatientScores(Callback):
                     table.to_csv(part, index=False)
                 logger.info("scores of %d %ss: %s", len(table), by, path)
             if trainer.testing and "gt_label" in table and {0, 1} <= set(table.gt_label):
-                # Ranks in place of scores: torchmetrics would put scores beyond 1 through a sigmoid.
+                # Ranks instead of scores: torchmetrics would apply a sigmoid to scores above 1.
                 ranks = torch.tensor(table.pred_score.rank(pct=True).to_numpy())
                 pl_module.log(f"{by}_AUROC", binary_auroc(ranks, torch.tensor(table.gt_label.to_numpy())))
 
@@ -130,5 +129,5 @@ class PatientScores(Callback):
             parts: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
-        # A sampler repeats images so that all processes get the same number.
+        # The sampler repeats images so that all processes get the same number.
         return DataFrame(rows).drop_duplicates("image_path") if rows else DataFrame(rows)

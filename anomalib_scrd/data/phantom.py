@@ -1,4 +1,4 @@
-"""Data module that draws its own images."""
+"""Data module of drawn images."""
 
 __all__ = ["PhantomSlices"]
 
@@ -18,39 +18,40 @@ logger = logging.getLogger(__name__)
 
 
 class PhantomSlices(RepeatableDataModule):
-    """Drawn axial head slices with lesions of three sizes and their masks, for trying things out without data.
+    """Drawn axial head slices with lesions of three sizes and their masks, for a first run without data.
 
-    The slices are synthetic: a score on them shows that an installation works and says nothing about real images.
-    They are drawn once and kept as 8-bit grey PNG files: ``train/good``, ``valid/{good,small,medium,large}``,
-    ``test/{good,small,medium,large}``, masks in ``valid_ground_truth`` and ``ground_truth``. Other parameters or
-    missing files draw them anew; the same parameters and seed give the same files.
+    The slices are synthetic: a score on them only shows that the installation works. They are drawn once and kept as
+    8-bit grey PNG files: ``train/good``, ``valid/{good,small,medium,large}``, ``test/{good,small,medium,large}``, masks
+    in ``valid_ground_truth`` and ``ground_truth``. They are drawn again if parameters differ or files are missing; the
+    same parameters and seed give the same files.
 
-    Validation takes the slices of ``valid``, which are in neither the training nor the test set: thresholds and
-    normalisation come from there, and no test slice takes part.
+    Validation takes the slices of ``valid``, which are in neither the training nor the test set, so that thresholds and
+    normalisation do not depend on test slices.
 
     Args:
-        root: Folder for the drawn files; new, empty or drawn by this class before. Paths with a component that starts
-            with a dot work, but anomalib warns about hidden files.
-        image_size: Height and width in pixels, or one number for both; 32 or more.
-        n_train: Number of healthy training slices.
+        root: Folder for the drawn files; new, empty or drawn by this class before. Hidden folders (a component that
+            starts with a dot) work, but anomalib warns about them.
+        image_size: Height and width in pixels, or one number for both; 32 or more, default 128.
+        n_train: Number of healthy training slices, 1 or more, as for the other numbers of slices.
         n_val_good: Number of healthy validation slices.
         n_val_lesions: Number of validation slices for each of the three sizes of lesion.
         n_test_good: Number of healthy test slices.
         n_test_lesions: Number of test slices for each of the three sizes of lesion.
         train_batch_size: Batch size in training.
         eval_batch_size: Batch size in validation, test and prediction.
-        num_workers: Worker processes of the data loaders; reading these small files needs none.
+        num_workers: Worker processes of the data loaders; 0 by default, because the files are small.
         train_augmentations: Augmentations of the training images.
         val_augmentations: Augmentations of the validation images.
         test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations of all images that have none of their own.
+        augmentations: Augmentations of the images for which none are given above.
         val_split_mode: ``from_dir`` (the drawn validation slices), ``synthetic`` (anomalib's synthetic anomalies on
             some training slices), ``from_train``, ``from_test``, ``same_as_test`` or ``none``.
-        val_split_ratio: Share of the images that go to validation where they are taken from another set.
+        val_split_ratio: Share of the images that go to validation if they are taken from another set, in (0, 1);
+            default 0.2.
         seed: Seed of the slices and of the splits, 0 or more.
 
     Raises:
-        ValueError: If a number is out of its range, naming it.
+        ValueError: If a number is out of range; the message names it.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class PhantomSlices(RepeatableDataModule):
         with short_errors():
             if not isinstance(root, str | Path):
                 msg = f"root must be a path, got {root!r}"
-                raise ValueError(msg)  # noqa: TRY004 - as every other argument
+                raise ValueError(msg)  # noqa: TRY004 - as for the other arguments
             self.root = Path(root)
             height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
             self.spec = PhantomSpec(
@@ -105,16 +106,16 @@ class PhantomSlices(RepeatableDataModule):
         self._announced = False
 
     def prepare_data(self) -> None:
-        """Draw the slices unless they exist, and log once that they are synthetic.
+        """Draw the slices unless they exist, and warn once that they are synthetic.
 
         Raises:
-            ValueError: If ``root`` holds anything that was not drawn by this class.
+            ValueError: If ``root`` has files that were not drawn by this class.
         """
         if not self._announced:
             self._announced = True
             logger.warning(
-                "PhantomSlices: the images are drawn, not measured. Scores on them show that the installation works "
-                "and say nothing about real data. Files: %s",
+                "PhantomSlices: the images are drawn, not measured. Scores on them only show that the installation "
+                "works. Files: %s",
                 self.root,
             )
         if not is_drawn(self.root, self.spec):

@@ -1,7 +1,8 @@
 """Axial head slices with lesions, drawn from random parameters.
 
-Parameters are sampled apart from drawing and know nothing of pixels. Lengths are in units of half the shorter image
-side, positions inside the head in units of its outline (the ellipse of radius 1), intensities in [0, 1].
+Parameters are sampled separately from drawing and do not depend on the number of pixels. Lengths are in units of half
+the shorter image side, positions inside the head in units of its outline (the ellipse of radius 1), intensities in
+[0, 1].
 """
 
 __all__ = ["LESION_SIZES", "draw_slices", "sample_anatomy", "sample_lesions"]
@@ -63,7 +64,7 @@ def draw_slices(
     edge = max(0.010, 0.7 * pixel)
     uniform = anatomy["uniform"].T[..., None, None]  # (12, N, 1, 1)
     place, axes = _head_coordinates(anatomy["warp"], uniform, height, width)
-    # Value of random grids that span the head, (N, 1, G, G) at (N, H, W, 2), as (N, H, W).
+    # Random grids that span the head, (N, 1, G, G), interpolated at (N, H, W, 2), as (N, H, W).
     grid: dict[str, Any] = {"mode": "bicubic", "align_corners": True, "padding_mode": "reflection"}
     folds, texture = (F.grid_sample(anatomy[name], place, **grid)[:, 0] for name in ("folds", "texture"))
     depth = 1 - place.norm(dim=-1)  # (N, H, W), below the skin

@@ -16,15 +16,15 @@ from PIL import Image
 from anomalib_scrd.data.phantom_drawing import LESION_SIZES, draw_slices, sample_anatomy, sample_lesions
 
 PARAMETERS_FILE = "phantom_slices.json"
-"""File that holds the parameters of a finished folder."""
+"""File with the parameters of a complete folder."""
 
-_VERSION = 2  # raise it when the same parameters draw other pictures
-_CHUNK = 8  # heads drawn at once; bounds the memory. The pictures of a seed depend on it
+_VERSION = 2  # to be increased when the same parameters give other pictures
+_CHUNK = 8  # heads drawn at once, to bound the memory; the pictures of a seed depend on it
 
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """Everything that the pictures depend on.
+    """All parameters of the pictures.
 
     Args:
         height: Image height in pixels, 32 or more.
@@ -37,7 +37,7 @@ class PhantomSpec:
         seed: Seed of all pictures, 0 or more.
 
     Raises:
-        ValueError: If a value is out of its range, naming it.
+        ValueError: If a value is out of range; the message names it.
     """
 
     height: int
@@ -62,7 +62,7 @@ class PhantomSpec:
     def folders(self) -> Iterator[tuple[Path, Path | None, str | None, int, int]]:
         """Yield each folder: images, masks, kind of lesion, number of slices, and its stream of random numbers.
 
-        The streams differ, so no head of one folder appears in another.
+        The streams differ, so that every folder has other heads.
         """
         yield Path("train/good"), None, None, self.n_train, 0
         for stream, split, good, lesions in (
@@ -80,14 +80,14 @@ class PhantomSpec:
 
 
 def is_drawn(root: Path, spec: PhantomSpec) -> bool:
-    """Tell whether a folder holds exactly these slices, all of them.
+    """Whether a folder has exactly these slices.
 
     Args:
         root: The folder.
         spec: Its expected pictures.
 
     Returns:
-        True if the parameters and the number of files in each folder fit.
+        True if the parameters and the number of files in each folder match.
     """
     if _read_parameters(root) != spec.parameters():
         return False
@@ -99,21 +99,21 @@ def is_drawn(root: Path, spec: PhantomSpec) -> bool:
 
 
 def write_phantoms(root: Path, spec: PhantomSpec) -> None:
-    """Draw the slices into a new folder and put it in place of ``root`` when it is whole.
+    """Draw the slices into a new folder and rename it to ``root`` when it is complete.
 
-    An interrupted drawing leaves ``root`` as it was. Two processes may draw the same folder at once.
+    If drawing is interrupted, ``root`` is unchanged. Two processes may draw the same folder at once.
 
     Args:
-        root: Where the folder goes: a path that doesn't exist, an empty folder or one that was drawn before.
+        root: The folder: a path that does not exist, an empty folder or one that was drawn before.
         spec: The pictures.
 
     Raises:
-        ValueError: If ``root`` holds anything that wasn't drawn here; it's left alone.
+        ValueError: If ``root`` has files that were not drawn here; it is unchanged.
     """
     root = root.resolve()  # a symbolic link is kept
     if root.exists() and _read_parameters(root) is None and (not root.is_dir() or any(root.iterdir())):
         msg = (
-            f"root {str(root)!r} exists and wasn't drawn by PhantomSlices (it has no {PARAMETERS_FILE}); "
+            f"root {str(root)!r} exists and was not drawn by PhantomSlices (it has no {PARAMETERS_FILE}); "
             "give a new or an empty folder"
         )
         raise ValueError(msg)
@@ -159,9 +159,10 @@ def _draw_into(root: Path, spec: PhantomSpec) -> None:
 
 
 def _chunk(spec: PhantomSpec, kind: str | None, stream: int, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Slices and masks from ``first`` on, (8, H, W) each, 8 bit.
+    """Slices and masks from ``first`` on, (8, H, W) uint8 each.
 
-    A chunk is always drawn whole and from a seed of its own, so asking for more slices leaves the earlier ones alone.
+    A chunk is always drawn completely and from its own seed, so that earlier slices do not depend on the number of
+    slices.
     """
     mixed = np.random.SeedSequence([spec.seed, stream, first]).generate_state(1)
     generator = torch.Generator().manual_seed(int(mixed[0]))

@@ -1,4 +1,4 @@
-"""Prediction on a path of any format: `engine.predict(data_path=...)` and `anomalib predict --data PATH`."""
+"""Prediction on files of any format: `engine.predict(data_path=...)` and `anomalib predict --data PATH`."""
 
 __all__ = ["MedicalPredictDataset", "read_any_format"]
 
@@ -31,26 +31,26 @@ _EIGHT_BIT = Preparation(Window("values", eight_bit=(0.0, 255.0)))
 
 
 class MedicalPredictDataset(Dataset):
-    """Pictures of a file or folder, prepared as the model's training images were.
+    """Pictures of a file or folder, prepared like the model's training images.
 
-    This is anomalib's ``PredictDataset`` for every format.
+    It replaces anomalib's ``PredictDataset`` for every format.
 
     Files are listed when the first item or the length is requested, after a checkpoint has been loaded.
 
     Args:
         path: A file, or a folder, which is searched recursively.
-        model: The trained model, whose ``window`` and input size are used; None uses ``window``, and no resizing.
-        window: A stored window, from a data module's ``window_state``; None, without a model that has one, reads 8-bit
-            pictures and refuses deeper ones.
-        on_error: Handling of files that cannot be read: ``raise`` or ``skip``.
-        patient_salt: File with the salt of the pseudonyms.
+        model: The trained model, whose ``window`` and input size are used; None for ``window`` and no resizing.
+        window: A stored window, from a data module's ``window_state``; None for the model's. Without any window, 8-bit
+            pictures are read and deeper ones refused.
+        on_error: Handling of files that cannot be read: ``raise`` (default) or ``skip``.
+        patient_salt: File with the salt of the pseudonyms; None draws a salt that is not stored.
 
     Attributes:
         left_out: Files that were left out, with the reasons.
 
     Raises:
         FileNotFoundError: If there is no such path.
-        ValueError: If no file in it has a known suffix.
+        ValueError: If no file in the folder has a known suffix.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class MedicalPredictDataset(Dataset):
 
     @cached_property
     def preparation(self) -> Preparation:
-        """How files become inputs."""
+        """Preparation of the files."""
         state = self._window or getattr(self._model, "window", None)
         return _EIGHT_BIT if state is None else Preparation.from_dict(state)
 
@@ -105,7 +105,7 @@ class MedicalPredictDataset(Dataset):
             The item; its image is (3, H, W), float32 in [0, 1].
 
         Raises:
-            UnreadableImageError: If it cannot be read, naming the file.
+            UnreadableImageError: If it cannot be read; the message names the file.
         """
         info = self.pictures[index]
         image = as_tensor(self.preparation(read_picture(info, self.preparation.volumes)).image)
@@ -119,15 +119,15 @@ class MedicalPredictDataset(Dataset):
 
     @property
     def collate_fn(self) -> Callable[..., Any]:
-        """Makes batches of items."""
+        """The function that makes batches of items."""
         return MedicalBatch.collate
 
 
 def read_any_format(model_class: type[LightningModule]) -> None:
-    """Let ``Engine.predict`` read a path through :class:`MedicalPredictDataset` for one class of models.
+    """Make ``Engine.predict`` read a path with :class:`MedicalPredictDataset` for one class of models.
 
-    anomalib's engine builds its own ``PredictDataset``, which reads 8-bit RGB and no other format. Other models keep
-    it. A second call changes nothing.
+    anomalib's engine builds its own ``PredictDataset``, which reads 8-bit RGB only; other models keep it. A second call
+    has no effect.
 
     Args:
         model_class: The class.

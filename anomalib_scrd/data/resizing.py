@@ -1,4 +1,4 @@
-"""Every image is resized by itself: a score must not depend on the other images of its batch.
+"""Resizing of every image separately: a score must not depend on the other images of its batch.
 
 anomalib enlarges images of different sizes to the largest of their batch before the pre-processor resizes them.
 """
@@ -25,14 +25,14 @@ def resize_of(transform: Any) -> Resize | None:
         transform: Transform of a pre-processor, or None.
 
     Returns:
-        Its first Resize, None where there is none.
+        Its first Resize, None if there is none.
     """
     found = [] if transform is None else extract_transforms_by_type(transform, Resize)
     return found[0] if found else None
 
 
 def resize_each_image(loaders: Iterable[Any], transform: Any) -> None:
-    """Give anomalib's data sets the model's resizing, as its data modules do, where loaders are passed without one.
+    """Add the model's resizing to anomalib's data sets in loaders that lack it, as its data modules do.
 
     Args:
         loaders: Data loaders.
@@ -52,14 +52,14 @@ def resize_each_image(loaders: Iterable[Any], transform: Any) -> None:
         elif dataset is not None and (getattr(loader, "batch_size", 1) or 1) > 1:
             logger.warning(
                 "%s: images of different sizes in one batch would be enlarged to the largest before they are resized, "
-                "and scores would depend on their neighbours: resize each image to %s in the data set",
+                "and scores would depend on the batch: resize each image to %s in the data set",
                 type(dataset).__name__,
                 list(resize.size),
             )
 
 
 def warn_of_shapes(images: Iterable[str | Path], transform: Any, batch_size: int) -> None:
-    """Warn where no resizing of single images helps: the model's keeps the aspect ratio, and they differ in it.
+    """Warn if images differ in their aspect ratio and the model's resizing keeps it.
 
     Args:
         images: Image files that Pillow can open.
@@ -78,8 +78,8 @@ def warn_of_shapes(images: Iterable[str | Path], transform: Any, batch_size: int
         elif width / height != first[1]:
             logger.warning(
                 "the pre-processor's Resize to one number keeps the aspect ratio, and images of different shapes, %r "
-                "and %r for example, would be stretched to the largest of their batch: scores would depend on their "
-                "neighbours. Give a batch size of 1, or train with Resize((height, width))",
+                "and %r for example, would be stretched to the largest of their batch: scores would depend on the "
+                "batch. Give a batch size of 1, or train with Resize((height, width))",
                 first[0],
                 str(path),
             )

@@ -1,4 +1,4 @@
-"""Passes the window between data module and model: training stores it on the model, later stages take it from there."""
+"""Passes the window between data module and model: a training stores it in the model, later stages read it."""
 
 __all__ = ["share_window"]
 
@@ -11,15 +11,14 @@ from anomalib_scrd.data.medical import MedicalFolder
 
 
 def share_window(model: LightningModule, trainer: Trainer | None, *, loaded: bool = False) -> None:
-    """Give the model and its data module the same window.
+    """Set the same window in the model and its data module.
 
-    A training takes the data module's window, unless it goes on from a checkpoint; everything else, and a training that
-    goes on, takes the model's where it has one.
+    A new training uses the data module's window. A resumed training and all other stages use the model's if it has one.
 
     Args:
         model: The model; its attribute ``window`` is a plain dictionary, or None.
-        trainer: Its trainer, with the data module; None changes nothing.
-        loaded: Whether the model's window has just come from a checkpoint.
+        trainer: Its trainer, with the data module; no effect if None.
+        loaded: Whether the model's window was just loaded from a checkpoint.
 
     Raises:
         ValueError: If the model's window does not fit the data module.

@@ -1,4 +1,4 @@
-"""Errors that name an unreadable image file: Pillow does not name truncated files."""
+"""Errors that name the unreadable image file; Pillow does not name truncated files."""
 
 __all__ = ["PILLOW_ERRORS", "FileNamingDataset", "UnreadableImageError", "naming_unreadable_files"]
 
@@ -12,7 +12,7 @@ from PIL import Image
 from anomalib_scrd.imaging import UnreadableImageError
 
 PILLOW_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)
-"""Errors of Pillow for a file that is no image, is cut short, is broken inside, or claims a monstrous size."""
+"""Errors of Pillow for a file that is not an image, is truncated, is damaged, or declares an excessive size."""
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def naming_unreadable_files(*paths: str) -> Iterator[None]:
     """Turn Pillow's errors into one that names the files.
 
     Args:
-        paths: The files that are read inside; empty ones are left out.
+        paths: The files that are read; empty strings are ignored.
 
     Raises:
         UnreadableImageError: If one of them cannot be read.
@@ -31,7 +31,7 @@ def naming_unreadable_files(*paths: str) -> Iterator[None]:
         raise
     except PILLOW_ERRORS as error:
         where = " or ".join(repr(path) for path in paths if path)
-        msg = f"cannot read {where}: {error}. Is the file damaged, or was its download cut short?"
+        msg = f"cannot read {where}: {error}. Is the file damaged, or its download incomplete?"
         raise UnreadableImageError(msg) from error
 
 

@@ -1,4 +1,4 @@
-"""Validation images made from normal training images: anomalib's synthetic anomalies, repeatable by a seed."""
+"""Validation images from normal training images: anomalib's synthetic anomalies, repeatable by a seed."""
 
 __all__ = ["RepeatableDataModule", "SyntheticValidation", "seeded", "synthetic_split"]
 
@@ -23,13 +23,13 @@ from anomalib_scrd.data.unreadable_files import FileNamingDataset, naming_unread
 
 
 class RepeatableDataModule(AnomalibDataModule, ABC):
-    """Base of this package's data modules: repeatable synthetic validation, and training without validation."""
+    """Base class of this package's data modules: repeatable synthetic validation, and training without validation."""
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Get the validation loader.
 
         Returns:
-            The loader, or an empty list without validation images: Lightning then skips the validation, where
+            The loader, or an empty list without validation images: Lightning then skips the validation, while
             anomalib's own modules fail.
         """
         return super().val_dataloader() if hasattr(self, "val_data") else []
@@ -42,15 +42,15 @@ class RepeatableDataModule(AnomalibDataModule, ABC):
 
 
 class SyntheticValidation(FileNamingDataset, SyntheticAnomalyDataset):
-    """Normal images, half of them with anomalies by anomalib's Perlin generator.
+    """Normal images, half of them with anomalies of anomalib's Perlin generator.
 
     anomalib's own class draws from the global random state and deletes its files when any copy of it is deleted, such
-    as one in a loader's worker process. This class is repeatable, and its files exist until the process that made them
-    no longer needs them.
+    as one in a loader's worker process. This class is repeatable, and its files are deleted with the data set of the
+    process that wrote them.
 
     Args:
         normal: Normal images.
-        seed: Seed of the choice of images and of their anomalies; None takes the global random state.
+        seed: Seed of the choice of images and of their anomalies; None for the global random state.
     """
 
     def __init__(self, normal: AnomalibDataset, seed: int | None) -> None:
@@ -60,7 +60,7 @@ class SyntheticValidation(FileNamingDataset, SyntheticAnomalyDataset):
         except (OSError, SyntaxError):
             if hasattr(self, "root"):
                 shutil.rmtree(self.root, ignore_errors=True)
-            for path in normal.samples.image_path:  # Pillow doesn't always name the file at fault
+            for path in normal.samples.image_path:  # Pillow does not always name the file
                 with naming_unreadable_files(path):
                     read_image(path)
             raise
@@ -76,15 +76,14 @@ def synthetic_split(
     ratio: float,
     seed: int | None,
 ) -> tuple[AnomalibDataset, SyntheticValidation]:
-    """Hold out some normal training images and put anomalies on half of them.
+    """Hold out some normal training images and add anomalies to half of them.
 
-    No test image is used, so thresholds and normalisation that are found on these images contain no information about
-    the test set.
+    No test image is used, so thresholds and normalisation from these images do not depend on the test set.
 
     Args:
         train: Normal training images.
         ratio: Share of them to hold out, in (0, 1).
-        seed: Seed of the split and of the anomalies; None draws afresh each time.
+        seed: Seed of the split and of the anomalies; None for another result each time.
 
     Returns:
         The remaining training images, and the validation images.
@@ -107,7 +106,7 @@ def synthetic_split(
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Seed Python, NumPy and torch inside, and restore their states after."""
+    """Seed Python, NumPy and torch, and restore their states afterwards."""
     if seed is None:
         yield
         return

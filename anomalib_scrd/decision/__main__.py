@@ -1,7 +1,7 @@
 """Change the false-alarm rate of a checkpoint: ``python -m anomalib_scrd.decision CHECKPOINT --false_alarm_rate 0.01``.
 
-Nothing is trained and no images are needed: the checkpoint holds the scores of the normal images that its thresholds
-were found from. What is exported from it, or predicted with it, then has the new thresholds.
+Neither training nor images are needed: the checkpoint holds the scores of the normal images from which its thresholds
+were found. Later exports and predictions of the checkpoint use the new thresholds.
 """
 
 __all__ = ["change_rate", "main"]
@@ -20,12 +20,12 @@ _CONFIG = "anomalib_post_processor_config"
 
 
 def change_rate(checkpoint: str | Path, rate: float, output: str | Path | None = None) -> str:
-    """Find the thresholds of a checkpoint anew.
+    """Find the thresholds of a checkpoint for another false-alarm rate.
 
     Args:
         checkpoint: Checkpoint of a trained model.
-        rate: Share of normal images that are to be called anomalous, in (0, 1).
-        output: Where to write; None for the same file.
+        rate: Share of normal images that are called anomalous, in (0, 1).
+        output: File to write; None, the default, for the same file.
 
     Returns:
         A line about the new thresholds.
@@ -64,8 +64,8 @@ def main(
 
     Args:
         checkpoint: Checkpoint of a trained model.
-        false_alarm_rate: Share of normal images that are to be called anomalous, in (0, 1).
-        output: Where to write; the same file by default.
+        false_alarm_rate: Share of normal images that are called anomalous, in (0, 1).
+        output: File to write; default: the same file.
     """
     try:
         line = change_rate(checkpoint, false_alarm_rate, output)

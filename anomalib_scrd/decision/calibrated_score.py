@@ -1,11 +1,11 @@
-"""Scores and maps on a scale on which 0.5 is the threshold."""
+"""Calibrated scores and maps, with the threshold at 0.5, and the decision."""
 
 __all__ = ["calibrated", "labels_and_outlines"]
 
 import torch
 
-# An image that is called anomalous without a pixel above the pixel threshold is outlined where its map is at least this
-# share of its peak.
+# In an anomalous image without a pixel above the pixel threshold, pixels of at least this share of the peak are
+# outlined.
 _OUTLINE_OF_PEAK = 0.9
 
 
@@ -14,13 +14,13 @@ def calibrated(values: torch.Tensor, threshold: torch.Tensor, scale: torch.Tenso
 
     With x = (value - threshold) / scale the result is 1 - 0.5 / (1 + x) above the threshold and 0.5 / (1 - x) below:
     0.25, 0.5 and 0.75 at x = -1, 0 and 1. It is increasing, also after rounding, since each operation is monotone, and
-    approaches 0 and 1 as slowly as 0.5 / |x|: float32 distinguishes values with a relative difference of a thousandth
-    up to a thousand scales beyond the threshold, where a sigmoid is 1 from 17 scales on. The ranks, and with them the
-    AUROC, are therefore those of the raw values.
+    approaches 0 and 1 as slowly as 0.5 / |x|: float32 distinguishes values with a relative difference of 0.001 up to
+    1000 scales beyond the threshold, while a sigmoid is 1 from 17 scales on. The ranks, and therefore the AUROC, are
+    those of the raw values.
 
     Args:
         values: Raw values, any shape.
-        threshold: (), NaN where there is none: the values are then returned as they are.
+        threshold: (); NaN for none: the values are then returned unchanged.
         scale: (), above 0.
 
     Returns:
@@ -39,11 +39,10 @@ def labels_and_outlines(
     score_threshold: torch.Tensor,
     map_threshold: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Call images normal or anomalous and outline the anomalous ones, so that the two agree.
+    """Label images as normal or anomalous and outline the anomalous ones, consistently.
 
-    An image called normal has no outline. One called anomalous has the pixels above the map's threshold outlined; if
-    there are none, those with at least nine tenths of the highest value of its map. So every image called anomalous
-    has an outline, which holds its peak.
+    A normal image has no outline. In an anomalous image the pixels above the map's threshold are outlined; if there are
+    none, those with at least 0.9 of the map's highest value. The outline of an anomalous image thus includes its peak.
 
     Args:
         scores: (B,).

@@ -16,10 +16,10 @@ from anomalib_scrd.training.console import say
 
 
 class AUROC(metrics.AUROC):
-    """anomalib's AUROC, NaN where only one class was seen: anomalib's is 0 there."""
+    """anomalib's AUROC, but NaN instead of 0 if there is only one class."""
 
     def compute(self) -> torch.Tensor:  # type: ignore[override]  # as anomalib's
-        """The area, () in [0, 1], or NaN; None if nothing was seen."""
+        """The area, () in [0, 1], or NaN; None without images."""
         if not self.update_called:
             return super().compute()
         target = dim_zero_cat(self.target)
@@ -29,10 +29,10 @@ class AUROC(metrics.AUROC):
 
 
 class F1Score(metrics.F1Score):
-    """anomalib's F1 score, NaN where nothing anomalous was seen: anomalib's is 0 there."""
+    """anomalib's F1 score, but NaN instead of 0 if nothing is anomalous."""
 
     def compute(self) -> torch.Tensor:
-        """The score, () in [0, 1], or NaN; None if nothing was seen."""
+        """The score, () in [0, 1], or NaN; None without images."""
         anomalous = torch.as_tensor(self.tp) + torch.as_tensor(self.fn)
         if self.update_called and not anomalous.any():
             return torch.tensor(float("nan"), device=anomalous.device)
@@ -60,11 +60,11 @@ class _Counts(Metric):
 
 
 class DecisionEvaluator(Evaluator):
-    """AUROC and F1 of images and pixels, and one line with the numbers of images by label.
+    """AUROC and F1 of images and pixels, and a summary of the predicted labels.
 
     Metrics that the test images do not define (AUROC without normal or without anomalous images, F1 without anomalous
-    ones) are NaN, and a line says why. The line about the labels gives the share of normal images that are called
-    anomalous and of anomalous images that are found, with Clopper-Pearson intervals.
+    ones) are NaN, and a message gives the reason. The summary has the share of normal images that are called anomalous
+    and of anomalous images that are found, with Clopper-Pearson intervals.
     """
 
     def __init__(self) -> None:
@@ -105,13 +105,13 @@ class DecisionEvaluator(Evaluator):
 
 
 def describe_counts(counts: list[list[int]]) -> list[str]:
-    """Lines about the labels of a test.
+    """Summary of the labels of a test.
 
     Args:
         counts: Numbers of images by ground truth (normal, anomalous) and label (normal, anomalous).
 
     Returns:
-        One line, and another one where metrics are undefined.
+        One line, and a second one if metrics are undefined.
     """
     parts = []
     texts = ("normal images are called anomalous", "anomalous images are found")

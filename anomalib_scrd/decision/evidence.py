@@ -1,6 +1,6 @@
 """Input of the thresholds: score, peak and level of the map of each image."""
 
-__all__ = ["EvidenceMetric", "evidence_of", "says_nothing_of_real_anomalies"]
+__all__ = ["EvidenceMetric", "evidence_of", "lacks_real_anomalies"]
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def evidence_of(predictions: Batch | InferenceBatch) -> torch.Tensor:
         (B, 3) float32.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: If there is neither a score nor a map.
     """
     score, anomaly_map = predictions.pred_score, predictions.anomaly_map
     if anomaly_map is None:
@@ -43,7 +43,7 @@ def evidence_of(predictions: Batch | InferenceBatch) -> torch.Tensor:
 
 
 class EvidenceMetric(Metric):
-    """Collects the evidence of labelled images, over all processes of a distributed validation."""
+    """Collects the evidence of images by label, over all processes of a distributed validation."""
 
     full_state_update = False
     rows: list[torch.Tensor]
@@ -76,14 +76,14 @@ class EvidenceMetric(Metric):
         return rows[rows[:, 0] == LabelName.NORMAL, 1:], rows[rows[:, 0] == LabelName.ABNORMAL, 1:]
 
 
-def says_nothing_of_real_anomalies(loaders: Any) -> bool:
-    """Whether a validation set is known to have no real anomalies: normal images alone, or synthetic anomalies.
+def lacks_real_anomalies(loaders: Any) -> bool:
+    """Whether a validation set is known to have no real anomalies: only normal images, or synthetic anomalies.
 
     Args:
         loaders: Validation loader, or several.
 
     Returns:
-        False also where it cannot be known without reading the images.
+        True or False; False also if the images would have to be read.
     """
     several = loaders if isinstance(loaders, (list, tuple)) else [loaders]
     return all(_without_real_anomalies(getattr(loader, "dataset", None)) for loader in several)
@@ -94,7 +94,7 @@ def _without_real_anomalies(dataset: Any) -> bool:
         return True
     if isinstance(dataset, ConcatDataset):
         return all(_without_real_anomalies(part) for part in dataset.datasets)
-    samples = getattr(dataset, "_samples", None)  # the public property raises where there are none
+    samples = getattr(dataset, "_samples", None)  # the public property raises if there are none
     if samples is not None and "label_index" in samples:
         return LabelName.ABNORMAL not in set(samples.label_index.dropna())
     return False

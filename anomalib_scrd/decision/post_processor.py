@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 
 from anomalib_scrd.decision.calibrated_score import calibrated, labels_and_outlines
-from anomalib_scrd.decision.evidence import EvidenceMetric, evidence_of, says_nothing_of_real_anomalies
+from anomalib_scrd.decision.evidence import EvidenceMetric, evidence_of, lacks_real_anomalies
 from anomalib_scrd.decision.thresholds import (
     DEFAULT_RATE,
     check_rate,
@@ -32,40 +32,39 @@ _SCORE, _PEAK, _LEVEL = range(3)
 
 
 class CalibratedPostProcessor(PostProcessor):
-    """Thresholds from normal images, and scores on a scale on which 0.5 is the threshold.
+    """Thresholds from normal images, and scores calibrated so that 0.5 is the threshold.
 
     Thresholds are found in every validation of a fit, the last one after the last step, and in ``trainer.validate``:
 
-    - By a false-alarm rate, where the validation set has no real anomalies (synthetic ones are none) or a rate was
-      asked for. The image threshold is exceeded by the scores of that share of normal images, the pixel threshold by
-      the highest values of that share of their maps (:func:`~anomalib_scrd.decision.thresholds.threshold_by_rate`).
-      The normal images are those that the fit holds out from the student
+    - By a false-alarm rate, if the validation set has no real anomalies (synthetic ones do not count) or a rate was
+      given. The scores of that share of normal images exceed the image threshold, and the highest values of that share
+      of their maps exceed the pixel threshold (:func:`~anomalib_scrd.decision.thresholds.threshold_by_rate`). The
+      normal images are those that the fit holds out from the student
       (:class:`~anomalib_scrd.training.held_out.HeldOut`) and those of the validation set, unless that is the test set.
-      ``trainer.validate`` takes those of the validation set alone.
-    - By the best F1 on the validation set (anomalib's rule) elsewhere. Without masks the pixel threshold is found from
+      ``trainer.validate`` takes only those of the validation set.
+    - Otherwise by the best F1 on the validation set (anomalib's rule). Without masks the pixel threshold is found from
       the maps of normal images as above.
 
-    The scores and map peaks of the normal images stay in the checkpoint. Assigning :attr:`false_alarm_rate` therefore
-    changes both thresholds without data and without training, and ``python -m anomalib_scrd.decision`` does so to a
+    The checkpoint keeps the scores and map peaks of the normal images. Assigning :attr:`false_alarm_rate` therefore
+    changes both thresholds without data and without training; ``python -m anomalib_scrd.decision`` changes those of a
     checkpoint.
 
-    A calibrated score lies between 0 and 1, is 0.5 at the threshold and 0.25 at the median of normal images, and keeps
+    A calibrated score is between 0 and 1, is 0.5 at the threshold and 0.25 at the median of normal images, and keeps
     the order of the raw scores (:func:`~anomalib_scrd.decision.calibrated_score.calibrated`); so does the map, on its
     own scale: 0.5 is the pixel threshold, 0.25 the median of normal maps. Label and outline agree
     (:func:`~anomalib_scrd.decision.calibrated_score.labels_and_outlines`). An exported model computes all of this in
     its graph.
 
     Without thresholds (no normal and no validation images) scores and maps stay raw, and there are neither labels nor
-    masks, but for exports, which call every image normal.
+    masks, also in exports.
 
     Args:
-        false_alarm_rate: Share of normal images that are called anomalous, in (0, 1). None for 0.05 where the
-            validation set has no real anomalies and the best F1 elsewhere; with a checkpoint, for what it says.
-        enable_normalization: Whether scores and maps are calibrated; otherwise they stay raw, and labels and outlines
-            are the same.
-        enable_thresholding: Whether there are labels and outlines.
-        image_sensitivity: Calibrated scores above 1 minus this are anomalous, in [0, 1].
-        pixel_sensitivity: The same for the pixels of maps.
+        false_alarm_rate: Share of normal images that are called anomalous, in (0, 1). None, the default, for 0.05 if
+            the validation set has no real anomalies and the best F1 otherwise, or for the rate of a loaded checkpoint.
+        enable_normalization: Whether scores and maps are calibrated (default); labels and outlines do not depend on it.
+        enable_thresholding: Whether there are labels and outlines (default).
+        image_sensitivity: Calibrated scores above 1 minus this value are anomalous, in [0, 1]; default 0.5.
+        pixel_sensitivity: The same for the pixels of maps; default 0.5.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -85,12 +84,12 @@ class CalibratedPostProcessor(PostProcessor):
     ) -> None:
         for name, value in (("image_sensitivity", image_sensitivity), ("pixel_sensitivity", pixel_sensitivity)):
             if not 0 <= value <= 1:
-                msg = f"{name} must lie in [0, 1], got {value!r}"
+                msg = f"{name} must be in [0, 1], got {value!r}"
                 raise ValueError(msg)
         super().__init__(
             enable_normalization=enable_normalization,
             enable_thresholding=enable_thresholding,
-            enable_threshold_matching=False,  # scores and maps have scales of their own
+            enable_threshold_matching=False,  # scores and maps have separate scales
             image_sensitivity=image_sensitivity,
             pixel_sensitivity=pixel_sensitivity,
         )
@@ -104,9 +103,9 @@ class CalibratedPostProcessor(PostProcessor):
 
     @property
     def false_alarm_rate(self) -> float | None:
-        """Rate by which the thresholds were found; None if it was the best F1, or there are no thresholds.
+        """Rate by which the thresholds were found; None if the best F1 was used or there are no thresholds.
 
-        Assigning a rate finds the thresholds anew, from the normal images of the last fit or validation.
+        Assigning a rate finds new thresholds from the normal images of the last fit or validation.
         """
         return self._used_rate
 
@@ -138,22 +137,22 @@ class CalibratedPostProcessor(PostProcessor):
         above = int((normal > self._image_threshold.cpu()).sum())
         low, high = share_interval(above, len(normal))
         line = (
-            f"{raw}, for {self._used_rate:.3g} false alarms: {above} of {len(normal)} normal images lie above it "
-            f"(95 % interval {low:.3f} to {high:.3f})"
+            f"{raw}, for a false-alarm rate of {self._used_rate:.3g}: {above} of {len(normal)} normal images are "
+            f"above it (95 % interval {low:.3f} to {high:.3f})"
         )
         if len(normal) < fewest_images(self._used_rate):
-            line += f"; extrapolated, {fewest_images(self._used_rate)} images can show such a rate"
+            line += f"; extrapolated, because this rate needs {fewest_images(self._used_rate)} images"
         return line
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop earlier images and find out what kind of images the validation set has.
+        """Drop earlier images, and choose between a false-alarm rate and the best F1.
 
         Args:
             trainer: Trainer with its validation loaders.
             pl_module: Unused.
         """
         del pl_module
-        self._best_f1 = self._asked_rate is None and not says_nothing_of_real_anomalies(trainer.val_dataloaders)
+        self._best_f1 = self._asked_rate is None and not lacks_real_anomalies(trainer.val_dataloaders)
         self._evidence.reset()
         self._image_threshold_metric.reset()
         self._pixel_threshold_metric.reset()
@@ -204,7 +203,7 @@ class CalibratedPostProcessor(PostProcessor):
 
         Args:
             trainer: Trainer of the fit.
-            pl_module: Model with held-out images; without any nothing changes.
+            pl_module: Model with held-out images; without any, nothing is changed.
         """
         if len(getattr(pl_module, "held_out", ())):
             self._set(self._held_out_evidence(trainer, pl_module))
@@ -214,8 +213,8 @@ class CalibratedPostProcessor(PostProcessor):
         """(n, 3) evidence of the held-out images.
 
         The weights of the score are fitted to these images, so with few images their scores are too low for a
-        threshold. Scores by weights that were fitted without the respective image are too high: with 4 to 12 images,
-        the mean of the two gives the requested rate.
+        threshold. Scores by weights fitted without the respective image are too high: with 4 to 12 images, the mean of
+        both gives the requested rate.
         """
         precision = trainer.precision_plugin
         model: Any = pl_module
@@ -236,9 +235,9 @@ class CalibratedPostProcessor(PostProcessor):
         """Set the thresholds.
 
         Args:
-            normal: (n, 3) evidence of the normal images that thresholds by rate are found from.
+            normal: (n, 3) evidence of the normal images for thresholds by rate.
             validation: (m, 3) evidence of normal validation images if the best F1 is wanted, else None.
-            anomalous: (k, 3) evidence of the anomalous ones.
+            anomalous: (k, 3) evidence of anomalous validation images.
         """
         finite = np.isfinite(normal).all(axis=1)
         if not finite.all():
@@ -284,7 +283,7 @@ class CalibratedPostProcessor(PostProcessor):
         getattr(self, f"{part}_scale").fill_(threshold_scale(threshold, normal))
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
-        """Calibrate raw predictions and decide by them.
+        """Calibrate raw predictions and compute labels and masks.
 
         Args:
             predictions: ``pred_score`` (B,), ``anomaly_map`` (B, 1, H, W) or (B, H, W), one of which may be None.
@@ -314,10 +313,10 @@ class CalibratedPostProcessor(PostProcessor):
         return InferenceBatch(pred_score=shown, pred_label=label, anomaly_map=shown_map, pred_mask=mask)
 
     def post_process_batch(self, batch: Batch) -> None:
-        """Calibrate a batch of a test or prediction and decide by it, as :meth:`forward` does.
+        """Apply :meth:`forward` to a batch of a test or prediction.
 
         Args:
-            batch: Batch with raw predictions, which is changed.
+            batch: Batch with raw predictions; changed in place.
         """
         result = self(InferenceBatch(pred_score=batch.pred_score, anomaly_map=batch.anomaly_map))
         batch.update(**result._asdict())
@@ -328,7 +327,7 @@ class CalibratedPostProcessor(PostProcessor):
         return {**super().checkpoint_config(), **rates}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """Take over the settings of a checkpoint; a rate that was asked for here stays, see ``load_state_dict``."""
+        """Load the settings of a checkpoint; a rate given to this object has priority, see ``load_state_dict``."""
         super().load_checkpoint_config(config)
         self.enable_threshold_matching = False
         self._used_rate = config.get("false_alarm_rate")
@@ -336,19 +335,19 @@ class CalibratedPostProcessor(PostProcessor):
             self._asked_rate = config.get("asked_false_alarm_rate")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Load thresholds, also those of anomalib's own post-processor; apply a rate that was asked for here."""
+        """Load thresholds, also those of anomalib's own post-processor; apply a rate given to this object."""
         kept = state_dict.get(f"{prefix}normal_evidence")
         if kept is not None:
             self.normal_evidence = torch.empty(kept.shape, device=self._image_threshold.device)
         missing = [name for name in _OWN_BUFFERS if f"{prefix}{name}" not in state_dict]
         state_dict = {**state_dict, **{f"{prefix}{name}": getattr(self, name) for name in missing}}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        if "image_scale" in missing:  # of anomalib's post-processor
+        if "image_scale" in missing:  # a checkpoint of anomalib's post-processor
             for part in ("image", "pixel"):
                 threshold = float(getattr(self, f"_{part}_threshold"))
                 lowest = float(getattr(self, f"{part}_min"))
                 self._fill(part, threshold, np.array([lowest], np.float32)[np.isfinite([lowest])])
-        # Also at the second loading of the same checkpoint, when the rate in use is already the one that was asked for.
+        # Also if the same checkpoint is loaded twice, when the rate in use is already the requested one.
         if self._asked_rate is not None and (len(self.normal_evidence) or self._asked_rate != self._used_rate):
             self.false_alarm_rate = self._asked_rate
 

@@ -1,4 +1,4 @@
-"""Thresholds that a named share of normal images exceeds."""
+"""Thresholds that a given share of normal images exceeds."""
 
 __all__ = ["DEFAULT_RATE", "check_rate", "fewest_images", "share_interval", "threshold_by_rate", "threshold_scale"]
 
@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 DEFAULT_RATE = 0.05
-"""Share of normal images above the threshold, unless the user names another one."""
+"""Share of normal images above the threshold, by default."""
 
-# A scale below this share of a threshold's magnitude is float32 rounding and not a distance between scores.
+# A scale below this share of a threshold's magnitude is float32 rounding, not a distance between scores.
 _LEAST_SCALE = 1e-4
 
 
@@ -20,9 +20,8 @@ def threshold_by_rate(values: ArrayLike, rate: float = DEFAULT_RATE) -> float:
 
     With at least :func:`fewest_images` normal images it is the (1 - rate) quantile at position (n + 1)(1 - rate) of the
     sorted values ("weibull" in :func:`numpy.quantile`), whose expected rate on new images is ``rate`` for any
-    distribution, up to the interpolation between two neighbours. Fewer images cannot show such a rate. There the
-    threshold is Student's one-sided prediction bound, which takes the values for normally distributed, or the largest
-    value if that is higher.
+    distribution, up to the interpolation between two neighbours. With fewer images the threshold is Student's one-sided
+    prediction bound, which assumes normally distributed values, or the largest value if that is higher.
 
     Args:
         values: Scores of n normal images, or peaks of their anomaly maps.
@@ -49,7 +48,7 @@ def threshold_by_rate(values: ArrayLike, rate: float = DEFAULT_RATE) -> float:
 
 
 def fewest_images(rate: float) -> int:
-    """Normal images from which a quantile for a rate can be read: 19 for 5 %."""
+    """Fewest normal images with a quantile for a rate: 19 for 5 %."""
     return math.ceil((1 - rate) / rate - 1e-9)
 
 
@@ -59,7 +58,7 @@ def share_interval(count: int, total: int, confidence: float = 0.95) -> tuple[fl
     Args:
         count: Number of cases.
         total: Number of trials.
-        confidence: Probability that the interval holds the true share, at least.
+        confidence: Smallest probability that the interval contains the true share, in (0, 1).
 
     Returns:
         Lower and upper end, in [0, 1]; (0, 1) without trials.
@@ -71,10 +70,10 @@ def share_interval(count: int, total: int, confidence: float = 0.95) -> tuple[fl
 
 
 def threshold_scale(threshold: float, normal: ArrayLike) -> float:
-    """Unit in which a calibrated score counts the distance from the threshold.
+    """Scale of the distance from the threshold in a calibrated score.
 
-    It is the distance from the threshold to the median of normal values. Where that is smaller than the spread of the
-    normal values (a threshold that does not separate) the spread takes its place, so that the unit is never zero.
+    It is the distance from the threshold to the median of normal values, or their standard deviation if that is larger
+    (a threshold that does not separate), so that it is never zero.
 
     Args:
         threshold: Threshold, in the unit of the values.
@@ -91,12 +90,12 @@ def threshold_scale(threshold: float, normal: ArrayLike) -> float:
 
 
 def check_rate(rate: float) -> float:
-    """The rate itself, if it is one.
+    """Check a false-alarm rate and return it.
 
     Raises:
-        ValueError: If it is not in (0, 1).
+        ValueError: If the rate is not in (0, 1).
     """
     if isinstance(rate, bool) or not isinstance(rate, (int, float, np.number)) or not 0 < rate < 1:
-        msg = f"false_alarm_rate must lie in (0, 1), got {rate!r}"
+        msg = f"false_alarm_rate must be in (0, 1), got {rate!r}"
         raise ValueError(msg)
     return float(rate)

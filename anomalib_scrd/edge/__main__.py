@@ -1,7 +1,7 @@
 """Command line: ``python -m anomalib_scrd.edge [run] MODEL IMAGES --output FOLDER``, and further commands.
 
-The first word names a command; without one it is ``run``. A command is a module with a function
-``main(words) -> exit status``, loaded only when it is asked for.
+The first word is the command; the default is ``run``. A command is a module with a function
+``main(words) -> exit status``, which is imported only when it is used.
 """
 
 __all__ = ["COMMANDS", "main"]
@@ -23,10 +23,10 @@ _HELP = """usage: python -m anomalib_scrd.edge [COMMAND] MODEL IMAGES --output F
 Scores images with an exported model, without torch and anomalib.
 
 commands, each with --help:
-  run      score a folder, or watch one (without a command it is this one)
-  report   score a folder, and write one HTML file about the export
-  gallery  score a folder, and write pages with its pictures by score
-  names    print the file of each hashed name"""
+  run      score a folder, or watch one (the default command)
+  report   score a folder, and write one HTML report about the export
+  gallery  score a folder, and write pages of its pictures, sorted by score
+  names    print the file that belongs to each hashed name"""
 _CANNOT_START, _CANNOT_WRITE = 2, 4
 
 
@@ -34,7 +34,7 @@ def main(words: list[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        words: Command line without the program's name, by default this process's.
+        words: Arguments of the command line; by default those of this process.
 
     Returns:
         Exit status, see :mod:`anomalib_scrd.edge.run`.

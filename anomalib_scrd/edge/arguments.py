@@ -1,4 +1,4 @@
-"""Command line that all commands which score share."""
+"""Arguments of all commands that score images."""
 
 __all__ = ["add_output_arguments", "add_run_arguments", "load_named_engine"]
 
@@ -19,30 +19,32 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", type=Path, help="exported model, .xml or .onnx")
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder of images, or one file")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder of results")
-    parser.add_argument("--threshold", type=_finite, help="score above which a picture is anomalous, else the model's")
     parser.add_argument(
-        "--on-error", choices=("stop", "skip"), help="at an unreadable file; by default stop, with --watch skip"
+        "--threshold", type=_finite, help="score above which a picture is anomalous; default: the model's"
     )
     parser.add_argument(
-        "--salt", type=Path, metavar="FILE", help="hash names of files and patients with this salt, made where missing"
+        "--on-error", choices=("stop", "skip"), help="for unreadable files; default: stop, with --watch skip"
     )
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="auto: by the file")
     parser.add_argument(
-        "--hint", choices=("throughput", "latency"), help="optimise for it; by default throughput, with --watch latency"
+        "--salt", type=Path, metavar="FILE", help="hash names of files and patients with this salt; created if missing"
     )
-    parser.add_argument("--precision", choices=("f32", "bf16", "f16"), default="f32", help="of OpenVINO")
-    parser.add_argument("--device", default="CPU", help="of OpenVINO")
-    parser.add_argument("--threads", type=_positive, help="by default one per core")
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto", help="auto (default): by the file")
+    parser.add_argument(
+        "--hint", choices=("throughput", "latency"), help="goal; default: throughput, with --watch latency"
+    )
+    parser.add_argument("--precision", choices=("f32", "bf16", "f16"), default="f32", help="of OpenVINO; default: f32")
+    parser.add_argument("--device", default="CPU", help="OpenVINO's device; default: CPU")
+    parser.add_argument("--threads", type=_positive, help="number of threads; default: one per core")
     parser.add_argument("--quiet", action="store_true", help="report failures only")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for files beside the scores.
+    """Add the arguments for maps and overlays.
 
     Args:
         parser: The parser of a command.
     """
-    parser.add_argument("--maps", choices=MAP_KINDS, help="also write anomaly maps, float32, in the size of the files")
+    parser.add_argument("--maps", choices=MAP_KINDS, help="also write anomaly maps, float32, at the size of the files")
     parser.add_argument("--overlays", action="store_true", help="also write pictures with their maps, as JPEG")
 
 
@@ -50,9 +52,9 @@ def load_named_engine(arguments: argparse.Namespace, hint: Hint, *, maps: bool) 
     """Load the engine that a command line names.
 
     Args:
-        arguments: Of :func:`add_run_arguments`.
-        hint: Where the command line has none.
-        maps: Whether anomaly maps are wanted.
+        arguments: Parsed arguments of :func:`add_run_arguments`.
+        hint: Hint to use if the command line has none.
+        maps: Whether anomaly maps are needed.
 
     Returns:
         The engine.

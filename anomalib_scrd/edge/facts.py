@@ -16,18 +16,18 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The document's parts that inference and report use; empty where a file has none.
+    """The parts of the document that inference and report use; empty if a file has none.
 
     Args:
         version: Version of the project that wrote the file, "" if unknown.
         size: (height, width) to which the model's training resized images, None if unknown.
         resized_before: Whether images that were resized to ``size`` beforehand, with anti-aliasing, get the training's
-            scores and a map of the whole image; False if the graph crops. None if unknown.
-        window: How files become inputs, see ``Preparation.from_dict`` of :mod:`anomalib_scrd.imaging`; None for plain
+            scores and a map of the complete image; False if the graph crops. None if unknown.
+        window: Preparation of the files, see ``Preparation.from_dict`` of :mod:`anomalib_scrd.imaging`; None for plain
             8-bit images.
         image_threshold: Score above which an image is anomalous, None if the model writes raw scores.
         pixel_threshold: The same for the map.
-        false_alarm_rate: Share of normal images that the threshold was meant to call anomalous, None if unknown.
+        false_alarm_rate: Requested share of normal images above the threshold, in (0, 1), None if unknown.
         arguments: Arguments of the model's class.
         training: Facts of the training: images, steps, hashes.
     """
@@ -47,14 +47,14 @@ class ModelFacts:
         """Read a document.
 
         Args:
-            text: The JSON text, None where the file has no such entry.
+            text: The JSON text, None if the file has no such entry.
             path: The exported file, for messages.
 
         Returns:
             The facts.
 
         Raises:
-            ValueError: If the text is no document of this format.
+            ValueError: If the text is not a document of this format.
         """
         if text is None:
             return cls()
@@ -62,7 +62,7 @@ class ModelFacts:
             document = json.loads(text)
             version = document["format"]
         except (ValueError, KeyError, TypeError, RecursionError):
-            msg = f"the metadata {KEY!r} of {str(path)!r} is damaged: it is no JSON document with a format"
+            msg = f"the metadata {KEY!r} of {str(path)!r} is damaged: it is not a JSON document with a format"
             raise ValueError(msg) from None
         if version != _FORMAT:
             msg = f"{str(path)!r} has metadata of format {version!r}; this version reads {_FORMAT}"

@@ -1,4 +1,4 @@
-"""Maps and overlays as files: each appears under its name only when it is whole."""
+"""Files of maps and overlays: each appears under its name only when it is complete."""
 
 __all__ = ["MAP_KINDS", "read_map", "write_map", "write_overlay"]
 
@@ -21,10 +21,10 @@ def write_map(path: Path, partial: Path, anomaly_map: np.ndarray, orientation: O
     """Write an anomaly map: a TIFF file of float32, or an NPZ file with ``anomaly_map``.
 
     Args:
-        path: The file; its suffix is the kind.
-        partial: Where it is written first.
+        path: The file; its suffix, .tiff or .npz, is the format.
+        partial: Temporary path in the same file system.
         anomaly_map: (H, W) float32 in the file's order of rows and columns.
-        orientation: How it is to be shown, for TIFF's tag.
+        orientation: Orientation for display, for TIFF's tag.
 
     Raises:
         OSError: If it cannot be written.
@@ -41,7 +41,7 @@ def read_map(path: Path) -> np.ndarray:
     """Read a map.
 
     Args:
-        path: A file of :func:`write_map`.
+        path: A file written by :func:`write_map`.
 
     Returns:
         (H, W) float32 in the file's order of rows and columns.
@@ -54,17 +54,17 @@ def read_map(path: Path) -> np.ndarray:
             return np.asarray(arrays["anomaly_map"], np.float32)
     with Image.open(path) as picture:
         orientation = from_exif(picture.getexif().get(_ORIENTATION, 1))
-        return np.asarray(orientation.undo(np.asarray(picture, np.float32)))  # Pillow has turned it
+        return np.asarray(orientation.undo(np.asarray(picture, np.float32)))  # Pillow applies the orientation
 
 
 def write_overlay(path: Path, partial: Path, overlay: np.ndarray, orientation: Orientation) -> None:
-    """Write a picture with its map as JPEG, whose EXIF tag lets every viewer show it upright.
+    """Write a picture with its map as JPEG, with an EXIF tag for its orientation.
 
     Args:
         path: The file.
-        partial: Where it is written first.
+        partial: Temporary path in the same file system.
         overlay: (H, W, 3) uint8 in the file's order of rows and columns.
-        orientation: How it is to be shown.
+        orientation: Orientation for display, for the EXIF tag.
 
     Raises:
         OSError: If it cannot be written.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from anomalib_scrd.edge.records import Record
 
 GROUPS = ("patient", "volume")
-"""Fields of a record that groups pictures."""
+"""Fields of a record by which pictures are grouped."""
 
 _TOP = 3
 
@@ -23,7 +23,7 @@ class Group(NamedTuple):
     Attributes:
         name: Pseudonym, or the file of a volume.
         pictures: Number of its pictures.
-        score: Mean of its three highest scores, of all of them where there are fewer.
+        score: Mean of its three highest scores, or of all if there are fewer.
     """
 
     name: str
@@ -34,15 +34,15 @@ class Group(NamedTuple):
 def grouped_scores(files: Iterable[Iterable[Record]], by: str) -> list[Group]:
     """Score patients or volumes by the mean of the three highest scores of their pictures.
 
-    A lesion appears in a few slices: the mean over all slices would dilute it, and the single highest score is
-    noisiest. ``anomalib_scrd.data.patient_scores`` scores them in the same way.
+    A lesion appears in a few slices: the mean over all slices would dilute it, and the single highest score is noisy.
+    ``anomalib_scrd.data.patient_scores`` does the same.
 
     Args:
-        files: Records file by file; of a file that occurs twice the later records count.
+        files: Records file by file; if a file occurs twice, its later records are used.
         by: ``patient`` or ``volume``.
 
     Returns:
-        The highest score first; pictures without a patient or volume belong to none.
+        Groups, the highest score first; pictures without a patient or volume are left out.
     """
     latest: dict[str, dict[str, tuple[int, list[float]]]] = {}
     for file in files:
@@ -68,13 +68,13 @@ def write_groups(groups: Iterable[Group], path: Path, by: str, threshold: float 
     """Write a table of patients or volumes.
 
     Args:
-        groups: Of :func:`grouped_scores`.
+        groups: Groups of :func:`grouped_scores`.
         path: CSV file with the columns ``by``, pictures, score, anomalous.
         by: ``patient`` or ``volume``.
         threshold: Score above which a picture, and a group, is anomalous; None for none.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -85,12 +85,12 @@ def write_groups(groups: Iterable[Group], path: Path, by: str, threshold: float 
 
 
 def several(groups: Iterable[Group]) -> bool:
-    """Whether a group has more than one picture: otherwise their scores are those of the pictures."""
+    """Whether a group has more than one picture; otherwise group scores equal picture scores."""
     return any(group.pictures > 1 for group in groups)
 
 
 def labels_of(records: Iterable[Record], labels: Iterable[bool | None], by: str) -> Mapping[str, bool | None]:
-    """Truth of patients or volumes: anomalous if a picture is, unknown if that of a picture is.
+    """Truth of patients or volumes: anomalous if a picture is, else unknown if that of a picture is.
 
     Args:
         records: Pictures.
@@ -98,7 +98,7 @@ def labels_of(records: Iterable[Record], labels: Iterable[bool | None], by: str)
         by: ``patient`` or ``volume``.
 
     Returns:
-        By name.
+        Truth by name.
     """
     truth: dict[str, bool | None] = {}
     for record, label in zip(records, labels, strict=True):

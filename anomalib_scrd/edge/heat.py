@@ -1,4 +1,4 @@
-"""Maps in colour, scaled so that the threshold has a fixed colour."""
+"""Coloured maps, scaled so that the threshold has a fixed colour."""
 
 __all__ = ["coloured", "heat", "opacities", "outline", "overlaid", "regions"]
 
@@ -30,16 +30,16 @@ def heat(anomaly_map: np.ndarray, threshold: float = 0.5) -> np.ndarray:
 
     Args:
         anomaly_map: (H, W).
-        threshold: In units of the map, above 0.
+        threshold: Threshold of the map, above 0.
 
     Returns:
-        (H, W) float32 in [0, 1]: half of the map over the threshold, cut at twice it.
+        (H, W) float32 in [0, 1]: map / (2 * threshold), clipped at 1.
     """
     return np.clip(np.asarray(anomaly_map, np.float32) / np.float32(2 * threshold), 0, 1)
 
 
 def coloured(strength: np.ndarray) -> np.ndarray:
-    """Colours from black over red to light yellow.
+    """Map strengths to colours from black over red to light yellow.
 
     Args:
         strength: (H, W) in [0, 1].
@@ -61,21 +61,21 @@ def opacities(strength: np.ndarray) -> np.ndarray:
         strength: (H, W) in [0, 1].
 
     Returns:
-        (H, W) in [0, 0.75]: nothing up to three quarters of the threshold, then growing evenly.
+        (H, W) in [0, 0.75]: 0 up to three quarters of the threshold, then linear.
     """
     return _OPAQUE * np.clip((strength - _FAINT) / (1 - _FAINT), 0, 1)
 
 
 def outline(region: np.ndarray) -> np.ndarray:
-    """Border of a region, inside it.
+    """Border of a region, as pixels of the region.
 
     Args:
         region: (H, W) bool.
 
     Returns:
-        (H, W) bool: pixels of the region with a neighbour, above, below, left or right, that is outside.
+        (H, W) bool: pixels of the region with a neighbour above, below, left or right outside of it.
     """
-    padded = np.pad(region, 1, constant_values=True)  # the rim of the picture is no border
+    padded = np.pad(region, 1, constant_values=True)  # the edge of the picture is not a border
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return region & ~inner
 
@@ -86,11 +86,11 @@ def regions(anomaly_map: np.ndarray, threshold: float, anomalous: bool | None) -
     Args:
         anomaly_map: (H, W).
         threshold: Of the map.
-        anomalous: Label of the picture; None without a decision.
+        anomalous: Label of the picture; None without a threshold.
 
     Returns:
         (H, W) bool: pixels above the threshold. Empty for a normal picture; for an anomalous one without such pixels,
-        those of at least nine tenths of the map's highest value.
+        those of at least 0.9 of the map's highest value.
     """
     values = np.asarray(anomaly_map)
     peak = values.max()
@@ -102,7 +102,7 @@ def regions(anomaly_map: np.ndarray, threshold: float, anomalous: bool | None) -
 def overlaid(
     image: np.ndarray, anomaly_map: np.ndarray, threshold: float = 0.5, anomalous: bool | None = None
 ) -> np.ndarray:
-    """Lay a map over its picture: faint where it is low, an outline around the anomalous regions.
+    """Blend a map over its picture: transparent where it is low, with an outline around the anomalous regions.
 
     Args:
         image: (H, W) or (H, W, 3) in [0, 1].

@@ -1,4 +1,4 @@
-"""Identity of a folder of results: results of two models, or of two settings, are never mixed in one folder."""
+"""Identity of a folder of results, so that results of two models or settings are never mixed in one folder."""
 
 __all__ = ["identity_of"]
 
@@ -16,7 +16,7 @@ def identity_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Collect the model and the settings that determine the scores.
 
     Args:
-        arguments: Of a command that scores.
+        arguments: Parsed arguments of a command that scores.
 
     Returns:
         Plain values for JSON.
@@ -33,7 +33,7 @@ def identity_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _hash(model: Path) -> str:
-    """SHA-256 over the model's file and the one with its weights."""
+    """SHA-256 of the model's file and the file with its weights."""
     digest = hashlib.sha256()
     for path in (model, model.with_suffix(".bin") if model.suffix == ".xml" else model.with_name(f"{model.name}.data")):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Results on disk: complete lines are appended, and a run resumes after it was killed."""
+"""Results on disk: complete lines are appended, so that a killed run can resume."""
 
 __all__ = ["Journal", "read_records", "recorded"]
 
@@ -44,14 +44,14 @@ def recorded(folder: Path) -> Iterator[list[Record]]:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """All records of a folder of results, those of a file that was scored twice only once.
+    """All records of a folder of results; of a file that was scored twice, only the latest.
 
     Args:
         folder: The folder of results.
 
     Returns:
         Records, one per picture and per file that could not be read, in the order in which the files were first
-        written; the latest counts.
+        written.
     """
     latest: dict[str, list[Record]] = {}
     for group in recorded(folder):
@@ -63,18 +63,19 @@ class Journal:
     """The folder of results of one model, open for appending by one process.
 
     Args:
-        folder: The folder; made where it is missing.
+        folder: The folder; created if missing.
         identity: The model's hash and the settings, equal for all results in it. Plain values for JSON.
-        maps: Kind of the maps that a scored picture must have, None for none; a picture without it is scored again.
+        maps: Format of the maps that a scored picture must have, None for none; a picture without such a map is scored
+            again.
         overlays: The same for overlays.
 
     Attributes:
-        grouped: Whether a picture in it belongs to a patient or a volume.
+        grouped: Whether any picture belongs to a patient or a volume.
 
     Raises:
-        ValueError: If the folder holds results of another model or with other settings, something else, or another
-            process writes into it.
-        OSError: If it cannot be written.
+        ValueError: If the folder has results of another model or other settings, or other content, or another process
+            writes to it.
+        OSError: If a file cannot be written.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Journal:
         self._table = self._rebuild()
 
     def _rebuild(self) -> FileIO:
-        """Read the finished files, and rewrite the table from them: a killed process may have lost a row."""
+        """Read the finished records, and rewrite the table from them: a killed process may have lost a row."""
         partial = self.folder / _PARTIAL / TABLE
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
             table.write(",".join(COLUMNS) + "\n")
@@ -120,19 +121,19 @@ class Journal:
         return has_map and (not self._overlays or record.overlay is not None)
 
     def done(self, path: str, signature: Signature) -> bool | None:
-        """Whether a file is finished.
+        """Whether a file has all its results.
 
         Args:
-            path: Its name in the results.
-            signature: Its size and time.
+            path: The file's name in the results.
+            signature: The file's size and time.
 
         Returns:
-            None if it has no results or could not be read; otherwise whether a picture of it is anomalous.
+            None if it has no results or could not be read; otherwise whether one of its pictures is anomalous.
         """
         return self._done.get(_key(path, signature))
 
     def append(self, group: Sequence[Record]) -> None:
-        """Append the records of one file at once; a failure that is recorded already is not repeated.
+        """Append the records of one file at once; a failure that is already recorded is not repeated.
 
         Args:
             group: All records of the file.
@@ -149,7 +150,7 @@ class Journal:
         self._remember(group)
 
     def partial(self, name: str) -> Path:
-        """Path for a file while it is being written, on the same file system.
+        """Temporary path for a file while it is written, on the same file system.
 
         Args:
             name: Unique name of the file.
@@ -160,7 +161,7 @@ class Journal:
         return self.folder / _PARTIAL / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def close(self) -> None:
-        """Flush everything to the disk and release the lock."""
+        """Flush the files to the disk and release the lock."""
         for file in (self._scores, self._table):
             os.fsync(file.fileno())
             file.close()
@@ -168,7 +169,7 @@ class Journal:
 
 
 def _key(path: str, signature: Signature) -> bytes:
-    """A short hash of a path, since millions of them are kept."""
+    """A short hash of a path, because millions of them may be kept in memory."""
     text = f"{signature.size} {signature.mtime_ns} {path}"
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=10).digest()
 
@@ -191,12 +192,12 @@ def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
     different = sorted(key for key in identity.keys() | known.keys() if identity.get(key) != known.get(key))
     if different:
         parts = ", ".join(f"{key} {known.get(key)!r} and now {identity.get(key)!r}" for key in different)
-        msg = f"--output {str(folder)!r} holds results with {parts}: give another folder"
+        msg = f"--output {str(folder)!r} has results with {parts}: give another folder"
         raise ValueError(msg)
 
 
 def _follows(record: Record, last: Record) -> bool:
-    """Whether two records are of the same version of a file and of the same pass over it."""
+    """Whether two records belong to the same version of a file and the same pass over it."""
     same = (record.path, record.signature) == (last.path, last.signature)
     return same and record.error is None and record.picture > last.picture
 
@@ -211,7 +212,7 @@ def _lock(file: FileIO, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        msg = f"another process writes into --output {str(folder)!r}"
+        msg = f"another process writes to --output {str(folder)!r}"
         raise ValueError(msg) from None
 
 
@@ -226,5 +227,5 @@ def _end_line(file: FileIO, path: Path) -> None:
 
 def _append(file: FileIO, text: str) -> None:
     data = text.encode("utf-8", "surrogateescape")
-    while data:  # a full disk takes a part first and fails at the rest
+    while data:  # a full disk may accept only a part
         data = data[file.write(data) :]

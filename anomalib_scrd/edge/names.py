@@ -1,4 +1,4 @@
-"""Names of files and patients in what is written: relative paths, or pseudonyms with a salt that the user keeps."""
+"""Names of files and patients in outputs: relative paths, or pseudonyms with a salt that the user keeps."""
 
 __all__ = ["Names"]
 
@@ -9,7 +9,7 @@ from anomalib_scrd.imaging import PictureInfo, Pseudonyms
 
 
 class Names:
-    """Turns relative paths into the names that outputs and messages use.
+    """Maps relative paths to the names in outputs and messages.
 
     Args:
         salt_file: See :class:`anomalib_scrd.imaging.Pseudonyms`; None keeps the paths.
@@ -23,7 +23,7 @@ class Names:
 
     @property
     def check(self) -> str:
-        """Hash that distinguishes salts without revealing them; "" without one."""
+        """Hash that distinguishes salts without revealing them; "" without a salt."""
         return "" if self._pseudonyms is None else self._pseudonyms.of("anomalib_scrd")
 
     def __call__(self, relative: PurePosixPath) -> str:
@@ -37,10 +37,10 @@ class Names:
         """
         if self._pseudonyms is None:
             return str(relative)
-        return self._pseudonyms.of(os.fsencode(str(relative)).hex())  # any bytes may be in a name
+        return self._pseudonyms.of(os.fsencode(str(relative)).hex())  # a name may have any bytes
 
     def patient(self, info: PictureInfo) -> str | None:
-        """Name a picture's patient.
+        """Name of a picture's patient.
 
         Args:
             info: The picture.
@@ -58,7 +58,7 @@ class Names:
             name: Name of its file.
 
         Returns:
-            The file's name where it holds several pictures, otherwise a pseudonym of its series; None without one.
+            The file's name if it has several pictures, otherwise the pseudonym of its series; None without one.
         """
         if info.count > 1:
             return name

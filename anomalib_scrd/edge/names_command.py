@@ -1,4 +1,4 @@
-"""The command ``names``: prints the file of a hashed name, for users who have the salt."""
+"""The command ``names``: prints the hashed name and the path of each file, for users with the salt."""
 
 __all__ = ["main"]
 
@@ -13,13 +13,13 @@ def main(words: list[str]) -> int:
     """Run the command.
 
     Args:
-        words: Command line behind the command's name.
+        words: Arguments after the command's name.
 
     Returns:
         Exit status.
 
     Raises:
-        ValueError: If there is no such salt.
+        ValueError: If there is no such salt file.
         FileNotFoundError: If there are no such images.
     """
     parser = argparse.ArgumentParser(

@@ -47,12 +47,14 @@ class ONNXEngine:
 
     Args:
         path: The .onnx file.
-        hint: ``throughput``: as many requests at once as threads, one thread each; ``latency``: one with all of them.
-        threads: Threads.
-        maps: Whether anomaly maps are wanted.
+        hint: ``throughput``: as many requests at once as threads, one thread each; ``latency``: one request with all
+            threads.
+        threads: Number of threads.
+        maps: Whether anomaly maps are needed.
 
     Raises:
-        ValueError: If ONNX Runtime is missing or refuses the file, or the file wants a batch of more than one.
+        ValueError: If ONNX Runtime is missing or refuses the file, or the file has a fixed batch of more than one
+            image.
     """
 
     def __init__(self, path: Path, *, hint: Hint, threads: int, maps: bool) -> None:
@@ -73,7 +75,7 @@ class ONNXEngine:
             names = {output.name for output in self._session.get_outputs()}
             entries = self._session.get_inputs()
             shapes = [entry.shape for entry in entries]
-        except Exception as error:  # noqa: BLE001 - of many kinds, without a common one; of a name that is no text too
+        except Exception as error:  # noqa: BLE001 - many types without a common base, also for names that are not text
             msg = f"ONNX Runtime cannot load {str(path)!r}: {str(error).strip().splitlines()[0]}"
             raise ValueError(msg) from None
         self.facts = ModelFacts.read(metadata, path)
@@ -105,7 +107,7 @@ class ONNXEngine:
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
         try:
             return self._session.run(self.outputs, {self._input: images})
-        except Exception as error:  # noqa: BLE001 - of many kinds, without a common one
+        except Exception as error:  # noqa: BLE001 - many types without a common base
             msg = f"ONNX Runtime cannot run {str(self._path)!r}: {str(error).strip().splitlines()[0]}"
             raise ValueError(msg) from None
 

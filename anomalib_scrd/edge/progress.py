@@ -1,4 +1,4 @@
-"""Progress of a run: one line that is overwritten on a terminal, an occasional line elsewhere."""
+"""Progress of a run: one line that is overwritten on a terminal, a line every 10 seconds elsewhere."""
 
 __all__ = ["Progress"]
 
@@ -13,7 +13,7 @@ class Progress:
     """Counts pictures and reports progress on the standard error stream.
 
     Args:
-        count: Counts all files, in a thread of its own; None if there is no end, as for a watched folder.
+        count: Counts all files, in a separate thread; None without an end, as for a watched folder.
         quiet: Whether only failures are reported.
         stream: Output; None for the standard error stream.
     """
@@ -38,7 +38,7 @@ class Progress:
 
         Args:
             scored: Pictures of it that were scored.
-            skipped: 1 if it had its results already.
+            skipped: 1 if it already had results.
             bad: 1 if it could not be read.
         """
         self.files += 1

@@ -31,14 +31,14 @@ class Record:
         pictures: Number of pictures of the file that are scored.
         score: The model's score; None for a file that could not be read.
         anomalous: Whether it is above the threshold; None without one.
-        height: Rows of the picture as the file has them.
+        height: Rows of the picture in the file.
         width: Columns.
         size: Bytes of the file.
         mtime_ns: Time of its last change.
-        map: Anomaly map, relative to the folder of results; None if none was asked for.
-        overlay: Picture with the map, likewise.
-        patient: Pseudonym of the patient, None without a salt or where the file names none.
-        volume: Name shared by the pictures of one volume: the file's name if a file holds several pictures, otherwise,
+        map: Path of the anomaly map, relative to the folder of results; None if none was requested.
+        overlay: Path of the picture with the map, likewise.
+        patient: Pseudonym of the patient, None without a salt or an identifier in the file.
+        volume: Name shared by the pictures of one volume: the file's name if a file has several pictures, otherwise,
             with a salt, the pseudonym of its DICOM series; None for a single picture.
         error: Why the file could not be read, None if it could.
     """
@@ -64,8 +64,8 @@ class Record:
         return Signature(self.size, self.mtime_ns)
 
     def to_json(self) -> str:
-        """One line of JSON with its end; entries that are None are left out."""
-        # Not by asdict, which copies every value deeply and takes as long as reading a small image.
+        """One line of JSON with a line end; entries that are None are left out."""
+        # Not asdict, whose deep copies take as long as reading a small image.
         return json.dumps({key: value for key in _FIELDS if (value := getattr(self, key)) is not None}) + "\n"
 
     @classmethod
@@ -73,10 +73,10 @@ class Record:
         """Read a line.
 
         Args:
-            line: Of a file of results.
+            line: Line of a file of results.
 
         Returns:
-            The record; None for a line that was cut, as the last one of a killed process may be.
+            The record; None for an incomplete line, which a killed process may leave.
         """
         try:
             document: dict[str, Any] = json.loads(line)
@@ -85,7 +85,7 @@ class Record:
             return None
 
     def to_csv(self) -> str:
-        """One row of CSV with its end, in the order of ``COLUMNS``."""
+        """One row of CSV with a line end, in the order of ``COLUMNS``."""
         text = io.StringIO()
         row = ["" if (value := getattr(self, name)) is None else value for name in COLUMNS]
         csv.writer(text, lineterminator="\n").writerow(row)

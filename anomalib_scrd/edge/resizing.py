@@ -1,4 +1,4 @@
-"""Anti-aliased resizing without torch: Pillow's, which torchvision's ``antialias=True`` follows."""
+"""Anti-aliased resizing without torch, by Pillow, which torchvision's ``antialias=True`` reproduces."""
 
 __all__ = ["resize"]
 
@@ -16,7 +16,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         size: (height, width).
 
     Returns:
-        (height, width) or (height, width, C) float32; ``image`` itself where it has that size.
+        (height, width) or (height, width, C) float32; ``image`` itself if it has that size.
     """
     if image.shape[:2] == size:
         return image

@@ -1,4 +1,4 @@
-"""Sources of files: a folder that is walked while it is scored."""
+"""Sources of files: a folder is walked while it is scored."""
 
 __all__ = ["Source", "SourceFile", "walk"]
 
@@ -17,9 +17,9 @@ class SourceFile(NamedTuple):
     """A file that may hold pictures.
 
     Attributes:
-        path: Where it is.
-        relative: Its path below the folder of images; its name where one file was given.
-        signature: Its size and time when it was found.
+        path: Path of the file.
+        relative: Path below the folder of images; the file's name if one file was given.
+        signature: Size and time when the file was found.
     """
 
     path: Path
@@ -32,13 +32,13 @@ Source = Iterator[SourceFile | None]
 
 
 def walk(root: Path, exclude: Path | None = None) -> Iterator[SourceFile]:
-    """Walk a folder and its folders, sorted, without listing more than one of them at a time.
+    """Walk a folder recursively, sorted, listing one folder at a time.
 
-    The same files as :func:`anomalib_scrd.imaging.list_files`, in another order.
+    It yields the same files as :func:`anomalib_scrd.imaging.list_files`, in another order.
 
     Args:
-        root: A folder, or one file, which is taken whatever its name is.
-        exclude: A folder that is left out: that of the results, where it lies among the images.
+        root: A folder, or one file, which may have any name.
+        exclude: A folder that is left out: that of the results, which may be below the images.
 
     Yields:
         Files.
@@ -56,7 +56,7 @@ def walk(root: Path, exclude: Path | None = None) -> Iterator[SourceFile]:
 
 
 def signature(path: Path) -> Signature:
-    """Size and time of a file as it is now.
+    """Present size and time of a file.
 
     Args:
         path: The file.
@@ -65,7 +65,7 @@ def signature(path: Path) -> Signature:
         Its signature.
 
     Raises:
-        OSError: If it is gone.
+        OSError: If the file was removed.
     """
     status = path.stat()
     return Signature(status.st_size, status.st_mtime_ns)
@@ -97,7 +97,7 @@ def _walk(
     del found
     for path in folders:
         identity = _identity(path)
-        if identity not in above and (exclude is None or path.resolve() != exclude):  # a link may lead back up
+        if identity not in above and (exclude is None or path.resolve() != exclude):  # a link may point to a parent
             yield from _walk(path, relative / path.name, exclude, above | {identity})
 
 

@@ -1,4 +1,4 @@
-"""Stopping on a signal: after the first one pending work is finished, a second one stops at once."""
+"""Stopping on a signal: the first one lets pending work finish, the second one stops at once."""
 
 __all__ = ["Stop"]
 
@@ -8,10 +8,10 @@ from types import FrameType
 
 
 class Stop:
-    """Receives SIGINT and SIGTERM inside a ``with`` block.
+    """Handles SIGINT and SIGTERM in a ``with`` block.
 
     Attributes:
-        signal: The received signal, None if none was.
+        signal: The received signal, or None.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Stop:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Stop":  # noqa: PYI034 - typing has no Self in Python 3.10
-        """Receive signals from now on."""
+        """Install the handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._notice)
         return self
@@ -28,20 +28,20 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         """Restore the earlier handlers."""
         for number, before in self._before.items():
-            signal.signal(number, before)  # type: ignore[arg-type]  # what signal gave
+            signal.signal(number, before)  # type: ignore[arg-type]  # the earlier handler
 
     def __bool__(self) -> bool:
-        """Whether a signal came."""
+        """Whether a signal was received."""
         return self.signal is not None
 
     def wait(self, seconds: float) -> bool:
-        """Wait until a signal comes, or the time is over.
+        """Wait for a signal, at most for the given time.
 
         Args:
-            seconds: Longest time.
+            seconds: Longest time to wait.
 
         Returns:
-            Whether a signal came.
+            Whether a signal was received.
         """
         return self._event.wait(seconds)
 

@@ -1,4 +1,4 @@
-"""A watched folder: yields new files once each, when they are written completely."""
+"""A watched folder: yields each new file once, when it is complete."""
 
 __all__ = ["watch"]
 
@@ -14,7 +14,7 @@ SETTLE = 1.0
 """Seconds for which size and time of a file must be unchanged before it is read."""
 
 _INTERVAL = 0.25
-_REST = 4.0  # bounds the share of time that listing a large folder takes
+_REST = 4.0  # wait at least this multiple of the time of a listing
 
 
 def watch(
@@ -23,17 +23,17 @@ def watch(
     """List a folder repeatedly until a signal comes.
 
     A file that is written under an ignored name (hidden, or with another suffix) and renamed when it is complete can be
-    written at any speed; a file that is written in place must not pause for longer than ``settle``.
+    written at any speed; writing a file in place must not pause for longer than ``settle``.
 
     Args:
         root: The folder.
         exclude: A folder that is left out.
         stop: Ends the watch.
         settle: See ``SETTLE``.
-        interval: Seconds between two looks.
+        interval: Seconds between two listings.
 
     Yields:
-        Files, each once as long as it is not changed; None after each look.
+        Files, each once unless it changes; None after each listing.
     """
     given: dict[Path, Signature] = {}
     waiting: dict[Path, tuple[Signature, float]] = {}
@@ -58,7 +58,7 @@ def watch(
                     yield file
         except OSError:  # the folder is temporarily unavailable, for example a network share
             pass
-        # Removed files are forgotten, so that these grow with the folder and not with time.
+        # Drop removed files, so that the dictionaries do not grow with time.
         given = {path: kept for path, kept in given.items() if path in present}
         waiting = {path: kept for path, kept in waiting.items() if path in present}
         yield None

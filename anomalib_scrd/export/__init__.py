@@ -1,1 +1,1 @@
-"""Exports: additions to anomalib's own."""
+"""Exports to torch, ONNX and OpenVINO, as additions to anomalib's."""

@@ -1,4 +1,4 @@
-"""Files that belong together and appear under their names only when all are complete."""
+"""Groups of files that appear under their names only when all are complete."""
 
 __all__ = ["completed_files"]
 
@@ -17,21 +17,21 @@ _PROBE_BYTES = 2**20
 
 @contextmanager
 def completed_files(path: Path) -> Iterator[Path]:
-    """Write a file, and those that belong to it, under their final names only when all are complete.
+    """Write a file, and the files that it refers to, under their final names only when all are complete.
 
-    They are written into a hidden folder beside the final place, flushed to the disk and renamed. If this fails, an
-    earlier file keeps its name and content. The file itself is renamed last, when the files that it refers to are in
-    place. If there are such files, an earlier file of its name is removed first: otherwise a reader between the
-    renames, or after a kill at this moment, would combine it with weights that are not its own.
+    They are written to a hidden folder next to the final path, flushed to the disk and renamed. If this fails, an
+    earlier file is unchanged. The file itself is renamed last. If it refers to others, an earlier file of its name is
+    removed first: otherwise a reader between the renames, or after a kill at that moment, would combine it with wrong
+    weights.
 
     Args:
-        path: The file. Its folder is made if it does not exist.
+        path: The file; missing parent folders are created.
 
     Yields:
         The hidden folder; every file directly in it is moved, subfolders are dropped.
 
     Raises:
-        OSError: If the disk is full or fails; the message names ``path``. Other errors pass as they are.
+        OSError: If the disk is full or fails; the message names ``path``. Other errors are unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as name:
@@ -55,8 +55,8 @@ def completed_files(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Have the operating system write a file, or the names in a folder, to the disk."""
-    if os.name != "posix":  # Windows flushes no folders, and no files that are open for reading
+    """Flush a file, or the names in a folder, to the disk."""
+    if os.name != "posix":  # Windows cannot flush folders, or files opened for reading
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -66,9 +66,9 @@ def _flush(path: Path) -> None:
 
 
 def _disk_error(folder: Path) -> OSError | None:
-    """Error of a full or broken disk for a new file; None if a file can be written.
+    """Error of a new file on a full or broken disk; None if a file can be written.
 
-    torch's and OpenVINO's writers raise a RuntimeError that does not say why they failed.
+    torch and OpenVINO raise a RuntimeError without the reason.
     """
     try:
         with (folder / "probe").open("wb") as file:

@@ -1,11 +1,11 @@
-"""Pixels out of [0, 1], of 12 or 16 bits for example: an error in Python, NaN in an exported graph."""
+"""Pixels out of [0, 1], for example of 12 or 16 bits: an error in Python, NaN in an exported graph."""
 
 __all__ = ["check_range", "marked", "out_of_range"]
 
 import torch
 from anomalib.data import InferenceBatch
 
-# Resizing with other filters than the bilinear one overshoots [0, 1] a little.
+# Limits with a margin: resizing with filters other than bilinear overshoots [0, 1] a little.
 _LOWEST, _HIGHEST = -0.5, 1.5
 
 
@@ -29,7 +29,7 @@ def check_range(images: torch.Tensor) -> None:
         images: (B, C, H, W).
 
     Raises:
-        ValueError: If there are some.
+        ValueError: If an image has values below -0.5, above 1.5, or NaN.
     """
     if out_of_range(images).any():
         low, high = float(images.min()), float(images.max())
@@ -44,11 +44,11 @@ def marked(predictions: InferenceBatch, wrong: torch.Tensor) -> InferenceBatch:
     """Replace the scores and maps of images out of range by NaN, and their labels by anomalous.
 
     Args:
-        predictions: Of B images.
-        wrong: (B,) bool.
+        predictions: Predictions of B images.
+        wrong: (B,) bool, the images out of range.
 
     Returns:
-        The predictions, with NaN for the scores and maps of these images, and True for their labels.
+        The predictions; scores and maps of the marked images are NaN, their labels True.
     """
     label = predictions.pred_label
     return predictions._replace(

@@ -23,7 +23,7 @@ DOCUMENT = "anomalib_scrd"
 
 _FORMAT = 1
 _OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
-_RANGE = 255  # of the pixels that Model API hands over
+_RANGE = 255  # range of Model API's pixels
 _PROBES = ((61, 89), (89, 61))
 _ROUNDING = 1e-4
 
@@ -37,8 +37,8 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
 
     Returns:
         The document, of plain values. ``input.height`` and ``input.width`` are the size to which the graph resizes, or
-        ``fixed_size``. ``input.resized_before`` says whether images that were resized to it beforehand, with
-        anti-aliasing, get the same scores and a map of the whole image; False if the pre-processor crops.
+        ``fixed_size``. ``input.resized_before`` is True if images that were resized to it beforehand, with
+        anti-aliasing, get the same scores and a map of the complete image; False if the pre-processor crops.
     """
     post = model.post_processor
     transform = getattr(model.pre_processor, "transform", None)
@@ -71,7 +71,7 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
 
 
 def write_openvino_metadata(model: Any, document: Mapping[str, Any], *, any_size: bool) -> None:
-    """Put both parts into an OpenVINO model.
+    """Write both parts to an OpenVINO model.
 
     Args:
         model: ``openvino.Model``; changed in place.
@@ -84,12 +84,12 @@ def write_openvino_metadata(model: Any, document: Mapping[str, Any], *, any_size
 
 
 def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bool) -> None:
-    """Put both parts into an ONNX file.
+    """Write both parts to an ONNX file.
 
-    The exporter's notes on each node are taken out: they hold paths of the machine that made the file.
+    The exporter's notes on each node are removed: they contain paths of the exporting machine.
 
     Args:
-        path: The file; changed in place. Weights that lie in a file of their own stay there.
+        path: The file; changed in place. Weights in a separate file stay there.
         document: From :func:`description`.
         any_size: Whether the model takes images of any size.
     """
@@ -107,8 +107,8 @@ def write_onnx_metadata(path: Path, document: Mapping[str, Any], *, any_size: bo
 def _model_info(document: Mapping[str, Any], *, any_size: bool) -> dict[str, str]:
     """Configuration of Model API's ``AnomalyDetection``.
 
-    Model API recognises the model by its outputs, even without an entry. If it would score a file otherwise than the
-    training does, the entry is an unknown type, whose name explains the reason in Model API's error message.
+    Model API recognises the model by its outputs, even without an entry. If its scores would differ from the
+    training's, the entry is an unknown type, whose name gives the reason in Model API's error message.
     """
     if not any_size:
         return {"model_type": "none: the file takes images of one size, and Model API resizes without anti-aliasing"}
@@ -136,7 +136,7 @@ def _changes(transform: Any, size: tuple[int, int]) -> bool:
 
 
 def _may_be_resized_before(transform: Any, size: tuple[int, int]) -> bool:
-    """Whether a transform gives the same result for an image resized to a size beforehand, with anti-aliasing."""
+    """Whether a transform gives the same result for an image resized beforehand with anti-aliasing."""
     import torch
 
     if transform is None:

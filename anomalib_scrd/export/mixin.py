@@ -1,4 +1,4 @@
-"""Exports of the model: training's numbers, images of any size, metadata."""
+"""Exports of the model, with the training's scores, images of any size, and metadata."""
 
 __all__ = ["ModelExport"]
 
@@ -30,19 +30,19 @@ logger = logging.getLogger(__name__)
 
 _OPSET = 18
 _ANY_RANGE = "pixels_beyond_0_to_1"
-# Protocol buffers are limited to 2 GiB; the graph needs a few MiB beside the weights.
+# Protocol buffers are limited to 2 GiB; the graph needs a few MiB in addition to the weights.
 _ONE_FILE = 2**31 - 2**26
 
 
 class ModelExport(ModelMixin):
     """Additions of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` to anomalib's exports.
 
-    Images are resized in the graph, with anti-aliasing as in training, whatever their size. Files appear under their
-    names when they are complete, and carry :mod:`metadata <anomalib_scrd.export.metadata>`.
+    Images of any size are resized in the graph, with anti-aliasing as in training. Files appear under their names when
+    they are complete, and contain :mod:`metadata <anomalib_scrd.export.metadata>`.
 
     Attributes:
         training_facts: Facts of the training: ``images``, ``files_sha256``, ``steps``, and ``pixels_beyond_0_to_1`` if
-            there are some. Empty before the training.
+            there are such pixels. Empty before the training.
     """
 
     training_facts: Mapping[str, Any] = {}
@@ -58,10 +58,10 @@ class ModelExport(ModelMixin):
         Returns:
             ``pred_score`` (B, ...), ``anomaly_map`` (B, 1, h, w) at the size of the training and, with a
             post-processor, ``pred_label`` and ``pred_mask``. An exported graph gives NaN for the score and map of an
-            image whose pixels are far out of [0, 1], and calls it anomalous.
+            image with pixels below -0.5 or above 1.5, and labels it anomalous.
 
         Raises:
-            ValueError: If pixels are far out of [0, 1], and those of the training were not.
+            ValueError: If pixels are below -0.5 or above 1.5, and those of the training were not.
         """
         del args, kwargs
         exporting, limited = torch.compiler.is_compiling(), not self.training_facts.get(_ANY_RANGE)
@@ -80,7 +80,7 @@ class ModelExport(ModelMixin):
         return marked(predictions, out_of_range(batch)) if limited and exporting else predictions
 
     def note_range(self, images: torch.Tensor) -> None:
-        """Note whether the training has images out of [0, 1], from a custom reader: exports then accept them.
+        """Note whether the training has images out of [0, 1], from a custom reader; exports then accept them.
 
         Args:
             images: Some of them, (B, 3, H, W), before they are normalised.
@@ -91,8 +91,8 @@ class ModelExport(ModelMixin):
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export to a file for anomalib's ``TorchInferencer``; arguments as in ``ExportMixin.to_torch``.
 
-        The file holds a pickled module: reading it needs this package, and ``TRUST_REMOTE_CODE=1`` in the environment.
-        Predictions of the module that is read carry no gradients.
+        The file is a pickled module: loading it needs this package, and ``TRUST_REMOTE_CODE=1`` in the environment.
+        Predictions of the loaded module have no gradients.
 
         Raises:
             OSError: If the disk is full.
@@ -116,21 +116,21 @@ class ModelExport(ModelMixin):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,
     ) -> Path:
-        """Export to ONNX; arguments as in ``ExportMixin.to_onnx``, but for the two below.
+        """Export to ONNX; arguments as in ``ExportMixin.to_onnx``, except for the last two.
 
         Args:
-            export_root: Folder; the file lies in its ``weights/onnx``.
+            export_root: Folder; the file is written to its ``weights/onnx``.
             model_file_name: Name of the file without suffix.
-            input_size: (height, width) of the images, each at least the stride of the embedding. Needed where the
-                pre-processor does not bring all images to one size: the file then takes this size only. Not needed
-                otherwise: the file takes images of any size.
+            input_size: (height, width) of the images, each at least the stride of the embedding. Needed if the
+                pre-processor does not resize all images to one size; the file then takes this size only. Otherwise the
+                file takes images of any size.
             **kwargs: Arguments of ``torch.onnx.export``. ``dynamic_axes={}`` fixes the shape of the input: one image of
                 ``input_size``, or of the training's size without it. The weights are in the same file unless
                 ``external_data=True`` is given or they exceed 2 GiB.
 
         Raises:
-            ValueError: If ``input_size`` is needed and not given, the pre-processor makes images too small, or it
-                resizes otherwise than bilinearly.
+            ValueError: If ``input_size`` is needed and not given, the pre-processor makes images too small, or its
+                interpolation is not bilinear.
             OSError: If the disk is full.
         """
         size = self._fixed_size(input_size, kwargs)
@@ -158,18 +158,18 @@ class ModelExport(ModelMixin):
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
     ) -> Path:
-        """Export to OpenVINO; arguments as in ``ExportMixin.to_openvino``, but for those below.
+        """Export to OpenVINO; arguments as in ``ExportMixin.to_openvino``, except for those below.
 
         Args:
-            export_root: Folder; the files lie in its ``weights/openvino``.
+            export_root: Folder; the files are written to its ``weights/openvino``.
             model_file_name: Name of the files without suffix.
             input_size: See :meth:`to_onnx`.
             compression_type: ``FP16`` or ``INT8`` (weights), ``INT8_PTQ`` (also activations) or ``INT8_ACQ`` (the same,
                 as far as a metric allows); see :mod:`anomalib_scrd.export.quantisation`.
             datamodule: Images for ``INT8_PTQ`` and ``INT8_ACQ``; none of its test images is used.
-            metric: For ``INT8_ACQ``, higher is better; None takes the F1 score of images.
+            metric: For ``INT8_ACQ``, higher is better; None, the default, for the F1 score of images.
             task: Unused.
-            max_drop: Largest drop of the metric.
+            max_drop: Largest drop of the metric, in [0, 1]; default 0.01.
             ov_kwargs: Arguments of ``openvino.convert_model``.
             onnx_kwargs: Arguments of ``torch.onnx.export``.
 
@@ -177,14 +177,14 @@ class ModelExport(ModelMixin):
             The .xml file.
 
         Raises:
-            ValueError: As :meth:`to_onnx`; or a quantisation lacks images, or its arguments are out of range.
+            ValueError: As in :meth:`to_onnx`, or if a quantisation lacks images or its arguments are out of range.
             OSError: If the disk is full.
         """
         del task
         import openvino
 
         onnx_kwargs = dict(onnx_kwargs or {})
-        loaders = self._quantisation_images(compression_type, datamodule, max_drop)  # refused before the long work
+        loaders = self._quantisation_images(compression_type, datamodule, max_drop)  # errors before the long work
         size = self._fixed_size(input_size, onnx_kwargs)
         path = _path(export_root, ExportType.OPENVINO, f"{model_file_name}.xml")
         with completed_files(path) as folder:
@@ -204,12 +204,12 @@ class ModelExport(ModelMixin):
         return path
 
     def on_train_start(self) -> None:
-        """Note which images the training sees."""
+        """Note the images of the training."""
         super().on_train_start()
         self.training_facts = facts_of_images(self.trainer)
 
     def on_train_end(self) -> None:
-        """Note how many steps it took."""
+        """Note the number of steps of the training."""
         super().on_train_end()
         self.training_facts = {**self.training_facts, "steps": self.trainer.global_step}
 
@@ -217,7 +217,7 @@ class ModelExport(ModelMixin):
         """Keep the facts of the training, for exports."""
         super().on_save_checkpoint(checkpoint)
         facts = dict(self.training_facts)
-        if facts:  # another trainer, of a test, has made no step
+        if facts:  # the trainer of a test has no steps
             facts["steps"] = max(facts.get("steps", 0), checkpoint.get("global_step", 0))
         checkpoint[TRAINING_FACTS] = facts
 
@@ -229,26 +229,26 @@ class ModelExport(ModelMixin):
     def _quantisation_images(
         self, compression: CompressionType | None, datamodule: AnomalibDataModule | None, max_drop: float
     ) -> list[DataLoader]:
-        """Loaders of the images that a quantisation needs: none, normal ones, or these and labelled ones."""
+        """Loaders of the images for a quantisation: none, normal ones, or normal and labelled ones."""
         if compression not in {CompressionType.INT8_PTQ, CompressionType.INT8_ACQ}:
             return []
         if datamodule is None:
             msg = f"{compression.name} needs a datamodule with normal images (--data on the command line), got None"
             raise ValueError(msg)
         if not 0 <= max_drop <= 1:
-            msg = f"max_drop must lie in [0, 1], got {max_drop}"
+            msg = f"max_drop must be in [0, 1], got {max_drop}"
             raise ValueError(msg)
         images = calibration_images(datamodule, getattr(self, "held_out", None))
         return [images] if compression == CompressionType.INT8_PTQ else [images, labelled_images(datamodule)]
 
     @contextmanager
     def _labels_as_predicted(self) -> Iterator[None]:
-        """Leave labels and masks out of the graph where predictions have none, for lack of a threshold."""
+        """Leave labels and masks out of the graph if predictions have none because there is no threshold."""
         post: Any = self.post_processor
         if getattr(post, "has_thresholds", True) or not post.enable_thresholding:
             yield
             return
-        logger.warning("the model has no threshold: the exported file gives raw scores and maps, and no labels")
+        logger.warning("the model has no threshold: the exported file has raw scores and maps, and no labels")
         post.enable_thresholding = False
         try:
             yield
@@ -259,7 +259,7 @@ class ModelExport(ModelMixin):
         """Refuse a pre-processor that makes images too small, if the model's class does so."""
 
     def _fixed_size(self, input_size: tuple[int, int] | None, onnx_kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
-        """The only size of images that a file will take, or None for any; checks what can be checked before."""
+        """The only size of images for an exported file, or None for any size; checks arguments before the export."""
         transform = getattr(self.pre_processor, "transform", None)
         interpolation = unsupported(transform)
         if interpolation is not None:
@@ -273,12 +273,12 @@ class ModelExport(ModelMixin):
         if size is None and input_size is None:
             resizes = self.input_size is not None
             reason = (
-                "resizes to one number, which keeps the aspect ratio: the size at which the networks work differs from "
+                "resizes to one number, which keeps the aspect ratio: the size of the networks' input differs from "
                 "image to image"
                 if resizes
                 else "has no Resize"
             )
-            way_out = ", or train with Resize((height, width)), which makes a file for images of any size"
+            way_out = ", or train with Resize((height, width)), for a file that takes images of any size"
             msg = (
                 f"the pre-processor {reason}, and without one size the exporter cannot write a model: give input_size, "
                 f"(height, width), each at least {self.model.minimum_size}, for a file that takes images of this size "
@@ -290,7 +290,7 @@ class ModelExport(ModelMixin):
         if input_size is not None:
             logger.info(
                 "the exported model takes images of any size and resizes them to %d x %d, as the training did: "
-                "input_size %s changes nothing",
+                "input_size %s has no effect",
                 *size,
                 tuple(input_size),
             )
@@ -298,5 +298,5 @@ class ModelExport(ModelMixin):
 
 
 def _path(export_root: Path | str, kind: ExportType, name: str) -> Path:
-    """Where anomalib puts an exported file."""
+    """Path of an exported file, as in anomalib."""
     return Path(export_root) / "weights" / kind.value / name

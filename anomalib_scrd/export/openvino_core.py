@@ -1,4 +1,4 @@
-"""One core of OpenVINO for a process, also for libraries that make their own."""
+"""One OpenVINO core per process, also for libraries that create their own."""
 
 __all__ = ["one_core", "openvino_core"]
 
@@ -10,11 +10,11 @@ from typing import Any
 
 @cache
 def openvino_core() -> Any:
-    """OpenVINO's ``Core``, one for the whole process, which stays until it ends.
+    """OpenVINO's ``Core``, one for the process, kept until it ends.
 
-    Each further core would give the thread another signal stack (OpenVINO 2026.4, CPU plugin) and restore the previous
-    one at its end. Cores that end in the order in which they were created leave a freed stack behind, and the next
-    signal, for example of a child process that ends, kills the process without a message.
+    Each further core sets another signal stack of the thread (OpenVINO 2026.4, CPU plugin) and restores the previous
+    one when it is deleted. Cores that are deleted in the order of their creation leave a freed stack, and the next
+    signal, for example of an ending child process, kills the process without a message.
     """
     import openvino
 
@@ -25,7 +25,7 @@ def openvino_core() -> Any:
 def one_core() -> Iterator[None]:
     """Return :func:`openvino_core` to callers that create a core without a configuration.
 
-    NNCF makes cores of its own, some through ``openvino.compile_model``, and drops them in any order.
+    NNCF creates its own cores, some through ``openvino.compile_model``, and deletes them in any order.
     """
     import openvino
     from openvino import _ov_api

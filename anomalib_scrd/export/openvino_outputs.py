@@ -1,4 +1,4 @@
-"""Names in an OpenVINO model that its users can rely on."""
+"""Stable names of the outputs of an OpenVINO model."""
 
 __all__ = ["keep_names_of_outputs"]
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def keep_names_of_outputs(model: Any, outputs: Collection[str]) -> None:
-    """Take the names of all tensors but inputs and outputs out of an OpenVINO model.
+    """Remove the names of all tensors other than inputs and outputs from an OpenVINO model.
 
-    Where the size of the input is fixed, batch included, OpenVINO drops the last operation of the post-processing when
-    it compiles the model, and the output carries the names of the tensors before it as well as its own. anomalib's
-    ``OpenVINOInferencer`` takes any one of them, another in each process.
+    If the input's shape is fixed, batch included, OpenVINO drops the last operation of the post-processing when it
+    compiles the model, and the output has the names of the tensors before it in addition to its own. anomalib's
+    ``OpenVINOInferencer`` takes any of them, which differs between processes.
 
     Args:
         model: ``openvino.Model``; changed in place.

@@ -1,8 +1,8 @@
-"""INT8 export: the networks are quantised; preparation of the input and comparison of features are not.
+"""INT8 export: the networks are quantised, preparation of the input and comparison of features are not.
 
-anomalib quantises the whole graph. The product of two squared norms under the root of the cosine then has 256 steps,
-most positions round to zero, and every image gets the same map and score. The map cannot be quantised either: its
-range is calibrated on mostly normal images, and anomalies would be clipped.
+anomalib quantises the complete graph. The product of two squared norms under the root of the cosine then has 256 steps,
+most positions round to zero, and every image gets the same map and score. The map cannot be quantised either: its range
+is calibrated on mostly normal images, and anomalies would be clipped.
 """
 
 __all__ = [
@@ -28,7 +28,7 @@ _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
 
 def comparison_nodes(model: Any) -> list[str]:
-    """Names of the nodes behind the networks that stay in floating point: the cosine and everything computed from it.
+    """Names of the nodes after the networks that stay in floating point: the cosine and all nodes after it.
 
     These are the nodes after sums over channels, and the products that are summed. If a backbone has such sums, its
     later layers stay in floating point too, which costs speed but no accuracy.
@@ -40,14 +40,14 @@ def comparison_nodes(model: Any) -> list[str]:
         Names, sorted.
 
     Raises:
-        ValueError: If the model has no such sums: it would be quantised as a whole.
+        ValueError: If the model has no such sums: it would be quantised completely.
     """
     networks = _behind(_convolutions(model), lambda _: True)
     sums = [node for node in model.get_ops() if _is_sum(node) and node.get_friendly_name() in networks]
     if not sums:
         msg = (
-            "the model has no sums over channels behind its convolutions, by which the comparison of teacher and "
-            "student is found: it would be quantised as a whole, and its scores would be wrong"
+            "the model has no sums over channels after its convolutions, by which the comparison of teacher and "
+            "student is found: it would be quantised completely, and its scores would be wrong"
         )
         raise ValueError(msg)
     products = [node.input_value(0).get_node() for node in sums]
@@ -57,7 +57,7 @@ def comparison_nodes(model: Any) -> list[str]:
 def preparation_nodes(model: Any) -> list[str]:
     """Names of the nodes before the first convolutions: resize and normalisation of the images.
 
-    Nodes that also lie behind convolutions (the check of the images' range) are not among them.
+    Nodes that are also after convolutions (the check of the images' range) are not included.
 
     Args:
         model: ``openvino.Model``.
@@ -92,7 +92,7 @@ def quantise(model: Any, images: DataLoader) -> Any:
 
     Args:
         model: ``openvino.Model``, for one image or for any number.
-        images: Normal images that calibrate the ranges of activations, one a batch.
+        images: Normal images for the ranges of activations, in batches of one.
 
     Returns:
         The quantised model.
@@ -113,16 +113,16 @@ def quantise_with_accuracy_control(
     metric: Metric | None,
     max_drop: float,
 ) -> Any:
-    """Quantisation that takes operations back until a metric is near enough to the original's (``INT8_ACQ``).
+    """Quantisation that reverts operations until a metric drops by at most ``max_drop`` (``INT8_ACQ``).
 
-    anomalib's own version selects by the test images and never resets the metric, so that it compares the mean over all
+    anomalib's own version selects on the test images and never resets the metric, so that it compares the mean of all
     trials so far.
 
     Args:
         model: ``openvino.Model``, for one image or for any number.
         images: As for :func:`quantise`.
-        labelled: Validation images that are scored, one a batch.
-        metric: An anomalib metric, higher is better; None takes the F1 score of images.
+        labelled: Validation images for the metric, in batches of one.
+        metric: An anomalib metric, higher is better; None for the F1 score of images.
         max_drop: Largest drop of the metric, in [0, 1].
 
     Returns:
@@ -176,7 +176,7 @@ def _ignored(model: Any) -> Any:
 
 
 def _fitting(images: Any, model: Any) -> torch.Tensor:
-    """Images, (B, 3, H, W), at the size of the model's input where that is fixed."""
+    """Images, (B, 3, H, W), resized to the model's input if its size is fixed."""
     height, width = (model.input(0).partial_shape[axis] for axis in (2, 3))
     if height.is_dynamic or width.is_dynamic:
         return images

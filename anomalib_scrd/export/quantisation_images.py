@@ -19,19 +19,19 @@ _ENOUGH = 300  # as many as NNCF uses
 def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None = None) -> DataLoader:
     """Up to 300 normal images for the ranges of activations in a quantisation.
 
-    Those of validation come first, then those that the training holds out from the student, then the rest of the
-    training images, evenly spaced. An image that is in the test set as well is left out: anomalib's ``Folder``
-    validates on the test set by default.
+    Validation images come first, then those that the training holds out from the student, then other training images,
+    evenly spaced. Images that are also in the test set are excluded: anomalib's ``Folder`` validates on the test set by
+    default.
 
     Args:
-        datamodule: anomalib's; it is set up here.
-        held_out: The training's held-out images.
+        datamodule: anomalib's data module; its ``setup`` is called here.
+        held_out: The training's held-out images, or None.
 
     Returns:
         Loader of batches of one image without augmentations, (1, 3, H, W) in [0, 1] at the size of its file.
 
     Raises:
-        ValueError: If there are no such images.
+        ValueError: If there are no normal images outside of the test set.
     """
     datamodule.setup("fit")
     validation: Any = getattr(datamodule, "val_data", None)
@@ -54,15 +54,15 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
             f"{type(datamodule).__name__} has none in validation and training"
         )
         raise ValueError(msg)
-    logger.info("INT8 sees %d normal images of validation, %d held out and %d trained on, none of the test", *counts)
+    logger.info("INT8 is calibrated on %d normal images of validation, %d held out and %d trained on", *counts)
     return _loader(ConcatDataset(chosen), train)
 
 
 def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
-    """Validation images, normal and anomalous, for the loss of accuracy by a quantisation.
+    """Validation images, normal and anomalous, to measure the accuracy of a quantised model.
 
     Args:
-        datamodule: anomalib's, set up.
+        datamodule: anomalib's data module, after its ``setup``.
 
     Returns:
         Loader of batches of one image without augmentations.
@@ -77,17 +77,17 @@ def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
         msg = (
             "INT8_ACQ needs normal and anomalous validation images that are not in the test set, and "
             f"{type(datamodule).__name__} with val_split_mode {str(datamodule.val_split_mode.value)!r} lacks them: "
-            "give val_split_mode from_test, or take INT8_PTQ, which needs normal images only"
+            "give val_split_mode from_test, or use INT8_PTQ, which needs normal images only"
         )
         raise ValueError(msg)
     return _loader(Subset(dataset, rows), dataset)
 
 
 def _rows(datamodule: AnomalibDataModule, dataset: Any) -> list[int]:
-    """Rows of a dataset, which may be None, whose files are not in the test set; its augmentations are taken off."""
+    """Rows of a dataset, which may be None, whose files are not in the test set; its augmentations are removed."""
     if dataset is None:
         return []
-    dataset.augmentations = None  # the data module's next setup brings them back
+    dataset.augmentations = None  # restored by the data module's next setup
     test = getattr(datamodule, "test_data", None)
     files = set() if test is None else set(test.samples["image_path"])
     return [row for row, path in enumerate(dataset.samples["image_path"]) if path not in files]

@@ -1,9 +1,8 @@
-"""The pre-processor's transform in a form that every exporter and runtime computes exactly.
+"""The pre-processor's transform in operations that every exporter and runtime computes exactly.
 
-torchvision resizes with anti-aliasing. Of the two forms of it in ONNX, OpenVINO 2026.4 ignores one: it reads ``Resize``
-with ``antialias=1`` and interpolates between two neighbours, which moved pixels in [0, 1] by up to 0.6. A resize is
-linear along each axis, so this module writes it as two matrix products, which the graph computes from the size of its
-input.
+torchvision resizes with anti-aliasing. OpenVINO 2026.4 ignores ``antialias=1`` of ONNX's ``Resize`` and interpolates
+between two neighbours, which changed pixels in [0, 1] by up to 0.6. A resize is linear along each axis, so this module
+writes it as two matrix products, whose matrices the graph computes from the size of its input.
 """
 
 __all__ = ["axis_weights", "network_size", "resized", "resized_size", "transformed", "unsupported"]
@@ -17,19 +16,19 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 _RESIZE = (v1.Resize, v2.Resize)
-# As torchvision's enumeration has it, and as Pillow does.
+# Values of torchvision and of Pillow.
 _BILINEAR = ("bilinear", 2)
 _COMPOSED = (v1.Compose, v2.Compose)
-# Two sizes that a transform gives the same size only if it gives it to all.
+# A transform that resizes both to one size does so for all sizes.
 _PROBES = ((61, 89), (89, 61))
 
 
 def axis_weights(inputs: int, outputs: int, *, antialias: bool = True) -> torch.Tensor:
     """Weights of bilinear interpolation along an axis.
 
-    The filter is a triangle around the centre of each output. It reaches to the next input on both sides or, with
-    ``antialias``, as far as an output is wide where that is more. With integers in place of pixel coordinates the
-    weights are exact until the last division, also on processors that compute in half precision.
+    The filter is a triangle around the centre of each output. Its radius is one input pixel or, with ``antialias``, one
+    output pixel if that is larger. With integers instead of pixel coordinates the weights are exact until the last
+    division, also on devices that compute in half precision.
 
     Args:
         inputs: Length of the axis, at least 1; may be symbolic while a graph is traced.
@@ -42,14 +41,14 @@ def axis_weights(inputs: int, outputs: int, *, antialias: bool = True) -> torch.
     reach = 2 * torch.sym_max(inputs, outputs) if antialias else 2 * outputs
     targets = 2 * torch.arange(outputs).unsqueeze(1) + 1
     sources = 2 * torch.arange(inputs).unsqueeze(0) + 1
-    # of the two centres, in units of 1 / (2 * outputs) of an input pixel
+    # between the two centres, in units of 1 / (2 * outputs) of an input pixel
     distances = (targets * inputs - sources * outputs).abs()
     weights = (-distances + reach).clamp_min(0).float()
     return weights / weights.sum(dim=1, keepdim=True)
 
 
 def resized(images: torch.Tensor, size: tuple[int, int], *, antialias: bool = True) -> torch.Tensor:
-    """Resize images as ``torchvision``'s bilinear resize does.
+    """Resize images like ``torchvision``'s bilinear resize.
 
     Args:
         images: (B, C, H, W) float32.
@@ -71,7 +70,7 @@ def transformed(transform: Any, images: torch.Tensor) -> torch.Tensor:
     """Apply a transform with operations that can be exported.
 
     Args:
-        transform: Of a pre-processor, of torchvision's first or second version, possibly nested.
+        transform: Transform of a pre-processor, of torchvision's first or second version, possibly nested.
         images: (B, C, H, W) in [0, 1].
 
     Returns:
@@ -116,13 +115,13 @@ def resized_size(resize: Any, height: int, width: int) -> tuple[int, int]:
 
 
 def network_size(transform: Any) -> tuple[int, int] | None:
-    """Size that a transform gives to images of any size.
+    """Size of the output of a transform for images of any size.
 
     Args:
         transform: Of a pre-processor, or None.
 
     Returns:
-        (height, width), or None if the size depends on the image's.
+        (height, width), or None if it depends on the size of the image.
     """
     if transform is None:
         return None
@@ -131,7 +130,7 @@ def network_size(transform: Any) -> tuple[int, int] | None:
 
 
 def unsupported(transform: Any) -> str | None:
-    """Name the part of a transform that cannot be exported exactly.
+    """Find the part of a transform that cannot be exported exactly.
 
     Args:
         transform: Of a pre-processor, or None.

@@ -18,10 +18,10 @@ def facts_of_images(trainer: Trainer) -> dict[str, Any]:
     """Count the training images of a trainer, and hash the list of their files.
 
     Args:
-        trainer: In a training.
+        trainer: Trainer during a training.
 
     Returns:
-        ``images``, and ``files_sha256`` (see :func:`file_list_hash`) where the images are files.
+        ``images``, and ``files_sha256`` (see :func:`file_list_hash`) if the images are files.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     dataset: Any = getattr(datamodule, "train_data", None)
@@ -30,20 +30,20 @@ def facts_of_images(trainer: Trainer) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if hasattr(dataset, "__len__"):
         facts["images"] = len(dataset)
-    samples = getattr(dataset, "_samples", None)  # the public property raises where there are none
+    samples = getattr(dataset, "_samples", None)  # the public property raises if there are none
     if samples is not None and "image_path" in samples:
         facts["files_sha256"] = file_list_hash(map(str, samples["image_path"]))
     return facts
 
 
 def file_list_hash(paths: Iterable[str]) -> str:
-    """Hash a list of files by their names and sizes, not by their contents, which would take an epoch to read.
+    """Hash a list of files by their names and sizes; reading their contents would take an epoch.
 
     Args:
         paths: The files. Folders common to all of them are ignored, so that a copy of the data has the same hash.
 
     Returns:
-        SHA-256, hexadecimal. It does not reveal a name.
+        SHA-256, hexadecimal, from which names cannot be read.
     """
     files = sorted({Path(path).absolute() for path in paths})
     if not files:

@@ -1,8 +1,8 @@
 """Scores of a checkpoint, as the training computes them, for the report of its exports.
 
-``python -m anomalib_scrd.export.training_scores CHECKPOINT IMAGES --output FOLDER`` writes a folder that
-``python -m anomalib_scrd.edge report ... --training FOLDER`` compares an export with. It needs torch and anomalib; the
-report does not.
+``python -m anomalib_scrd.export.training_scores CHECKPOINT IMAGES --output FOLDER`` writes the folder for
+``python -m anomalib_scrd.edge report ... --training FOLDER``, which compares an export with it. It needs torch and
+anomalib; the report does not.
 """
 
 __all__ = ["main", "write_training_scores"]
@@ -41,12 +41,12 @@ class _Writer(Callback):
         self.levels: list[np.ndarray] = []
 
     def keep_levels(self, module: Any, arguments: Any, output: Any) -> None:
-        """Forward hook of the module whose output has the maps of the scales, (B, K, h, w)."""
+        """Keep the maps of the scales, (B, K, h, w), the output of the module with this forward hook."""
         del module, arguments
         self.levels += list(output.detach().cpu().numpy())
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
-        """Keep a batch; the post-processor, a later callback, has still to change it."""
+        """Keep a batch; the post-processor, a later callback, changes it afterwards."""
         del trainer, pl_module
         self._noted = outputs
 
@@ -103,21 +103,21 @@ class _Writer(Callback):
 
 
 def write_training_scores(checkpoint: Path, images: Path, output: Path, salt: Path | None = None) -> None:
-    """Predict images with a checkpoint by anomalib's engine, and write the scores.
+    """Predict images with a checkpoint and anomalib's engine, and write the scores.
 
     Args:
-        checkpoint: Of a :class:`~anomalib_scrd.ScaleAwareCRD`.
+        checkpoint: Checkpoint of a :class:`~anomalib_scrd.ScaleAwareCRD`.
         images: Folder or file; see :class:`~anomalib_scrd.data.MedicalPredictDataset`. Files that cannot be read are
             left out.
         output: New folder of the results: ``scores.jsonl``, ``scores.csv``, and the maps of the scales in ``scales``.
-        salt: File with the salt of the names, where those of the export are hashed; None keeps them.
+        salt: File with the salt for names, if those of the export are hashed; None keeps the names.
 
     Raises:
-        ValueError: If the folder holds results already.
+        ValueError: If the folder already has results.
         FileNotFoundError: If there are no images.
     """
     if (output / "scores.jsonl").exists():
-        msg = f"output {str(output)!r} holds results already: give another folder"
+        msg = f"output {str(output)!r} already has results: give another folder"
         raise ValueError(msg)
     model = ScaleAwareCRD.load_from_checkpoint(checkpoint, map_location="cpu")
     dataset = MedicalPredictDataset(images, model, on_error="skip")
@@ -139,7 +139,7 @@ def main(words: list[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        words: Command line without the program's name, by default this process's.
+        words: Arguments of the command line; by default those of this process.
 
     Returns:
         Exit status.

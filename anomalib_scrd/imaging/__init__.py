@@ -1,6 +1,6 @@
-"""Medical images: every 2-D picture of a file in its own depth, windowed to [0, 1] without loss.
+"""Medical images: every 2-D picture of a file in its native depth, windowed to float32 in [0, 1].
 
-Importing this package needs NumPy and Pillow alone; DICOM, NIfTI and some TIFF files need the extra ``medical``.
+Importing this package needs NumPy and Pillow only; DICOM, NIfTI and some TIFF files need the extra ``medical``.
 
 Example:
     >>> from anomalib_scrd.imaging import Preparation, Window, list_files, list_pictures, read_picture, read_pictures

@@ -1,4 +1,4 @@
-"""DICOM files, frame by frame, through pydicom and its decoders."""
+"""DICOM files, frame by frame, read by pydicom and its decoders."""
 
 __all__ = ["list_frames", "read_frame"]
 
@@ -22,7 +22,7 @@ from anomalib_scrd.imaging.dicom_silence import silent
 from anomalib_scrd.imaging.errors import UnreadableImageError, missing_package
 from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
 
-# The elements that are read, and no others.
+# The only elements that are read.
 _PALETTE = (
     "{}PaletteColorLookupTableDescriptor",
     "{}PaletteColorLookupTableData",
@@ -63,8 +63,8 @@ _TAGS = [
     "WindowWidth",
 ]
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_DEFERRED = 2**16  # bytes of a value that stays in the file
-# Errors of a decoder written in Rust (pylibjpeg-rle) at damaged data are no `Exception`, and their class has no module.
+_DEFERRED = 2**16  # bytes from which on a value is not loaded
+# Class name of a Rust decoder's error (pylibjpeg-rle) for damaged data; it is not a subclass of `Exception`.
 _PANIC = "PanicException"
 
 
@@ -78,7 +78,7 @@ def list_frames(path: Path) -> list[PictureInfo]:
         One entry per frame.
 
     Raises:
-        UnreadableImageError: If it is no DICOM file or holds no picture.
+        UnreadableImageError: If it is not a DICOM file or has no picture.
     """
     header = _header(path)
     count = integer(header, "NumberOfFrames", 1)
@@ -95,7 +95,7 @@ def list_frames(path: Path) -> list[PictureInfo]:
 
 
 def read_frame(info: PictureInfo) -> Picture:
-    """Read one frame: decoded, after the modality transformation, MONOCHROME1 inverted, turned to the display's order.
+    """Read one frame: decode it, apply the modality transformation, invert MONOCHROME1, turn it to the display's order.
 
     Args:
         info: An entry of ``list_frames``.
@@ -148,16 +148,16 @@ def _header(path: Path) -> Any:
         try:
             header = pydicom.dcmread(path, defer_size=_DEFERRED, specific_tags=[*_TAGS, *_PIXELS], force=True)
             for name in _TAGS:
-                header.get(name)  # values are parsed at access: errors are raised here
+                header.get(name)  # values are parsed, and errors raised, at access
         except FileNotFoundError:
             raise UnreadableImageError.of(path, "there is no such file") from None
         except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
-            reason = f"its DICOM header cannot be read ({type(error).__name__}); it may be cut short"
+            reason = f"its DICOM header cannot be read ({type(error).__name__}); it may be truncated"
             raise UnreadableImageError.of(path, reason) from None
     if "Rows" not in header or "Columns" not in header or not any(name in header for name in _PIXELS):
         kind = getattr(header.get("SOPClassUID"), "name", "") or "without a class"
         known = "SOPClassUID" in header or getattr(header, "file_meta", None)
-        reason = f"it is a DICOM file without PixelData ({kind})" if known else "it is no DICOM file"
+        reason = f"it is a DICOM file without PixelData ({kind})" if known else "it is not a DICOM file"
         raise UnreadableImageError.of(path, reason)
     check_size(path, integer(header, "Rows", 0), integer(header, "Columns", 0))
     return header
@@ -184,7 +184,7 @@ def _decode(path: Path, header: Any, index: int) -> np.ndarray:
             try:
                 pixels = pixel_array(path, index=index, **options)
             except (AttributeError, ValueError, RuntimeError):
-                # The frame reader fails at rare files: deflated ones, or frames of several fragments.
+                # The frame reader fails for rare files: deflated ones, or frames of several fragments.
                 pixels = pixel_array(pydicom.dcmread(path, force=True), index=index, **options)
         except BaseException as error:  # damaged files raise all kinds
             if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
@@ -195,21 +195,21 @@ def _decode(path: Path, header: Any, index: int) -> np.ndarray:
 
 
 def _reason(error: BaseException, syntax: str) -> str:
-    """The reason why pixels cannot be decoded; of the header it quotes only the transfer syntax."""
+    """Why pixels cannot be decoded; the transfer syntax is the only value quoted from the header."""
     text = str(error)
     if isinstance(error, NotImplementedError):
         return f"transfer syntax {syntax!r} is not supported"
     if isinstance(error, AttributeError):
-        return "it is a DICOM file without PixelData, or without what describes the pixels"
+        return "it is a DICOM file without PixelData, or without the elements that describe it"
     if "missing dependencies" in text or "plugins are missing" in text:
         return f"pixels in {syntax!r} need a decoder: pip install 'anomalib-scrd[medical]'"
     if "less than expected" in text or "cannot reshape" in text:
-        return "it is cut short: there are fewer pixels than its header says"
+        return "it is truncated: there are fewer pixels than its header declares"
     return f"its pixels ({syntax}) cannot be decoded ({type(error).__name__}): they are damaged or of a rare kind"
 
 
 def _coloured(path: Path, header: Any, pixels: np.ndarray) -> np.ndarray:
-    """Indices of a palette as 8-bit RGB, or in the palette's own depth."""
+    """Indices of a palette as RGB, in the depth of the palette."""
     from pydicom.pixels import apply_color_lut
 
     try:

@@ -40,14 +40,14 @@ class FrameHeader:
         self._groups = [*per_frame[index : index + 1], *shared[:1]]
 
     def get(self, sequence: str, name: str) -> Any:
-        """Look an element up: in the frame's functional groups, those of all frames, or the file itself.
+        """Look up an element in the frame's functional groups, then the shared ones, then the file's data set.
 
         Args:
             sequence: Keyword of the functional group's sequence.
             name: Keyword of the element.
 
         Returns:
-            Its value, None if there is none.
+            The value, None if there is none.
         """
         for group in self._groups:
             items = group.get(sequence) or []
@@ -59,7 +59,7 @@ class FrameHeader:
         """Look up the modality transformation.
 
         Returns:
-            Slope and intercept, 1 and 0 where there are none; a dose's scaling is part of the slope.
+            Slope and intercept, by default 1 and 0; the slope includes DoseGridScaling.
         """
         sequence = "PixelValueTransformationSequence"
         slope, intercept = (self.get(sequence, name) for name in ("RescaleSlope", "RescaleIntercept"))
@@ -68,12 +68,12 @@ class FrameHeader:
 
 
 def integer(header: Any, name: str, default: int) -> int:
-    """Look a whole number up.
+    """Look up an integer.
 
     Args:
         header: pydicom's data set.
         name: Keyword of the element.
-        default: Value where the element is missing, empty or no number.
+        default: Value if the element is missing, empty or not a number.
 
     Returns:
         The number.
@@ -86,7 +86,7 @@ def integer(header: Any, name: str, default: int) -> int:
 
 
 def is_eight_bit(header: Any) -> bool:
-    """Tell whether the values are ready for display: 8 bits (or a bit map), no modality transformation, no palette.
+    """Whether the values are ready for display: 8 bits (or a bit map), no modality transformation, no palette.
 
     Args:
         header: pydicom's data set.
@@ -102,15 +102,15 @@ def is_eight_bit(header: Any) -> bool:
 
 
 def modality_values(header: FrameHeader, pixels: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
-    """Apply the modality transformation: stored values become those of the modality, Hounsfield units in CT.
+    """Apply the modality transformation, from stored values to those of the modality (Hounsfield units in CT).
 
     Args:
-        header: The frame's.
+        header: The frame's header.
         pixels: (H, W), stored values.
 
     Returns:
-        The values, integers where they are whole numbers, and those of the smallest and the largest number that the
-        stored bits can hold.
+        The values, as integers if they are whole numbers, and the values of the smallest and largest number that the
+        stored bits can represent.
     """
     bits = integer(header.header, "BitsStored", pixels.dtype.itemsize * 8)
     if bits == 1:  # a bit map
@@ -145,7 +145,7 @@ def valid_pixels(header: Any, pixels: np.ndarray) -> np.ndarray | None:
     if not isinstance(first, int):
         return None
     last = last if isinstance(last, int) else first
-    if pixels.dtype.kind == "i":  # some files store a signed padding value as an unsigned one
+    if pixels.dtype.kind == "i":  # some files store a signed padding value as unsigned
         span = 2 ** (8 * pixels.dtype.itemsize)
         first, last = (value - span if value >= span // 2 else value for value in (first, last))
     padding = (pixels >= min(first, last)) & (pixels <= max(first, last))
@@ -153,16 +153,16 @@ def valid_pixels(header: Any, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def turned(header: FrameHeader) -> Orientation:
-    """Find the orientation that brings a frame into the display's order.
+    """Find the orientation that turns a frame to the display's order.
 
     Args:
-        header: The frame's.
+        header: The frame's header.
 
     Returns:
-        The orientation; none where the header says nothing.
+        The orientation; the identity if the header has none.
 
     Raises:
-        ValueError: If the header's directions make no sense.
+        ValueError: If the header's directions are invalid.
     """
     directions = header.get("PlaneOrientationSequence", "ImageOrientationPatient")
     if directions is not None and len(directions) == 6:  # noqa: PLR2004
@@ -178,10 +178,10 @@ def pixel_spacing(header: FrameHeader) -> tuple[float, float]:
     """Find the size of a pixel in the file's order.
 
     Args:
-        header: The frame's.
+        header: The frame's header.
 
     Returns:
-        Height and width in mm, or relative to each other; (1, 1) where the header says nothing.
+        Height and width in mm, or relative to each other; (1, 1) if the header has none.
     """
     for name in _SPACINGS:
         value = header.get("PixelMeasuresSequence", name)
@@ -196,10 +196,10 @@ def recommended_windows(header: FrameHeader) -> Iterator[ValueOfInterest]:
     """Find the tables and windows that the file recommends for display.
 
     Args:
-        header: The frame's.
+        header: The frame's header.
 
     Yields:
-        Tables first, then windows, in the file's order; windows without a width are left out.
+        Tables first, then windows, in the file's order; windows without a valid width are left out.
     """
     for item in header.header.get("VOILUTSequence") or []:
         descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")

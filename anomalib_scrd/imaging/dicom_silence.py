@@ -14,10 +14,10 @@ _thread = threading.local()
 
 
 class _Silence(logging.Filter):
-    """Drops the lines of threads that are reading a file."""
+    """Drops log lines of threads that are reading a file."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is kept."""
+        """Whether a line is logged."""
         del record
         return not getattr(_thread, "reading", False)
 
@@ -29,7 +29,7 @@ _SILENCE = _Silence()
 def silent() -> Iterator[None]:
     """Silence pydicom in this thread.
 
-    Python's filters of warnings belong to the process and not to a thread: pydicom's stay out of all of it.
+    Python's warning filters apply to the process, not to a thread: pydicom's warnings are ignored in all threads.
     """
     logging.getLogger("pydicom").addFilter(_SILENCE)
     if _WARNINGS not in warnings.filters:

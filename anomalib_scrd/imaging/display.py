@@ -1,4 +1,4 @@
-"""A picture for display: 8 bits, by the model's window."""
+"""A picture for display, 8 bits, through the model's window."""
 
 __all__ = ["display_image", "find_picture"]
 
@@ -22,8 +22,8 @@ def find_picture(name: str | Path, options: VolumeOptions | None = None) -> Pict
     """Find a picture by its name.
 
     Args:
-        name: ``PictureInfo.name``: a path, with a number before the suffix where the file holds several pictures.
-        options: Which plane of a volume is meant.
+        name: ``PictureInfo.name``: a path, with a number before the suffix if the file has several pictures.
+        options: Options of volumes, for the plane; the defaults if None.
 
     Returns:
         The description of the picture.
@@ -48,15 +48,15 @@ def display_image(name: str | Path, preparation: Preparation | None = None) -> n
 
     Args:
         name: ``PictureInfo.name``.
-        preparation: The model's preparation; None shows each picture between its own extremes, and 8-bit ones as
-            they are.
+        preparation: The model's preparation; None scales each picture from its smallest to its largest value, and
+            leaves 8-bit ones unchanged.
 
     Returns:
-        (H, W, 3), uint8, in the order of display, with the padding of ``preparation``, so that an anomaly map
-        covers it.
+        (H, W, 3), uint8, in the display's order, with the padding of ``preparation``, so that it has the extent of an
+        anomaly map.
 
     Raises:
-        UnreadableImageError: If it cannot be read.
+        UnreadableImageError: If the picture cannot be read.
     """
     options = None if preparation is None else preparation.volumes
     picture = read_picture(find_picture(name, options), options)

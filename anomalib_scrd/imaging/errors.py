@@ -13,8 +13,8 @@ class UnreadableImageError(OSError):
     The message is one string, so that the error can be pickled in a data loader's worker process.
 
     Attributes:
-        path: The file, or None if the message was given as it is.
-        reason: The reason. It never holds values of a file's header, which may identify a patient.
+        path: The file, or None if only a message was given.
+        reason: The reason. It never contains values of a file's header, which may identify a patient.
     """
 
     path: Path | None = None
@@ -51,18 +51,18 @@ def missing_package(path: str | Path, package: str) -> UnreadableImageError:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Name a file in whatever its content makes a reader raise.
+    """Name the file in errors that a reader raises because of its content.
 
     Args:
         path: The file.
 
     Raises:
-        UnreadableImageError: In place of errors that are none of the system's, nor of a missing package. It names their
-            kind alone: their text may quote a header.
+        UnreadableImageError: Instead of all errors other than OSError and ImportError. It has only the type of the
+            error, whose text may quote a header.
     """
     try:
         yield
     except (OSError, ImportError):  # UnreadableImageError is an OSError
         raise
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
-        raise UnreadableImageError.of(path, f"it is damaged, or of a rare kind ({type(error).__name__})") from None
+        raise UnreadableImageError.of(path, f"it is damaged or of a rare kind ({type(error).__name__})") from None

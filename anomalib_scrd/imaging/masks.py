@@ -26,14 +26,14 @@ def read_mask(
         path: The mask's file. It has as many pictures as the image's file, in the same order.
         info: The picture.
         options: Options of volumes that the picture was listed with.
-        orientation: The picture's orientation. A mask without an orientation of its own, such as a PNG, is in the order
-            of the picture's file and is turned with it.
+        orientation: The picture's orientation. A mask without its own orientation, such as a PNG, is in the order of
+            the picture's file and is turned like the picture.
 
     Returns:
-        (H, W) bool in the order of display, true where the mask is above 0.
+        (H, W) bool in the display's order, true where the mask is above 0.
 
     Raises:
-        UnreadableImageError: If it cannot be read, or has another number of pictures.
+        UnreadableImageError: If the mask cannot be read, or has another number of pictures than the image.
     """
     everything = replace(options or VolumeOptions(), slices=(0.0, 1.0), skip_empty=False)
     infos = files.list_pictures(path, everything)

@@ -1,4 +1,4 @@
-"""Orientation of a picture: the transposition and the flips from the file's order to the display's."""
+"""Orientation of a picture: transposition and flips from the file's order to the display's."""
 
 __all__ = ["Orientation", "from_directions", "from_exif", "from_letters"]
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Orientation:
-    """Transposition first, flips second.
+    """A transposition, followed by flips.
 
     Args:
         transpose: Whether rows become columns.
@@ -23,7 +23,7 @@ class Orientation:
     flip_columns: bool = False
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Bring an array from the file's order to the display's.
+        """Turn an array from the file's order to the display's.
 
         Args:
             array: (H, W) or (H, W, C).
@@ -35,7 +35,7 @@ class Orientation:
         return array[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
     def undo(self, array: np.ndarray) -> np.ndarray:
-        """Bring an array, such as an anomaly map, from the display's order back to the file's.
+        """Turn an array, such as an anomaly map, from the display's order back to the file's.
 
         Args:
             array: (H, W) or (H, W, C).
@@ -70,16 +70,16 @@ def from_exif(value: int) -> Orientation:
         The orientation.
 
     Raises:
-        ValueError: If the value is none of 1 to 8.
+        ValueError: If the value is not in 1 to 8.
     """
     if value not in _EXIF:
-        msg = f"orientation {value} is none of EXIF's 1 to 8"
+        msg = f"orientation {value} is not one of EXIF's 1 to 8"
         raise ValueError(msg)
     return _EXIF[value]
 
 
 def from_directions(right: Sequence[float], down: Sequence[float]) -> Orientation:
-    """Bring a slice through a patient into radiological order.
+    """Find the orientation that turns a slice through a patient to radiological order.
 
     Axial slices are shown with the patient's left on the right and the back below, coronal ones with the left on the
     right and the feet below, sagittal ones with the back on the right and the feet below. An oblique slice takes the
@@ -93,7 +93,7 @@ def from_directions(right: Sequence[float], down: Sequence[float]) -> Orientatio
         The orientation.
 
     Raises:
-        ValueError: If the directions are not finite or lie along one axis.
+        ValueError: If the directions are not finite or along one axis.
     """
     vectors = np.array([right, down], float)
     if vectors.shape != (2, 3) or not np.isfinite(vectors).all():
@@ -104,9 +104,10 @@ def from_directions(right: Sequence[float], down: Sequence[float]) -> Orientatio
     others = [axis for axis in range(3) if axis != across]
     along = max(others, key=lambda axis: abs(vectors[1, axis]))
     if vectors[0, across] == 0 or vectors[1, along] == 0:
-        msg = "the directions of rows and columns lie along one axis"
+        msg = "the directions of rows and columns are along one axis"
         raise ValueError(msg)
-    # In display, columns go to the left (axis 0) or, in a sagittal slice, to the back (1); rows to the back or feet.
+    # On the display, columns go to the left (axis 0) or, in a sagittal slice, to the back (1); rows to the back or
+    # feet.
     transpose = across > along
     signs = {across: np.sign(vectors[0, across]), along: np.sign(vectors[1, along])}
     wanted = {0: 1, 1: 1, 2: -1}  # to the left, to the back, to the feet
@@ -115,14 +116,14 @@ def from_directions(right: Sequence[float], down: Sequence[float]) -> Orientatio
 
 
 def from_letters(right: str, down: str) -> Orientation:
-    """Bring a projection, such as a radiograph, upright, and a frontal one with the patient's left on the right.
+    """Find the orientation of a projection, such as a radiograph: upright, a frontal one with the left on the right.
 
     Args:
         right: DICOM's letters of the direction in which the column index grows, such as L, R, A, P, H, F or PF.
         down: Letters of the direction in which the row index grows.
 
     Returns:
-        The orientation; none for directions that are neither along the body nor across it, such as a mammogram's.
+        The orientation; the identity for directions neither along nor across the body, such as a mammogram's.
     """
     right, down = right[:1].upper(), down[:1].upper()
     transpose = right in {"H", "F"} and down in {"L", "R", "A", "P"}

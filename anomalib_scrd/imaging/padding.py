@@ -31,7 +31,7 @@ class Padding:
             array: (H, W) or (H, W, C).
 
         Returns:
-            (top + H + bottom, left + W + right, ...); the same array where there is nothing to add.
+            (top + H + bottom, left + W + right, ...); the same array without padding.
         """
         if not any((self.top, self.bottom, self.left, self.right)):
             return array
@@ -42,7 +42,7 @@ class Padding:
         """Cut the padding off an array of the padded size.
 
         Args:
-            array: (top + H + bottom, left + W + right) or with channels behind.
+            array: (top + H + bottom, left + W + right, ...).
 
         Returns:
             A view, (H, W, ...).
@@ -52,14 +52,14 @@ class Padding:
 
 
 def square(height: int, width: int, spacing: tuple[float, float] = (1.0, 1.0)) -> Padding:
-    """Pad a picture on all sides to a square in millimetres, not in pixels.
+    """Compute the padding on all sides to a square in millimetres, not in pixels.
 
     A picture whose pixels are not square may need no padding: 100 rows of 2 mm and 200 columns of 1 mm are a square.
 
     Args:
         height: Rows H.
         width: Columns W.
-        spacing: Height and width of a pixel.
+        spacing: Height and width of a pixel, in mm or relative to each other.
 
     Returns:
         The padding.

@@ -1,4 +1,4 @@
-"""Pseudonyms of patients: identifiers are written out only hashed, with a salt that the user keeps."""
+"""Pseudonyms of patients: identifiers are written only as hashes, with a salt that the user keeps."""
 
 __all__ = ["Pseudonyms"]
 
@@ -17,21 +17,21 @@ _SHARED = "ANOMALIB_SCRD_SALT"
 class Pseudonyms:
     """Pseudonyms of patients and volumes: equal for equal identifiers, and without any other information.
 
-    Equal salts give equal pseudonyms. Without the salt identifiers cannot be tried out; a person who has the salt and a
-    list of identifiers can find them again.
+    Equal salts give equal pseudonyms. Without the salt, identifiers cannot be guessed; with the salt and a list of
+    identifiers, pseudonyms can be resolved.
 
     Args:
-        salt_file: File with the salt; it is made, readable by its owner only, if it does not exist. None draws a salt
-            that lives as long as the program, and is shared with its child processes.
+        salt_file: File with the salt; it is created, readable by its owner only, if it does not exist. None draws a
+            salt for this process and its child processes.
 
     Raises:
         ValueError: If the file is empty.
-        OSError: If it cannot be made; there is none then.
+        OSError: If the file cannot be written; no file is left then.
     """
 
     def __init__(self, salt_file: str | Path | None = None) -> None:
         if salt_file is None:
-            # The processes of a distributed run must agree.
+            # The processes of a distributed run need the same salt.
             self._salt = os.environ.setdefault(_SHARED, secrets.token_hex(_SALT_BYTES)).encode()
             return
         path = Path(salt_file)
@@ -39,7 +39,7 @@ class Pseudonyms:
             _make_salt(path)
         self._salt = path.read_bytes().strip()
         if not self._salt:
-            msg = f"the salt file {str(path)!r} is empty: give one with a random text, or a path where one can be made"
+            msg = f"the salt file {str(path)!r} is empty: give a file with random text, or the path of a new file"
             raise ValueError(msg)
 
     def of(self, identifier: str) -> str:
@@ -57,7 +57,7 @@ class Pseudonyms:
 
 
 def _make_salt(path: Path) -> None:
-    """Make a file of a new salt, whole or not at all, unless another process is faster: then its salt counts."""
+    """Write a file with a new salt, atomically; if another process writes it first, its salt is kept."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ class RecentArrays:
     """Keeps the most recently used arrays; thread-safe.
 
     Args:
-        capacity: Bytes that are kept. A larger array is returned and not kept.
+        capacity: Capacity in bytes. A larger array is returned without being kept.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -25,8 +25,8 @@ class RecentArrays:
         """Get an array.
 
         Args:
-            key: Its name.
-            make: Makes it where it is not kept; two threads may make the same one at once.
+            key: Key of the array.
+            make: Computes an array that is not kept; two threads may compute the same one at once.
 
         Returns:
             The array, which must not be written to.

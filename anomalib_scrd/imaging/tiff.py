@@ -1,4 +1,4 @@
-"""TIFF pages of more than 8 bits through tifffile: Pillow misreads some of them, and does not know others."""
+"""TIFF pages of more than 8 bits, read by tifffile: Pillow misreads some of them and does not support others."""
 
 __all__ = ["is_tiff", "list_pages", "read_page"]
 
@@ -19,7 +19,7 @@ _EIGHT = 8
 
 
 def is_tiff(path: Path) -> bool:
-    """Tell whether a file begins as TIFF and BigTIFF do.
+    """Whether a file starts with the mark of TIFF or BigTIFF.
 
     Args:
         path: The file.
@@ -67,7 +67,7 @@ def read_page(info: PictureInfo) -> Picture:
         info: An entry of ``list_pages``.
 
     Returns:
-        The picture, turned as its tag says; where white is zero, inverted.
+        The picture, turned by its orientation tag, and inverted if white is zero.
 
     Raises:
         UnreadableImageError: If it cannot be decoded.
@@ -102,7 +102,7 @@ def read_page(info: PictureInfo) -> Picture:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """The opened file, whose pages are read later; errors inside are those of the file."""
+    """The opened file, whose pages are read later; errors are raised as errors of the file."""
     try:
         import tifffile
     except ImportError:
@@ -113,4 +113,4 @@ def _open(path: Path) -> Iterator[Any]:
     except UnreadableImageError:
         raise
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
-        raise UnreadableImageError.of(path, f"it is damaged, or of a rare kind ({error})") from None
+        raise UnreadableImageError.of(path, f"it is damaged or of a rare kind ({error})") from None

@@ -47,7 +47,7 @@ class VoiTable:
     """A look-up table.
 
     Args:
-        first: The value that the first entry stands for; values below take it too, those beyond the end the last.
+        first: Value of the first entry; lower values take the first entry, values beyond the end the last.
         entries: (N,) integers.
         bits: Bits of an entry.
     """

@@ -1,4 +1,4 @@
-"""Volumes of NIfTI and of other formats that nibabel reads with an affine matrix, slice by slice."""
+"""Volumes of NIfTI and other formats that nibabel reads with an affine matrix, slice by slice."""
 
 __all__ = ["VolumeOptions", "list_slices", "read_slice"]
 
@@ -15,9 +15,9 @@ from anomalib_scrd.imaging.orientation import Orientation, from_directions
 from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
 from anomalib_scrd.imaging.recent import RecentArrays
 
-_PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis of the patient that a slice is perpendicular to
+_PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # patient axis perpendicular to a slice
 _FILLED = 0.01
-_VOXELS = RecentArrays(2**29)  # of a process
+_VOXELS = RecentArrays(2**29)  # bytes, per process
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,14 @@ class VolumeOptions:
     """Choice of the slices of a volume.
 
     Args:
-        plane: axial, coronal or sagittal, by the volume's affine matrix; an oblique volume takes the nearest axes.
-        slices: First and last slice as shares of the volume along that axis, in the file's order, 0 to 1.
-        skip_empty: Whether slices are left out in which less than 1 % of the voxels exceed a tenth of the volume's
-            range (from its smallest value to its 99.5th percentile): the air above the head.
+        plane: axial (default), coronal or sagittal, by the volume's affine matrix; for an oblique volume the nearest.
+        slices: First and last slice as shares of the volume along that axis, in the file's order, in [0, 1]; default:
+            all.
+        skip_empty: Whether to skip slices in which less than 1 % of the voxels exceed a tenth of the volume's range
+            (from its smallest value to its 99.5th percentile), such as air above the head; default true.
 
     Raises:
-        ValueError: If an argument is out of its range, naming it.
+        ValueError: If an argument is out of range; the message names it.
     """
 
     plane: str = "axial"
@@ -66,7 +67,7 @@ def list_slices(path: Path, options: VolumeOptions) -> list[PictureInfo]:
         options: Which slices to take.
 
     Returns:
-        One entry per slice, in the file's order; of a series of volumes, volume after volume.
+        One entry per slice, in the file's order; a series volume by volume.
 
     Raises:
         UnreadableImageError: If the file cannot be read, or no slice is left.
@@ -81,7 +82,7 @@ def list_slices(path: Path, options: VolumeOptions) -> list[PictureInfo]:
         filled = _filled(path, axis)
         kept = [index for index in kept if filled[index]]
     if not kept:
-        reason = f"none of the {len(chosen) * series} slices in the range {list(options.slices)} shows anything"
+        reason = f"none of the {len(chosen) * series} slices in the range {list(options.slices)} has content"
         raise UnreadableImageError.of(path, reason)
     eight_bit = _eight_bit(path)
     return [PictureInfo(path, index, count * series, eight_bit, volume=str(path)) for index in kept]
@@ -109,7 +110,7 @@ def read_slice(info: PictureInfo, plane: str) -> Picture:
 
 
 def _image(path: Path) -> Any:
-    """The opened file; its voxels are read when they are asked for."""
+    """The opened file; its voxels are read on access."""
     return _opened(path, _stamp(path))
 
 
@@ -137,7 +138,7 @@ def _opened(path: Path, stamp: tuple[int, int]) -> Any:
         # The message of nibabel may quote the header.
         raise UnreadableImageError.of(path, f"nibabel cannot read it ({type(error).__name__})") from None
     if not hasattr(image, "affine") or image.affine is None or len(image.shape) < 3:  # noqa: PLR2004
-        raise UnreadableImageError.of(path, f"it holds no volume ({type(image).__name__} of shape {image.shape})")
+        raise UnreadableImageError.of(path, f"it is not a volume ({type(image).__name__} of shape {image.shape})")
     if 0 in image.shape:
         raise UnreadableImageError.of(path, f"it has no voxels (shape {image.shape})")
     return image
@@ -156,7 +157,7 @@ def _eight_bit(path: Path) -> bool:
 
 
 def _geometry(path: Path, plane: str) -> tuple[int, Orientation, tuple[float, float]]:
-    """The stored axis along which slices lie, their orientation, and the spacing of rows and columns in display."""
+    """The stored axis of the slices, their orientation, and the spacing of rows and columns on the display."""
     image = _image(path)
     import nibabel
 
@@ -169,7 +170,7 @@ def _geometry(path: Path, plane: str) -> tuple[int, Orientation, tuple[float, fl
         raise UnreadableImageError.of(path, "its affine matrix is singular: the orientation is unknown")
     axis = int(np.flatnonzero(nearest[:, 0] == _PLANES[plane])[0])
     rows, columns = (other for other in range(3) if other != axis)
-    # nibabel's axes are right, anterior, superior; DICOM's, which `from_directions` takes, left, posterior, superior.
+    # nibabel's axes are right, anterior, superior; DICOM's, as `from_directions` takes them, left, posterior, superior.
     directions = np.zeros((3, 3))
     directions[np.arange(3), nearest[:, 0].astype(int)] = nearest[:, 1]
     directions *= (-1, -1, 1)
@@ -186,7 +187,7 @@ def _slice(path: Path, axis: int, index: int, series: int) -> np.ndarray:
     where: list[Any] = [slice(None)] * 3
     where[axis] = index
     where += list(np.unravel_index(series, image.shape[3:])) if len(image.shape) > 3 else []  # noqa: PLR2004
-    # Reading a slice of a compressed file costs as much as reading the whole, which is therefore cached.
+    # Reading a slice of a compressed file takes as long as reading the complete file, which is therefore cached.
     source = _voxels(path) if path.suffix == ".gz" else image.dataobj
     return _plain(path, _read(path, source, tuple(where)))
 
@@ -201,7 +202,7 @@ def _read(path: Path, source: Any, where: tuple[Any, ...]) -> np.ndarray:
     except FileNotFoundError:
         raise UnreadableImageError.of(path, "its data file is missing") from None
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
-        reason = f"its voxels cannot be read ({type(error).__name__}); it may be cut short"
+        reason = f"its voxels cannot be read ({type(error).__name__}); it may be truncated"
         raise UnreadableImageError.of(path, reason) from None
 
 
@@ -217,7 +218,7 @@ def _plain(path: Path, voxels: np.ndarray) -> np.ndarray:
 
 
 def _filled(path: Path, axis: int) -> list[bool]:
-    """Whether each slice has content, volume after volume."""
+    """Whether each slice has content, volume by volume."""
     voxels = _plain(path, _voxels(path))
     voxels = voxels.max(axis=-1) if _image(path).get_data_dtype().fields else voxels
     voxels = voxels.reshape(*voxels.shape[:3], -1)

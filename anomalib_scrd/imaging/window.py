@@ -1,4 +1,4 @@
-"""Window of grey values from black to white: decided once, on training images, and used for all later images.
+"""Window of grey values from black to white, decided once on training images and used for all later images.
 
 No image is reduced to 8 bits: a picture becomes float32 in [0, 1] in one step.
 """
@@ -19,21 +19,21 @@ WindowSpec = str | Sequence[float] | Mapping[str, Any]
 """Kinds of the argument ``window``, see :meth:`Window.decide`."""
 
 _AUTO = (0.1, 99.9)
-_SAMPLED = 2**16  # pixels of a picture that take part in percentiles
+_SAMPLED = 2**16  # pixels per picture for percentiles
 _EIGHT_BIT = (0.0, 255.0)
 _EXACT = 2**24
 
 
 @dataclass(frozen=True)
 class Window:
-    """Limits of brightness.
+    """Grey values of black and white.
 
     Args:
         mode: ``values`` (the same limits for all pictures), ``each`` (percentiles of each picture) or ``file`` (the
             window or table that each file recommends).
         limits: Values that become 0 and 1 in pictures of more than 8 bits, for ``values``; None if the training had no
-            such pictures, which are refused then.
-        eight_bit: The same for pictures that are ready for display; None if the training had none of them.
+            such pictures; they are then refused.
+        eight_bit: The same for 8-bit pictures; None if the training had none.
         percentiles: Percentiles of each picture, in percent, for ``each``.
         number: Index of the file's window, from 0, for ``file``.
     """
@@ -46,13 +46,13 @@ class Window:
 
     @staticmethod
     def check(spec: WindowSpec) -> None:
-        """Check a specification before pictures are read.
+        """Check a window's specification before pictures are read.
 
         Args:
             spec: As for :meth:`decide`.
 
         Raises:
-            ValueError: If it is none of those.
+            ValueError: If it is none of these forms.
         """
         _parse(spec)
 
@@ -63,18 +63,18 @@ class Window:
         Args:
             spec: One of
 
-                - ``auto``: 8-bit pictures keep their range, 0 to 255; the limits of deeper ones are the percentiles
-                  0.1 and 99.9 of the pixels of all deeper training pictures, the upper one raised by a tenth of the
-                  distance, so that an anomaly may be brighter than all normal pixels.
+                - ``auto``: 8-bit pictures keep their range, 0 to 255; the limits of deeper ones are the percentiles 0.1
+                  and 99.9 of the pixels of all deeper training pictures, the upper one raised by a tenth of their
+                  difference, because an anomaly may be brighter than all normal pixels.
                 - ``[centre, width]``: from centre - width / 2 to centre + width / 2, in the units of the modality
                   (Hounsfield units in CT).
-                - ``{"percentiles": [low, high]}``: those percentiles of the pixels of all training pictures.
-                - ``{"each": [low, high]}``: those percentiles of each picture by itself, for modalities without
-                  units, such as MR, or radiographs of several systems. Global brightness is lost.
+                - ``{"percentiles": [low, high]}``: these percentiles of the pixels of all training pictures.
+                - ``{"each": [low, high]}``: these percentiles of each picture, for modalities without units, such as
+                  MR, or radiographs of several systems. Global brightness is lost.
                 - ``file`` or ``{"file": number}``: the window that each DICOM file recommends; the first is number 0.
                   8-bit pictures without one keep their range.
-            pictures: Normal training pictures. At most 65,536 evenly spaced pixels of each take part, pixel padding
-                does not. They are read one after the other.
+            pictures: Normal training pictures. They are read one after the other. At most 65,536 evenly spaced pixels
+                of each are used, without pixel padding.
 
         Returns:
             The window.
@@ -129,7 +129,7 @@ class Window:
             ValueError: If the mode is unknown: a newer version wrote it.
         """
         if state.get("mode") not in {"values", "each", "file"}:
-            msg = f"the stored window has mode {state.get('mode')!r}; this version knows values, each and file"
+            msg = f"the stored window has mode {state.get('mode')!r}; this version supports values, each and file"
             raise ValueError(msg)
         pairs = {
             key: None if state.get(key) is None else (float(state[key][0]), float(state[key][1]))
@@ -160,8 +160,8 @@ class Window:
             (H, W), or (H, W, 3) in colour, float32 in [0, 1]; 0 at pixel padding.
 
         Raises:
-            UnreadableImageError: If the picture's depth was not among the training pictures, or the file has no
-                window where each file's own is wanted.
+            UnreadableImageError: If no training picture had the picture's depth, or the mode is ``file`` and the file
+                has no such window.
         """
         if self.mode == "file" and (picture.voi or not picture.info.eight_bit):
             result = self._of_file(picture)
@@ -191,7 +191,7 @@ class Window:
 
     def _of_file(self, picture: Picture) -> np.ndarray:
         if self.number >= len(picture.voi):
-            reason = f"it recommends {len(picture.voi)} windows, and number {self.number} (from 0) is wanted"
+            reason = f"it recommends {len(picture.voi)} windows, and number {self.number} (from 0) is needed"
             raise UnreadableImageError.of(picture.info.path, reason)
         voi = picture.voi[self.number]
         if picture.mirror is None:
@@ -201,13 +201,13 @@ class Window:
 
 def _scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Pixels from low to high as float32 from 0 to 1, clipped."""
-    # float32 holds every integer of 24 bits, so equal values of any integer type give equal numbers; wider integers and
-    # doubles are scaled in float64.
+    # float32 represents every integer of 24 bits, so equal values of any integer type give equal results; wider
+    # integers and doubles are scaled in float64.
     whole = pixels.dtype.kind in "ui" and int(pixels.min()) >= -_EXACT and int(pixels.max()) <= _EXACT
     kind = np.float32 if whole or pixels.dtype == np.float32 else np.float64
     result = pixels.astype(kind)
     result -= kind(low)
-    result *= kind(1 / (high - low))  # for 8 bits exactly the numbers that torchvision gives anomalib
+    result *= kind(1 / (high - low))  # for 8 bits exactly torchvision's numbers, as in anomalib
     return np.clip(result, 0, 1, out=result).astype(np.float32, copy=False)
 
 

@@ -3,7 +3,7 @@
 __all__ = ["register_now_or_later"]
 
 try:
-    # A wheel has the start-up module beside the package and nowhere else.
+    # A wheel contains the start-up module next to the package only.
     from anomalib_scrd_startup import register_now_or_later
-except ImportError:  # a source tree that is on the path and not installed
+except ImportError:  # a source tree on the path that is not installed
     from anomalib_scrd.integration.startup import register_now_or_later

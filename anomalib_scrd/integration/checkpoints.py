@@ -24,8 +24,7 @@ class ModelCheckpoints(ModelMixin):
     """State of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in checkpoints, beyond anomalib's module.
 
     Attributes:
-        window: Preparation of the training's files, from ``MedicalFolder``; None for images of 8 bits that anomalib
-            read.
+        window: Preparation of the training's files, from ``MedicalFolder``; None for 8-bit images read by anomalib.
     """
 
     window: dict[str, Any] | None = None
@@ -48,7 +47,7 @@ class ModelCheckpoints(ModelMixin):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them, and the argument that :meth:`load_from_checkpoint` replaced."""
+        """Restore this state, and the argument that :meth:`load_from_checkpoint` replaced."""
         super().on_load_checkpoint(checkpoint)
         keep_own_evaluator(self, checkpoint)
         state = checkpoint.get(_STATE, {})
@@ -66,12 +65,12 @@ class ModelCheckpoints(ModelMixin):
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
         """Load a trained model; arguments as in ``AnomalibModule.load_from_checkpoint``.
 
-        The checkpoint holds the teacher's weights, so none are fetched: this works in a closed network. Fields of a
-        group that are given win over those of the checkpoint, which win over the preset's.
+        The checkpoint holds the teacher's weights, so nothing is downloaded. Given fields of a group override those of
+        the checkpoint, which override the preset's.
 
         Raises:
-            ValueError: If the file is no whole checkpoint of this model, or an argument is out of range; the message
-                names the file.
+            ValueError: If the file is not a complete checkpoint of this model, or an argument is out of range; the
+                message names the file.
         """
         kwargs.setdefault("pre_trained", False)
         with explained_damage(checkpoint_path):
@@ -82,14 +81,14 @@ class ModelCheckpoints(ModelMixin):
 
 
 def keep_own_evaluator(model: nn.Module, checkpoint: MutableMapping[str, Any]) -> None:
-    """Let a checkpoint load into a model with another evaluator than it was trained with.
+    """Make a checkpoint loadable into a model with another evaluator.
 
-    Some metrics keep a setting among the weights (``evaluator.test_metrics.0.fpr_limit``), and loading is strict. As in
-    anomalib, the evaluator is that of the loading model: its state never comes from a checkpoint.
+    Some metrics store a setting in the state dict (``evaluator.test_metrics.0.fpr_limit``), and loading is strict. As
+    in anomalib, the loading model keeps its evaluator; its state is never taken from a checkpoint.
 
     Args:
         model: The model that will load the checkpoint.
-        checkpoint: Lightning's, with a ``state_dict``; changed in place.
+        checkpoint: Lightning's checkpoint, with a ``state_dict``; changed in place.
     """
     state = checkpoint["state_dict"]
     for name in [name for name in state if name.startswith(_EVALUATOR)]:

@@ -9,10 +9,10 @@ from typing import Any
 
 @contextmanager
 def short_errors() -> Iterator[None]:
-    """End the program with the message of an error alone, while jsonargparse builds an object for a command line.
+    """Exit with only the message of an error while jsonargparse builds an object for a command line.
 
-    Without it jsonargparse reports a type that does not fit, between a traceback and all arguments. Nothing changes
-    outside of a command line, anomalib's pipelines included.
+    Without it jsonargparse reports a wrong type, between a traceback and all arguments. Outside of a command line, also
+    in anomalib's pipelines, errors are unchanged.
 
     Raises:
         SystemExit: In place of an error, on the command line.
@@ -28,7 +28,7 @@ def short_errors() -> Iterator[None]:
 
 
 def _building_parser() -> Any:
-    """The parser that builds an object at the moment, or None; also None if jsonargparse no longer provides it."""
+    """The parser that is building an object, or None; also None if jsonargparse no longer provides it."""
     try:
         from jsonargparse._common import class_instantiators, parent_parser
     except ImportError:

@@ -14,7 +14,7 @@ from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
 
 
 class DefaultComponents(ModelMixin):
-    """Components of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` in place of anomalib's."""
+    """Components of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` instead of anomalib's."""
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> TrainingPreProcessor:
@@ -22,12 +22,12 @@ class DefaultComponents(ModelMixin):
         return TrainingPreProcessor(AnomalibModule.configure_pre_processor(image_size).transform)
 
     def configure_post_processor(self) -> CalibratedPostProcessor:
-        """Thresholds from normal images by a false-alarm rate, or the best F1 where there are real anomalies."""
+        """Thresholds by a false-alarm rate on normal images, or by the best F1 if there are real anomalies."""
         return CalibratedPostProcessor()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
-        """AUROC and F1 of images and pixels, undefined where they are."""
+        """AUROC and F1 of images and pixels, NaN where undefined."""
         return DecisionEvaluator()
 
     @classmethod

@@ -7,4 +7,4 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as ModelMixin
 else:
-    ModelMixin = object  # anomalib would list a subclass of its module as a model of its own
+    ModelMixin = object  # anomalib would list a subclass of its module as a model

@@ -1,4 +1,4 @@
-"""Makes anomalib treat the plugin's classes like its own."""
+"""Registers the plugin's classes with anomalib."""
 
 __all__ = ["register", "register_data"]
 
@@ -12,29 +12,29 @@ _DATA_MODULE_NAMES = ("MedIAnomaly", "MedicalFolder", "PhantomSlices")
 
 
 def register(model: type) -> None:
-    """Enter a model where anomalib 2.7 looks up classes by name; a second call changes nothing.
+    """Register a model where anomalib 2.7 looks up classes by name; a second call has no effect.
 
-    ``list_models``, the command line and ``get_model("name")`` see every imported direct subclass of
+    ``list_models``, the command line and ``get_model("name")`` find every imported direct subclass of
     ``AnomalibModule``. ``get_model({"class_path": ...})`` looks for an attribute of ``anomalib.models``, or of a module
     in its list of allowed ones.
 
     Args:
-        model: The class. Its module calls this at its end.
+        model: The class. Its module calls this function at its end.
     """
-    # By name from sys.modules: this can run before the package `anomalib` has got its attributes.
+    # By name from sys.modules: this can run before the attributes of the package `anomalib` are set.
     models: Any = import_module(_MODELS)
     setattr(models, model.__name__, model)
     _list(models, model.__name__)
     models.ALLOWED_MODULES |= {"anomalib_scrd", model.__module__}
-    # Imported for the command line: it knows data modules by the subclasses of `AnomalibDataModule`.
+    # Imported for the command line, which finds data modules as subclasses of `AnomalibDataModule`.
     import_module(_DATA_MODULES)
 
 
 def register_data() -> None:
-    """Enter the data modules where ``get_datamodule`` looks; a second call changes nothing.
+    """Register the data modules where ``get_datamodule`` looks; a second call has no effect.
 
     The data modules become lazy attributes of ``anomalib.data``: they need the names registered here, and imports of
-    other data modules do not have to wait for them.
+    other data modules stay fast.
     """
     data: Any = import_module(_DATA)
     otherwise = getattr(data, "__getattr__", None)

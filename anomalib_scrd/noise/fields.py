@@ -9,21 +9,21 @@ import torch
 from anomalib_scrd.noise.patches import Points, grid_points
 from anomalib_scrd.noise.simplex import simplex
 
-# Fields begin anywhere in this many periods of their first octave: far from each other, near enough for float32.
+# Range of the random offsets, in periods: fields are far from each other, and float32 is precise enough.
 _SPAN = 64.0
 
-# Numbers computed at a time: what the cache of a processor holds, and what bounds the memory on other devices.
+# Numbers computed at a time: they fit a CPU's cache, and bound the memory on other devices.
 _AT_ONCE_CPU = 2**16
 _AT_ONCE = 2**22
 
 
 class NoiseState(NamedTuple):
-    """All that is random in N fields.
+    """Random state of N fields.
 
     Attributes:
         seeds: (N, octaves) int32, one for each field and octave.
-        offsets: (N, octaves, 3) float32, where in the noise a field begins, in periods. Without them every octave of
-            every field would be zero in its first corner, a point of the lattice.
+        offsets: (N, octaves, 3) float32, the origin of each octave in the noise, in periods. Without offsets every
+            octave would be zero in the first corner, a point of the lattice.
     """
 
     seeds: torch.Tensor
@@ -31,7 +31,7 @@ class NoiseState(NamedTuple):
 
 
 def sample_state(count: int, octaves: int, generator: torch.Generator) -> NoiseState:
-    """Draw what makes N fields, on the generator's device."""
+    """Draw the random state of ``count`` fields, on the generator's device."""
     device = generator.device
     seeds = torch.randint(-(2**31), 2**31, (count, octaves), generator=generator, device=device, dtype=torch.int64)
     offsets = _SPAN * torch.rand(count, octaves, 3, generator=generator, device=device)
@@ -53,7 +53,7 @@ def noise_field(
 
     Args:
         state: What is random, for N fields.
-        channels: Number of channels; neighbouring ones are neighbours in the noise.
+        channels: Number of channels; adjacent channels are adjacent in the noise.
         height: Rows.
         width: Columns.
         period: Period of the first octave in pixels, above 0.
@@ -105,7 +105,7 @@ def noise_at(
 
 
 def _points_at_once(numbers: int, device: torch.device) -> int:
-    """How many points to compute at a time, each with so many numbers."""
+    """Number of points to compute at a time, with ``numbers`` values per point."""
     if torch.compiler.is_compiling():
-        return 2**62  # the compiler cuts the work itself
+        return 2**62  # the compiler splits the work itself
     return max(1, (_AT_ONCE_CPU if device.type == "cpu" else _AT_ONCE) // numbers)

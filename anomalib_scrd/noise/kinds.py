@@ -1,4 +1,4 @@
-"""Kinds of synthetic anomalies beside the published noise; each is a function of images and a generator.
+"""Kinds of synthetic anomalies in addition to the published noise; each is a function of images and a generator.
 
 All take images (B, C, H, W) in [0, 1], a pool (N, C, H, W) of normal images, the smallest and largest extent relative
 to the shorter side, and a generator on the images' device. They return images with one anomaly each, in [0, 1], and
@@ -15,14 +15,14 @@ from anomalib_scrd.noise.shapes import at_shifted_places, log_uniform, smooth_fi
 _HALF = 0.5
 # Share of an ellipse's full effect from which on a pixel counts as anomalous.
 _INSIDE = 0.3
-# An irregular patch with fewer pixels than this is replaced by its whole ellipse.
+# An irregular patch with fewer pixels than this is replaced by its complete ellipse.
 _FEW_PIXELS = 4
 
 
 def pasted_patch(
     images: torch.Tensor, pool: torch.Tensor, extent: tuple[float, float], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blend in a rectangle from another place of another image, possibly mirrored, half to fully opaque.
+    """Blend in a rectangle from another place of another image, possibly mirrored, with opacity 0.5 to 1.
 
     A form of CutPaste (Li et al., CVPR 2021) whose border is softened over one pixel.
     """
@@ -64,7 +64,7 @@ def altered_ellipse(
 def foreign_texture(
     images: torch.Tensor, pool: torch.Tensor, extent: tuple[float, float], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cover an irregular patch by another image, inverted or with another gain, with noise, 15 to 80 % opaque."""
+    """Cover an irregular patch by another image, inverted or with another gain, plus noise; opacity 0.15 to 0.8."""
     batch, size = len(images), (images.shape[-2], images.shape[-1])
     low, high = extent
     area = soft_ellipses(batch, size, (1.5 * low, min(1.5 * high, 1.2)), generator) > _HALF

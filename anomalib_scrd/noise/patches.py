@@ -30,7 +30,7 @@ def grid_points(fields: int, height: int, width: int, device: torch.device) -> P
 def covered_points(covered: torch.Tensor) -> Points:
     """Select the covered points on an eager CPU, and all points elsewhere.
 
-    Their number is not known to the host on a GPU without waiting, and a compiled graph has a fixed number of points.
+    On a GPU the host would have to wait for their number, and a compiled graph has a fixed number of points.
 
     Args:
         covered: (N, H, W) bool.
@@ -38,13 +38,13 @@ def covered_points(covered: torch.Tensor) -> Points:
     Returns:
         At least the covered points of N fields.
     """
-    if _number_is_at_hand(covered.device):
+    if _count_is_known(covered.device):
         return Points(*covered.nonzero().unbind(dim=1))
     fields, height, width = covered.shape
     return grid_points(fields, height, width, covered.device)
 
 
-def _number_is_at_hand(device: torch.device) -> bool:
+def _count_is_known(device: torch.device) -> bool:
     return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -62,7 +62,7 @@ def sample_rectangles(
         image_size: (H, W).
         heights: Smallest and largest height in pixels, both possible.
         widths: Smallest and largest width.
-        generator: Source of randomness; the result lies on its device.
+        generator: Source of randomness; the result is on its device.
 
     Returns:
         (B, 4) int64: top, left, height, width.

@@ -1,4 +1,4 @@
-"""A generator for one training step, from nothing but numbers that a checkpoint keeps."""
+"""A generator for one training step, seeded by numbers that a checkpoint stores."""
 
 __all__ = ["step_generator"]
 
@@ -15,9 +15,9 @@ def _mix(value: int) -> int:
 
 
 def step_generator(seed: int, step: int, rank: int = 0, device: torch.device | str | None = "cpu") -> torch.Generator:
-    """A generator that depends on seed, step and process alone.
+    """A generator that depends only on seed, step and process.
 
-    A resumed run draws in step n what the uninterrupted one drew there, and processes of one run draw differently.
+    A resumed run draws the same numbers in step n as an uninterrupted one; processes of one run draw different numbers.
 
     Args:
         seed: Seed of the run.

@@ -29,13 +29,13 @@ def log_uniform(batch: int, generator: torch.Generator, extent: tuple[float, flo
 def soft_ellipses(
     batch: int, size: tuple[int, int], extent: tuple[float, float], generator: torch.Generator
 ) -> torch.Tensor:
-    """Draw ellipses of any place and direction with a soft border.
+    """Draw ellipses with a random centre and direction and a soft border.
 
     Args:
         batch: Number of images B.
         size: (H, W) in pixels.
         extent: Smallest and largest axis relative to the shorter side of the image; log-uniform between them.
-        generator: Source of randomness; the result lies on its device.
+        generator: Source of randomness; the result is on its device.
 
     Returns:
         (B, H, W) in (0, 1): ``sigmoid((1 - r) / 0.15)`` with r the distance from the centre in radii.
@@ -62,7 +62,7 @@ def smooth_fields(
     Args:
         batch: Number of images B.
         size: (H, W) in pixels.
-        generator: Source of randomness; the result lies on its device.
+        generator: Source of randomness; the result is on its device.
         cells: Cells of each grid along a side, coarsest first.
 
     Returns:
@@ -78,13 +78,13 @@ def smooth_fields(
 def at_shifted_places(
     images: torch.Tensor, generator: torch.Generator, *, mirrored: bool = False, chosen: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Shift every image by a random number of rows and columns; the sides are joined.
+    """Shift every image by a random number of rows and columns, with wrap-around.
 
     Args:
         images: (N, C, H, W).
         generator: Source of randomness, on the images' device.
         mirrored: Whether each axis of an image is mirrored with probability one half.
-        chosen: (B,) int64 numbers of the images to take; all of them in order if None.
+        chosen: (B,) int64 indices of the images to take; None, the default, for all in order.
 
     Returns:
         (B, C, H, W).

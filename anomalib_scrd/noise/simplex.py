@@ -1,8 +1,8 @@
 """Simplex noise in three dimensions, for a batch of patches at once.
 
-The lattice is that of K. Perlin's simplex noise in the form of S. Gustavson, "Simplex noise demystified" (2005). In
-place of a shuffled table every lattice point is hashed together with a seed of its image and octave: no gather, no
-period, and as many independent fields as there are seeds.
+The lattice is that of K. Perlin's simplex noise in the form of S. Gustavson, "Simplex noise demystified" (2005).
+Instead of a lookup in a shuffled table, every lattice point is hashed together with a seed of its image and octave: no
+gather, no period, and as many independent fields as there are seeds.
 """
 
 __all__ = ["AMPLITUDE", "STRETCH", "simplex"]
@@ -15,9 +15,9 @@ import torch
 from anomalib_scrd.noise.hashing import PRIMES, constant, hash_lattice
 
 # The paper's generator is OpenSimplex (2014), whose lattice is coarser than this one at the same frequency and whose
-# sum is scaled otherwise. These two constants bring the fields together in the moments that tests/noise measures:
-# the autocorrelation (0.983, 0.951, 0.878, 0.722, 0.414 at lags 1, 2, 4, 8, 16) and the standard deviation (0.410) of
-# six octaves with persistence 0.6 and period 32.
+# sum is scaled differently. These two constants match the moments of both fields, as tests/noise measures them: the
+# autocorrelation (0.983, 0.951, 0.878, 0.722, 0.414 at lags 1, 2, 4, 8, 16) and the standard deviation (0.410) of six
+# octaves with persistence 0.6 and period 32.
 STRETCH = 0.48
 AMPLITUDE = 0.773
 
@@ -32,7 +32,7 @@ _ALONG, _ASIDE = constant(_UNSKEW - 1.0), constant(_UNSKEW)
 
 
 def _edge(bits: int) -> dict[int, int]:
-    """Perlin's table of gradients (2002), edges of a cube: two axes that four bits choose, and the signs along them."""
+    """Perlin's table of gradients (2002), edges of a cube: four bits choose two axes and the signs along them."""
     first = 0 if bits < 8 else 1  # noqa: PLR2004
     second = 1 if bits < 4 else 0 if bits in {12, 14} else 2  # noqa: PLR2004
     return {first: -1 if bits & 1 else 1, second: -1 if bits & 2 else 1}
@@ -41,7 +41,7 @@ def _edge(bits: int) -> dict[int, int]:
 def _gradients(axis: int) -> torch.Tensor:
     """One axis of the sixteen gradients, packed into an integer: two bits each, the first gradient's at the top.
 
-    They are the sign and the highest bit of the exponent of a float32: with zeros behind them they read 2, -2 or 0.
+    They are the sign and the highest bit of the exponent of a float32: followed by zeros they are 2, -2 or 0.
     """
     codes = {0: 0b00, 1: 0b01, -1: 0b11}
     table = sum(codes[_edge(bits).get(axis, 0)] << (30 - 2 * bits) for bits in range(16))
@@ -54,12 +54,12 @@ _LOW_BITS, _TOP_BITS, _TWICE, _SIGN = constant(15), constant(-(2**30)), constant
 
 @dataclass
 class _Axis:
-    """What is sorted to find the tetrahedron of a point.
+    """Values of an axis, which are sorted to find the tetrahedron of a point.
 
     Attributes:
         fraction: Position in the cell along the axis, float32.
-        step: What a step along the axis changes in the hash, int32.
-        gradients: Gradients along the axis, packed, int32: for all points the same ones before they are sorted.
+        step: Change of the hash by a step along the axis, int32.
+        gradients: Gradients along the axis, packed, int32; the same for all points before sorting.
     """
 
     fraction: torch.Tensor
@@ -70,8 +70,8 @@ class _Axis:
 def _exchange(one: _Axis, other: _Axis) -> None:
     """Swap two axes at the points where the second has the larger fraction.
 
-    Exclusive or with what differs swaps two integers; comparisons and ``torch.where`` take a processor several times
-    as long.
+    Exclusive or with the differing bits swaps two integers; comparisons and ``torch.where`` take a CPU several times as
+    long.
     """
     # all bits where the difference is negative, else none
     swap = (one.fraction - other.fraction).view(torch.int32).bitwise_right_shift_(_SIGN)
@@ -118,7 +118,7 @@ def simplex(z: torch.Tensor, y: torch.Tensor, x: torch.Tensor, seed: torch.Tenso
         path.append(_Axis(position.sub_(cell), (here + prime).bitwise_xor_(here), gradients))
     unskew = (path[0].fraction + path[1].fraction).add_(path[2].fraction).mul_(_ASIDE)
 
-    # The order of the fractions names the tetrahedron: step first along the largest, then along the second.
+    # The order of the fractions determines the tetrahedron: step first along the largest, then along the second.
     _exchange(path[0], path[1])
     _exchange(path[1], path[2])
     _exchange(path[0], path[1])
@@ -132,7 +132,7 @@ def simplex(z: torch.Tensor, y: torch.Tensor, x: torch.Tensor, seed: torch.Tenso
                 part.add_(_ALONG if number == corner else _ASIDE)
         place = hash_lattice(mixed).bitwise_and_(_LOW_BITS).mul_(_TWICE)
         gradient = ((axis.gradients << place).bitwise_and_(_TOP_BITS).view(torch.float32) for axis in path)
-        # the fourth power of what the squared distance falls short of the radius by: an even power needs no sign
+        # the fourth power of max(radius - squared distance, 0); an even power needs no sign
         fade = _dot(offset, offset).sub_(_RADIUS).clamp_max_(0).square_().square_()
         total.addcmul_(fade, _dot(gradient, offset))
     return total.mul_(AMPLITUDE * _NORMAL)

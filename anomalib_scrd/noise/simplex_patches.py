@@ -12,7 +12,7 @@ from anomalib_scrd.noise.patches import covered_points, sample_rectangles
 
 
 class PatchParameters(NamedTuple):
-    """Everything random in the patches of a batch; rendering it again gives the same patches.
+    """Random parameters of the patches of a batch; rendering them again gives the same patches.
 
     Attributes:
         rectangles: (B, 4) int64: top, left, height, width in pixels.
@@ -32,8 +32,9 @@ class SimplexPatches:
     strength 0.2. All lengths are relative to the image, so that they mean the same at another input size.
 
     Args:
-        strength: Range of the factor of the noise, in units of an image in [0, 1]; uniform between them.
-        size: Smallest and largest side of a rectangle relative to the image's, in (0, 1]; uniform in whole pixels.
+        strength: Range of the factor of the noise, in units of an image in [0, 1], drawn uniformly.
+        size: Smallest and largest side of a rectangle relative to the image's, in (0, 1], drawn uniformly in whole
+            pixels.
         period: Period of the first octave relative to the image's height, above 0.
         octaves: Number of octaves, at least 1.
         persistence: Amplitude of an octave relative to the one before, above 0.
@@ -58,10 +59,10 @@ class SimplexPatches:
 
         Args:
             shape: Shape of the images, (B, C, H, W).
-            generator: Source of randomness; the result lies on its device.
+            generator: Source of randomness; the result is on its device.
 
         Returns:
-            Everything random.
+            The parameters.
         """
         batch, _, height, width = shape
         rectangles = sample_rectangles(batch, (height, width), self._sides(height), self._sides(width), generator)
@@ -70,10 +71,10 @@ class SimplexPatches:
         return PatchParameters(rectangles, strengths, sample_state(batch, self.octaves, generator))
 
     def render(self, parameters: PatchParameters, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute what is added to the images.
+        """Compute the anomalies that are added to the images.
 
         The noise is computed inside the rectangles only, or on a window of the largest possible one, never on the
-        whole image: see :func:`~anomalib_scrd.noise.patches.covered_points`.
+        complete image: see :func:`~anomalib_scrd.noise.patches.covered_points`.
 
         Args:
             parameters: Result of :meth:`sample`.
@@ -96,7 +97,7 @@ class SimplexPatches:
         )  # (C, P)
         strength = strengths[points.field, points.row, points.column]
         top, left = rectangles[points.field, :2].unbind(dim=1)
-        # A point of a window that leaves the image enters it on the other side, where its strength is 0.
+        # Points outside the image wrap around to its other side, where their strength is 0.
         place = (top + points.row) % height * width + (left + points.column) % width
 
         # Every point of a patch has its own place, so that the result does not depend on an order.
@@ -108,7 +109,7 @@ class SimplexPatches:
         return anomaly.view(batch, channels, height, width), present.view(batch, 1, height, width)
 
     def __call__(self, images: torch.Tensor, *, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add fresh patches to images, without clipping.
+        """Draw patches and add them to images, without clipping.
 
         Args:
             images: (B, C, H, W) in [0, 1], on the generator's device.

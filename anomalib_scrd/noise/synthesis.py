@@ -1,4 +1,4 @@
-"""Synthetic anomalies, which the student learns to remove and the weights of the scales are fitted on."""
+"""Synthetic anomalies for training the student and for fitting the weights of the scales."""
 
 __all__ = ["NOISE_KINDS", "Normalisation", "SyntheticAnomalies"]
 
@@ -12,7 +12,7 @@ from anomalib_scrd.noise.simplex_patches import SimplexPatches
 
 NOISE_KINDS = ("mixed", "simplex")
 
-# Channels that differ by less than this are those of a grey image.
+# An image is grey if its channels differ by less than this.
 _GREY = 0.02
 
 
@@ -84,15 +84,15 @@ class SyntheticAnomalies:
         normalisation: Normalisation | None = None,
         turn: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put fresh anomalies into images.
+        """Draw anomalies and put them into images.
 
         Args:
             images: (B, C, H, W), in [0, 1] or normalised, on the generator's device. Patches and textures come from
                 the same images.
             generator: Source of randomness.
             normalisation: How the images were normalised; None where they were not.
-            turn: Number of the batch: the kinds take turns in going first, so that batches whose size is no multiple
-                of four have as many of each in the long run.
+            turn: Number of the batch; it rotates the order of the kinds, so that all are equally frequent if the number
+                of images is no multiple of four.
 
         Returns:
             The images with anomalies, in the images' precision, and the places of these, (B, 1, H, W) bool.

@@ -12,14 +12,14 @@ from anomalib_scrd.components.blocks import match_size
 from anomalib_scrd.components.resampling import AxisMatrices, resized
 from anomalib_scrd.scoring.smoothing import smoothed
 
-# From this smoothing on, in pixels, a map has every second row and column: it holds nothing finer.
+# From this sigma on, in pixels, the grid has every second row and column: finer detail is smoothed away.
 _COARSE_SIGMA = 4.0
 
-# The same, in steps of that grid, for maps whose values are only sorted: extents differ by a percent.
+# The same, in steps of that grid, for maps of which only the extents are used: these change by about 1 %.
 _THINNED_SIGMA = 2.0
 
-# Largest side to which a product of matrices enlarges a map: it takes OpenVINO a fifth of the time of an interpolation
-# at 256 pixels, but its cost grows with the third power of the side.
+# Largest side in pixels to which matrix products enlarge a map: at 256 pixels they take OpenVINO a fifth of the time of
+# an interpolation, but their cost grows with the third power of the side.
 _PRODUCT_LIMIT = 512
 
 
@@ -77,7 +77,7 @@ class SmoothMaps(nn.Module):
         return torch.cat([function(distance.unsqueeze(1), (rows, columns)) for distance in distances], dim=1)
 
 
-# What happens to distances along an axis, (N, L), on their way to the grid, (N, length).
+# Linear maps along an axis from distances, (N, L), to the grid, (N, length).
 
 
 def _smoothed(signals: torch.Tensor, length: int, sigma: float) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""Numbers by which an image is scored: every level of the teacher at every extent in the image."""
+"""Features of the image score: the distances of each level of the teacher, averaged at six extents."""
 
 __all__ = ["EXTENTS", "evidence", "extents"]
 
 import torch
 
-# Shares of the highest places of a map that are averaged.
+# Shares of a map's places, the highest first, that are averaged.
 _SHARES = (0.25, 0.1, 0.02)
 _FLOOR = 1e-4
 
@@ -24,7 +24,7 @@ def extents(maps: torch.Tensor) -> torch.Tensor:
     """
     flat = maps.flatten(2)
     count = flat.shape[2]
-    # One sorted selection serves all extents: exporters know topk, and neither median nor quantile.
+    # One sorted selection serves all extents: exporters support topk, but neither median nor quantile.
     highest = flat.topk(count // 2 + 1, dim=2, sorted=True).values
     tops = [highest[..., : max(1, round(share * count))].mean(dim=2) for share in _SHARES]
     return torch.stack([flat.mean(dim=2), highest[..., count // 2], *tops, highest[..., 0]], dim=2)

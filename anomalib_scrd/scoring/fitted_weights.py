@@ -5,10 +5,10 @@ __all__ = ["FittedWeights"]
 import torch
 from torch import nn
 
-# Evidence beyond so many standard deviations counts no more: the spread of few normal images is uncertain.
+# Evidence is clipped at this many standard deviations: the spread of few normal images is uncertain.
 _MOST = 8.0
 _MIN_SPREAD = 1e-6
-# Share of the mean variance in the covariance. Between 0.5 and 0.7 nothing changes; at 0.2 and 0.9 a point is lost.
+# Shrinkage of the covariance towards the mean variance. 0.5 to 0.7 give equal results; 0.2 and 0.9 lose a point.
 _SHRINKAGE = 0.7
 
 
@@ -16,17 +16,17 @@ class FittedWeights(nn.Module):
     """A linear score of standardised evidence: the log odds that an image holds an anomaly.
 
     With ``z = clip((e - m) / s, -8, 8)`` the evidence e standardised by the mean m and the standard deviation s of
-    held-out normal images, C the covariance of z, shrunk to ``S = 0.3 C + 0.7 tr(C) / F I``, and d the
-    difference of the mean z of the same images with synthetic anomalies and without, the score is Fisher's linear
-    discriminant ``w (z - z0 - d / 2)``, ``w = S^-1 d``: the log odds of two normal distributions with means z0 and
-    z0 + d and the covariance S. How much a level and an extent count is thus learned from contrast, and no training
-    loss can be lowered through these weights. Before a fit every weight is equal.
+    held-out normal images, C the covariance of z, shrunk to ``S = 0.3 C + 0.7 tr(C) / F I``, and d the difference of
+    the mean z of the same images with synthetic anomalies and without, the score is Fisher's linear discriminant
+    ``w (z - z0 - d / 2)``, ``w = S^-1 d``: the log odds of two normal distributions with means z0 and z0 + d and the
+    covariance S. The weights of levels and extents thus come from contrast, and the training loss does not depend on
+    them. Before a fit every weight is equal.
 
-    C is the mean of two covariances: of the held-out images, few but new to the student, and of images that it was
-    trained on, many but known to it, about their own mean.
+    C is the mean of two covariances: that of the held-out images, which are few, and that of the student's training
+    images about their own mean, which are many.
 
-    A student that trains with synthetic anomalies comes to show them in every level, also where it shows nothing of
-    real ones. :meth:`learn_difference` takes d from the student before that; later fits keep it, in units of their own
+    A student trained with synthetic anomalies responds to them at every level, also at levels without a response to
+    real ones. :meth:`learn_difference` measures d before that training; later fits keep it, in units of their own
     standard deviations.
 
     Args:
@@ -79,8 +79,8 @@ class FittedWeights(nn.Module):
             normal: (N, F) evidence of normal images that the student was not trained on, at least two.
             anomalous: (M, F) evidence of images with synthetic anomalies, which gives d unless it has been learned.
                 None standardises the evidence and makes every weight equal.
-            trained: (T, F) evidence of normal images that the student was trained on, for the covariance; fewer than
-                two or None leave it to the others.
+            trained: (T, F) evidence of normal images that the student was trained on, for the covariance; not used if
+                fewer than two or None.
 
         Raises:
             ValueError: If there are fewer than two normal images, or values that are not finite.

@@ -20,12 +20,12 @@ FIT_EXTENTS = ((0.03, 0.1), (0.12, 0.3), (0.4, 0.9))
 """Small, medium and large anomalies, relative to the image."""
 
 FEWEST_IMAGES = 2
-"""Fewest normal images that have a spread."""
+"""Fewest normal images with a standard deviation."""
 
 MANY_IMAGES = 16
-"""So many images do not notice that the weights were fitted to them: their scores are those of new images."""
+"""From this many images on, their scores are like those of new images although the weights were fitted on them."""
 
-# Images that get anomalies: more add time and change nothing.
+# Largest number of images that get anomalies: more take longer without changing the weights.
 _MOST_IMAGES = 20
 # Pixels of a batch: four images of 256 x 256.
 _BATCH_PIXELS = 2**18
@@ -39,22 +39,22 @@ def fit_weights(
     seed: int,
     trained_on: Iterable[torch.Tensor] = (),
 ) -> torch.Tensor | None:
-    """Fit the weights of the score and of the map; nothing is changed if they cannot be fitted.
+    """Fit the weights of the score and of the map; both are unchanged after an error.
 
-    Every held-out image, of the first 20, gets an anomaly of each of the four kinds at each of three extents. The
-    weights of the score compare the evidence of images, those of the map the distances at places: all places of normal
-    images against the mean over the places of each anomaly.
+    Each of the first 20 images gets an anomaly of each of the four kinds at each of three extents. The weights of the
+    score compare the evidence of images, those of the map the distances at places: all places of normal images against
+    the mean over the places of each anomaly.
 
     Args:
         model: The model, on the images' device. It is left in the mode in which it was.
         images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
         normalisation: How they were normalised; None where they were not.
-        seed: Seed of the anomalies: the same weights come out again.
+        seed: Seed of the anomalies; the same seed gives the same weights.
         trained_on: Batches (B, 3, H, W) of images that the student was trained on, for the covariance of the evidence;
-            not asked for where the weights are not fitted.
+            not read where the weights are not fitted.
 
     Returns:
-        :func:`left_out_scores` of the images; None if they are too many to need it, or too few, or nothing is fitted.
+        :func:`left_out_scores` of 3 to 15 images; None for other numbers and in the published form.
 
     Raises:
         ValueError: If there are too few images, or the model's distances are not finite.
@@ -79,9 +79,10 @@ def fit_weights(
 def learn_difference(
     model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
 ) -> None:
-    """Learn how synthetic anomalies move the evidence of a student that has not been trained with them.
+    """Measure the effect of synthetic anomalies on the evidence of a student that was not trained with them.
 
-    Later :func:`fit_weights` keep it for the score. Nothing happens where the weights are not fitted, or it is known.
+    Later calls of :func:`fit_weights` use it for the score. No effect where the weights are not fitted, or after the
+    first call.
 
     Args:
         model: The model, on the images' device. It is left in the mode in which it was.

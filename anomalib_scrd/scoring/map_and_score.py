@@ -28,12 +28,12 @@ class MapAndScore(nn.Module):
 
     Args:
         num_scales: Number of levels K.
-        scale_adaptation: ``fitted``: the weights tell synthetic anomalies from normal images; ``uniform``: every weight
-            is equal; ``published``: the map is the sum of the levels' distances with weights of the image from the
-            scale adaptation head, not standardised, and the score is the mean of the map.
+        scale_adaptation: ``fitted``: the weights separate synthetic anomalies from normal images; ``uniform``: every
+            weight is equal; ``published``: the map is the sum of the levels' distances with weights of the image from
+            the scale adaptation head, not standardised, and the score is the mean of the map.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map, see
             :func:`~anomalib_scrd.distance.confidence`; 0 for none (published).
-        sigma: Standard deviation of the smoothing, in pixels of the input; 0 for none.
+        sigma: Standard deviation of the smoothing, in pixels of the backbone's input; 0 for none.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
@@ -70,7 +70,7 @@ class MapAndScore(nn.Module):
         Args:
             plain: K tensors (B, H_k, W_k).
             damped: K tensors of the same shapes.
-            size: (H, W) of the images.
+            size: (H, W) of the backbone's input.
 
         Returns:
             (B, 12 K): six extents of each level's plain map, then of each damped one.
@@ -83,25 +83,29 @@ class MapAndScore(nn.Module):
         student: Sequence[torch.Tensor],
         size: torch.Size | tuple[int, int],
         weights: torch.Tensor | None = None,
+        *,
+        map_size: torch.Size | tuple[int, int] | None = None,
     ) -> InferenceBatch:
         """Compute map and score.
 
         Args:
             teacher: K features (B, C_k, H_k, W_k) of the teacher, finest level first.
             student: K features of the same shapes.
-            size: (H, W) of the images.
+            size: (H, W) of the backbone's input.
             weights: (B, K) weights of the levels, for the published form only; ones without them.
+            map_size: (H, W) of the map; None, the default, for ``size``.
 
         Returns:
             ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W).
         """
+        map_size = map_size or size
         plain, damped = self.distances(teacher, student)
         levels = self.smooth_maps(damped, size)  # (B, K, h, w)
         if self.published:
             scaled = levels if weights is None else levels * weights[..., None, None]
-            anomaly_map = self.smooth_maps.enlarged(scaled.sum(dim=1, keepdim=True), size)
+            anomaly_map = self.smooth_maps.enlarged(scaled.sum(dim=1, keepdim=True), map_size)
             return InferenceBatch(pred_score=anomaly_map.flatten(1).mean(dim=1), anomaly_map=anomaly_map)
-        anomaly_map = self.smooth_maps.enlarged(self.map_weights(levels).unsqueeze(1), size)
+        anomaly_map = self.smooth_maps.enlarged(self.map_weights(levels).unsqueeze(1), map_size)
         return InferenceBatch(
             pred_score=self.score_weights(self.evidence(plain, damped, size)), anomaly_map=anomaly_map
         )

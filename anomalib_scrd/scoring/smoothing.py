@@ -30,7 +30,7 @@ def smoothed(signals: torch.Tensor, sigma: float) -> torch.Tensor:
 
     Args:
         signals: (N, L).
-        sigma: Standard deviation in samples; 0 leaves them as they are.
+        sigma: Standard deviation in samples; 0 returns them unchanged.
 
     Returns:
         (N, L).

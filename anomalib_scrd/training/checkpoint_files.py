@@ -38,10 +38,10 @@ _MISMATCH = "Error(s) in loading state_dict"
 
 
 class AtomicCheckpointIO(AnomalibCheckpointIO):
-    """anomalib's checkpoint files, written beside their place and renamed.
+    """anomalib's checkpoint files, written under a temporary name in their folder and renamed.
 
-    Lightning writes them into the system's folder for temporary files and moves them from there: on another disk the
-    move is a copy, and a full disk leaves half a file under the name of the earlier one.
+    Lightning writes to the system's temporary folder and moves the file: between disks the move is a copy, and a full
+    disk leaves half a file under the name of the earlier one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
@@ -49,11 +49,11 @@ class AtomicCheckpointIO(AnomalibCheckpointIO):
 
         Args:
             checkpoint: Content.
-            path: File; remote ones are left to Lightning.
+            path: File; Lightning writes remote ones.
             storage_options: Refused, as by Lightning.
 
         Raises:
-            OSError: If the file cannot be written; the message says so, and an earlier file is unchanged.
+            OSError: If the file cannot be written; the message names it, and an earlier file is unchanged.
         """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -65,7 +65,7 @@ class AtomicCheckpointIO(AnomalibCheckpointIO):
         """Load a checkpoint; arguments as Lightning's.
 
         Raises:
-            ValueError: If the file is no whole checkpoint; the message names it.
+            ValueError: If the file is not a complete checkpoint; the message names it.
         """
         with explained_damage(path):
             return super().load_checkpoint(path, *args, **kwargs)
@@ -73,7 +73,7 @@ class AtomicCheckpointIO(AnomalibCheckpointIO):
 
 @contextmanager
 def explained_damage(path: _PATH) -> Iterator[None]:
-    """Name the file in the errors of a damaged checkpoint: torch does not, and suggests to run the code in it.
+    """Name the file in errors of a damaged checkpoint: torch does not, and suggests running the code in it.
 
     Args:
         path: The file.
@@ -87,10 +87,10 @@ def explained_damage(path: _PATH) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EINVAL or error.filename is not None:
             raise
-        # a zip archive that points to a place before its own begin
+        # a zip archive that points to a position before its start
         raise _damaged(path, error) from error
     except _DAMAGE as error:
-        if _MISMATCH in str(error):  # a whole file of another model; torch lists the names
+        if _MISMATCH in str(error):  # a complete file of another model; torch lists the names
             msg = f"checkpoint {str(path)!r} does not fit this model: {error}"
             raise RuntimeError(msg) from error
         raise _damaged(path, error) from error
@@ -100,14 +100,14 @@ def _damaged(path: _PATH, error: Exception) -> ValueError:
     text = str(error).strip() if isinstance(error, ValueError) else str(error).strip().partition(". ")[0]
     reason = "" if isinstance(error, pickle.UnpicklingError) else f": {text}"
     msg = (
-        f"checkpoint {str(path)!r} is damaged, or no checkpoint of this model, and is not loaded "
+        f"checkpoint {str(path)!r} is damaged or not a checkpoint of this model, and is not loaded "
         f"({type(error).__name__}{reason})"
     )
     return ValueError(msg)
 
 
 def write_atomically(trainer: Trainer) -> None:
-    """Let a trainer use :class:`AtomicCheckpointIO`, unless it was given a checkpoint plugin.
+    """Make a trainer use :class:`AtomicCheckpointIO`, unless the user chose a checkpoint plugin.
 
     Args:
         trainer: Trainer whose strategy has been chosen.

@@ -35,11 +35,11 @@ class CompiledModules(Callback):
         self._recorded: dict[Any, _Recorded] = {}
 
     def __call__(self, module: nn.Module) -> Any:
-        """The compiled form of a module, or the module where there is none."""
+        """The compiled form of a module, or the module itself outside of a training."""
         return self._compiled.get(module, module)
 
     def begin_step(self) -> None:
-        """Tell CUDA graphs that the outputs of the previous step are no longer needed."""
+        """Mark the outputs of the previous step as free for CUDA graphs."""
         if self._compiled and self._mode == REDUCE_OVERHEAD:
             torch.compiler.cudagraph_mark_step_begin()
 

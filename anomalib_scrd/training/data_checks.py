@@ -20,12 +20,12 @@ def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
 
     Args:
         trainer: The trainer, while it sets up a run.
-        stage: Lightning's: fit, validate, test or predict.
+        stage: Lightning's stage: fit, validate, test or predict.
         transform: Transform of the model's pre-processor.
 
     Raises:
-        ValueError: If anomalib would fail at the data module for lack of validation images.
-        UnreadableImageError: If files are no images.
+        ValueError: If the data module has no validation images and anomalib would fail.
+        UnreadableImageError: If files cannot be read as images.
     """
     datamodule = getattr(trainer, "datamodule", None)
     if (
@@ -37,7 +37,7 @@ def check_run(trainer: Trainer, stage: str, transform: Any) -> None:
     ):
         msg = (
             f"{type(datamodule).__name__} has no validation images (val_split_mode "
-            f"{str(datamodule.val_split_mode.value)!r}), and anomalib fails at that: give another val_split_mode, "
+            f"{str(datamodule.val_split_mode.value)!r}), and anomalib fails then: give another val_split_mode, "
             "or trainer.limit_val_batches 0 for scores without threshold and normalisation"
         )
         raise ValueError(msg)
@@ -48,7 +48,7 @@ def check_size(size: tuple[int, int] | None, model: ScaleAwareCRDModel, backbone
     """Refuse a pre-processor that makes images too small for a model.
 
     Args:
-        size: (height, width) to which the pre-processor resizes; None where it does not.
+        size: (height, width) in pixels to which the pre-processor resizes; None if it does not resize.
         model: The model.
         backbone: Name of its teacher.
 
@@ -64,14 +64,14 @@ def check_size(size: tuple[int, int] | None, model: ScaleAwareCRDModel, backbone
 
 
 def check_tiling(model: ScaleAwareCRDModel, *, cached: bool) -> None:
-    """Refuse tiles that do not fit a model, and warn of maps with seams.
+    """Refuse tiles that do not fit a model, and warn about maps with seams.
 
     Args:
         model: The model.
         cached: Whether the teacher's features are cached.
 
     Raises:
-        ValueError: If the tiles are too small, or features are cached, which is done by whole images.
+        ValueError: If the tiles are too small, or the features of complete images are cached.
     """
     tiling = model.tiling
     if tiling is None:
@@ -80,7 +80,7 @@ def check_tiling(model: ScaleAwareCRDModel, *, cached: bool) -> None:
         msg = f"tile_size must be at least {model.minimum_size}, the stride of the embedding, got {tiling.size}"
         raise ValueError(msg)
     if cached:
-        msg = "feature_cache keeps features of whole images, and the model is trained on tiles: give feature_cache 0"
+        msg = "feature_cache keeps features of complete images, but the model is trained on tiles: give feature_cache 0"
         raise ValueError(msg)
     if any(stride == size for size, stride in zip(tiling.size, tiling.stride, strict=True)):
         logger.warning("the tiles do not overlap, so maps have seams: give the tiler a stride below its tile_size")

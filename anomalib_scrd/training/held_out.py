@@ -22,11 +22,11 @@ from torchvision.transforms.v2 import Compose, Resize, Transform
 logger = logging.getLogger(__name__)
 
 ENOUGH = 500
-"""Largest number of held-out images: more make every validation slower and a threshold hardly more accurate."""
+"""Largest number of held-out images: more slow down every validation and hardly improve a threshold."""
 
-# Images of the training set that are scored for the covariance of the evidence: more of them change nothing.
+# Images of the training set that are scored for the covariance of the evidence: more do not change the weights.
 _TRAINED = 200
-# A tenth of a small set is too few for a threshold: this many, if they are at most a quarter of the set.
+# Fewest held-out images, unless they exceed a quarter of the set: a tenth of a small set is too few for a threshold.
 _FEW = 8
 _SMALL_SET_SHARE = 4
 # With fewer images than this, starting worker processes takes longer than reading the images.
@@ -39,26 +39,26 @@ class HeldOut(Callback):
 
     The split is made when the trainer sets up a fit: after the data module's own ``setup`` and before the training
     loader exists. Each image is ranked by a hash of the seed and of its path below the folder that all training images
-    share. The split is therefore the same in every process of a distributed training, in a resumed one, after the
-    folder has been moved, and, but for a few images, after images have been added. Images whose names differ in their
-    last number only (slices of one volume, frames of one sequence) stay together, because they resemble each other
-    more than a new image resembles them, unless one such group is larger than the held-out part.
+    share. The split is therefore the same in every process of a distributed training, in a resumed training and after
+    the folder has been moved, and nearly the same after images have been added. Images whose names differ in their last
+    number only (slices of one volume, frames of one sequence) stay together, because they are more similar to each
+    other than to a new image, unless one such group is larger than the held-out part.
 
-    Validation and test images are left alone. A data module without validation images gets the held-out ones as its
-    validation set. After the fit, or if it fails, the data module has its own training set back.
+    Validation and test images are not changed. A data module without validation images gets the held-out ones as its
+    validation set. After the fit, or if it fails, the data module's own training set is restored.
 
     Without an ``AnomalibDataModule`` (loaders were given to ``fit``), or where its training set cannot be subsampled,
-    nothing is held out and one warning says so; thresholds then come from the normal validation images alone.
+    nothing is held out and a warning is logged; thresholds then come from the normal validation images alone.
 
     Args:
-        share: Share of the normal training images, in [0, 1); 0 for none. At least 8 images are held out, but no more
-            than a quarter of the set for that reason, and at most :data:`ENOUGH`.
-        seed: Seed of the choice. A checkpoint keeps share and seed; a fit that resumes from it uses those.
+        share: Share of the normal training images, in [0, 1); 0 for none. At least the smaller of 8 images and a
+            quarter of the set is held out, and at most :data:`ENOUGH` images.
+        seed: Seed of the choice. A checkpoint stores share and seed, which a resumed fit uses.
 
     Attributes:
-        dataset: The images that are held out, read and augmented as validation images are; None if there are none.
-        left_out_scores: (N,) score of each of them by weights that were fitted without it, where they are few; else
-            None. See :func:`~anomalib_scrd.scoring.fitting.fit_weights`.
+        dataset: The held-out images, read and augmented like validation images; None if there are none.
+        left_out_scores: (N,) score of each held-out image by weights that were fitted without it, if there are few;
+            else None. See :func:`~anomalib_scrd.scoring.fitting.fit_weights`.
 
     Raises:
         ValueError: If share is not in [0, 1).
@@ -66,7 +66,7 @@ class HeldOut(Callback):
 
     def __init__(self, share: float = 0.1, seed: int = 0) -> None:
         if isinstance(share, bool) or not 0 <= share < 1:
-            msg = f"the share of held-out images must lie in [0, 1), got {share!r}"
+            msg = f"the share of held-out images must be in [0, 1), got {share!r}"
             raise ValueError(msg)
         self.share = float(share)
         self.seed = int(seed)
@@ -83,8 +83,8 @@ class HeldOut(Callback):
         return 0 if self.dataset is None else len(self.dataset)
 
     @property
-    def whole(self) -> AnomalibDataset | None:
-        """Training images before any were held out; None outside of a fit."""
+    def training_set(self) -> AnomalibDataset | None:
+        """All training images, the held-out ones included; None outside of a fit."""
         return None if self._taken_from is None else self._taken_from[1]
 
     def loader(self, *, trained: bool = False) -> DataLoader:
@@ -105,11 +105,11 @@ class HeldOut(Callback):
             batch_size=self._batch_size,
             num_workers=self._num_workers if len(dataset) >= _WORTH_WORKERS else 0,
             collate_fn=self._collate or dataset.collate_fn,
-            generator=torch.Generator().manual_seed(0),  # or each look would take a number from the training's
+            generator=torch.Generator().manual_seed(0),  # a loader without one draws from the training's random state
         )
 
     def images(self, model: LightningModule, *, trained: bool = False) -> Iterator[torch.Tensor]:
-        """Held-out images as the model's forward pass gets them in a validation.
+        """Held-out images as the input of the model's forward pass in a validation.
 
         Args:
             model: Model whose device and pre-processor are used.
@@ -138,11 +138,12 @@ class HeldOut(Callback):
             self.take(getattr(trainer, "datamodule", None), transform, validate=bool(trainer.limit_val_batches))
 
     def take(self, datamodule: Any, transform: Transform | None = None, *, validate: bool = True) -> None:
-        """Hold out images of a data module, in place of the present ones.
+        """Hold out images of a data module, replacing earlier ones.
 
         Args:
             datamodule: Data module that has been set up.
-            transform: The model's pre-processing, of which the held-out images need the resize to be collated.
+            transform: The model's pre-processing; its resize is applied to the held-out images, so that they can be
+                collated.
             validate: Whether a data module without validation images gets the held-out ones.
         """
         self.give_back()
@@ -156,11 +157,11 @@ class HeldOut(Callback):
             normal = _normal(whole)
             chosen = held_out_indices(whole.samples.image_path, self.share, self.seed, normal, _together(whole.samples))
             if not chosen:
-                obstacle = f"the {len(whole)} training images are too few, or of too few patients or volumes"
+                obstacle = f"the {len(whole)} training images are too few, or from too few patients or volumes"
         if obstacle is not None:
             logger.warning(
-                "No normal training images are held out, because %s. Thresholds come from the normal validation "
-                "images alone.",
+                "No normal training images are held out, because %s. Thresholds come only from the normal validation "
+                "images.",
                 obstacle,
             )
             return
@@ -172,7 +173,7 @@ class HeldOut(Callback):
         self._trained = whole.subsample([known[index] for index in sorted(some)])
         self.dataset.augmentations = self._trained.augmentations = _as_in_validation(datamodule, transform)
         self._batch_size, self._num_workers = datamodule.eval_batch_size, datamodule.num_workers
-        self._collate = datamodule.external_collate_fn  # that of a tiled ensemble takes one tile of each image
+        self._collate = datamodule.external_collate_fn  # a tiled ensemble's takes one tile of each image
         datamodule.train_data = whole.subsample(rest)
         fill_in = validate and not hasattr(datamodule, "val_data")
         if fill_in:
@@ -181,7 +182,7 @@ class HeldOut(Callback):
         logger.info("%d of %d normal training images are held out for thresholds.", len(chosen), len(whole))
 
     def give_back(self) -> None:
-        """Give the data module its own training set back; the held-out images stay available here."""
+        """Restore the data module's own training set; the held-out images stay available here."""
         if self._taken_from is None:
             return
         datamodule, whole, filled_in = self._taken_from
@@ -191,13 +192,13 @@ class HeldOut(Callback):
         self._taken_from = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the images back after a fit."""
+        """Restore the training set after a fit."""
         del trainer, pl_module
         if stage == "fit":
             self.give_back()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the images back after a fit that failed."""
+        """Restore the training set after a fit that failed."""
         del trainer, pl_module, exception
         self.give_back()
 
@@ -206,7 +207,7 @@ class HeldOut(Callback):
         return {"share": self.share, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Hold out the images of the checkpoint's training: others have been trained on."""
+        """Hold out the same images as the checkpoint's training: the student was trained on the others."""
         if state_dict == self.state_dict():
             return
         self.share, self.seed = float(state_dict["share"]), int(state_dict["seed"])
@@ -216,7 +217,7 @@ class HeldOut(Callback):
             self.take(datamodule, transform, validate=filled_in)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the images out: an exported or copied model does not need the paths of its training set."""
+        """Drop the images: an exported or copied model does not need the paths of its training set."""
         gone = ("dataset", "_trained", "left_out_scores", "_collate", "_taken_from")
         return {**self.__dict__, **dict.fromkeys(gone)}
 
@@ -234,7 +235,7 @@ def held_out_indices(
         paths: Files of the training images, n of them.
         share: Share of the normal ones, in [0, 1); 0 for none.
         seed: Seed of the choice.
-        normal: n flags; the others are never chosen. None if all are normal.
+        normal: n flags; other images are never chosen. None if all are normal.
         together: n names of groups, for example patients, whose images are held out together; "" for an image without
             a group. None, or no group at all, groups files by the numbers in their names.
 
@@ -244,7 +245,7 @@ def held_out_indices(
     """
     folder = os.path.commonpath([Path(path).parent for path in paths]) if len(paths) else ""
     names = [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
-    if together is not None:  # medical images: the same ones in another format give the same model
+    if together is not None:  # medical images: the split does not depend on the format
         names = [name.removesuffix(Path(name).suffix) for name in names]
     candidates = [index for index in range(len(names)) if normal is None or normal[index]]
     wanted = min(max(round(share * len(candidates)), min(_FEW, len(candidates) // _SMALL_SET_SHARE)), ENOUGH)
@@ -253,13 +254,13 @@ def held_out_indices(
     known = _first_names(together or [""] * len(names), names)
     keys = [name or _LAST_NUMBER.sub("#", names[index]) for index, name in enumerate(known)]
     sizes = Counter(keys[index] for index in candidates)
-    # Names that differ in a number may be all there are; patients are never split.
+    # Groups by number are split if they are too large; patients are never split.
     keys = [keys[i] if known[i] or sizes[keys[i]] <= wanted else names[i] for i in range(len(names))]
     groups: dict[str, list[int]] = {}
     for index in candidates:
         groups.setdefault(keys[index], []).append(index)
     smallest = min(map(len, groups.values()))
-    if smallest <= len(candidates) // _SMALL_SET_SHARE:  # of few large groups one is held out whole
+    if smallest <= len(candidates) // _SMALL_SET_SHARE:  # of few large groups a complete one is held out
         wanted = max(wanted, smallest)
     chosen: list[int] = []
     for key in sorted(groups, key=lambda key: blake2b(f"{seed}:{key}".encode()).digest()):
@@ -269,7 +270,7 @@ def held_out_indices(
 
 
 def _first_names(together: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The first file of each group in place of its name, which may differ between processes; "" for none."""
+    """Replace the name of each group, which may differ between processes, by its first file; "" for none."""
     first: dict[str, str] = {"": ""}
     for group, name in zip(together, names, strict=True):
         first.setdefault(group, name)
@@ -277,7 +278,7 @@ def _first_names(together: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _together(samples: Any) -> list[str] | None:
-    """Patients or volumes of a table that has them, "" for an image without one."""
+    """Patient, or volume, of each image of a table with these columns, "" for none."""
     if not {"patient", "volume"} <= set(samples.columns):
         return None
     return list(samples.patient.where(samples.patient != "", samples.volume))
@@ -286,12 +287,12 @@ def _together(samples: Any) -> list[str] | None:
 def _obstacle(datamodule: Any) -> str | None:
     """Why no images can be held out, None if they can."""
     if datamodule is None:
-        return "fit was given loaders and no data module"
+        return "fit was called with loaders and without a data module"
     if not isinstance(datamodule, AnomalibDataModule):
         return f"{type(datamodule).__name__} is not one of anomalib's data modules"
     train = getattr(datamodule, "train_data", None)
     if not isinstance(train, AnomalibDataset) or getattr(train, "_samples", None) is None:
-        return f"train_data of {type(datamodule).__name__} is no dataset with a table of samples"
+        return f"train_data of {type(datamodule).__name__} is not a dataset with a table of samples"
     return None
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode inside, and each of its parts back into its own mode after."""
+    """Put a module into evaluation mode, and restore the mode of each of its submodules afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

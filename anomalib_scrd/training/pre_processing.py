@@ -56,14 +56,14 @@ def normalisation(transform: Any) -> Normalisation | None:
         transform: Transform of a pre-processor, of torchvision's first or second version, possibly nested.
 
     Returns:
-        Those of all its Normalize steps together; None where there is none.
+        Mean and standard deviation of all its Normalize steps combined; None if there are none.
     """
     if isinstance(transform, (Normalize, transforms_v1.Normalize)):
         mean, std = (
             torch.as_tensor(value, dtype=torch.float32).reshape(-1) for value in (transform.mean, transform.std)
         )
         return Normalisation(mean, std)
-    # Compose keeps its steps in a plain list, out of reach of `modules()`.
+    # Compose keeps its steps in a plain list, which `modules()` does not visit.
     steps = transform if isinstance(transform, nn.Sequential) else getattr(transform, "transforms", ())
     result: Normalisation | None = None
     for step in filter(None, map(normalisation, steps)):

@@ -1,4 +1,4 @@
-"""Order of the images in a training that is resumed, or interrupted by validations."""
+"""Order of the images in a resumed training, independent of validations."""
 
 __all__ = ["ResumedOrder", "loader_starts_again"]
 
@@ -10,19 +10,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class ResumedOrder(Callback):
-    """Makes a resumed training see the images that the uninterrupted one would have seen.
+    """Gives a resumed training the same images in the same order as an uninterrupted one.
 
-    Lightning continues an epoch from a checkpoint within it with the first batch of its loader, and ends it as many
-    batches early. This callback reads the batches before the checkpoint again and skips them, so that order and
-    augmentations of all later batches are unchanged. Loaders that restore their own position, by Lightning's
-    ``state_dict`` and ``load_state_dict``, are left alone.
+    From a checkpoint within an epoch, Lightning continues with the first batch of its loader, and ends the epoch as
+    many batches early. This callback reads the batches before the checkpoint again and skips them, so that order and
+    augmentations of all later batches are unchanged. Loaders that restore their own position, by ``state_dict`` and
+    ``load_state_dict``, are not changed.
 
-    A validation draws from torch's random state, and its time can depend on the clock, so the state is restored after
-    it. Lightning starts the loader of validations before the first batch of a resumed training, so that batch is read
+    A validation draws from torch's random state, and when it runs can depend on the clock, so the state is restored
+    after it. Lightning starts the validation loader before the first batch of a resumed training, so that batch is read
     first, and the state is restored.
 
-    The model's ``batches_of_epoch`` is the number of batches to skip, None for an order that no seed fixes; its
-    ``saw(batch)`` is called with the last of them.
+    The model's ``batches_of_epoch`` is the number of batches to skip, or None without a seed; its ``saw(batch)`` is
+    called with the last skipped batch.
     """
 
     def __init__(self) -> None:
@@ -34,17 +34,17 @@ class ResumedOrder(Callback):
         count = getattr(pl_module, "batches_of_epoch", None)
         self._resumes = trainer.ckpt_path is not None and count is not None
         if trainer.ckpt_path is not None and count is not None:
-            self._leave_out(trainer, pl_module, count)
+            self._skip_batches(trainer, pl_module, count)
         self._state = torch.get_rng_state()
 
-    def _leave_out(self, trainer: Trainer, model: Any, count: int) -> None:
-        fetcher: Any = trainer.fit_loop._data_fetcher  # noqa: SLF001 - there is no public way to the started loader
+    def _skip_batches(self, trainer: Trainer, model: Any, count: int) -> None:
+        fetcher: Any = trainer.fit_loop._data_fetcher  # noqa: SLF001 - there is no public access to the started loader
         if any(hasattr(loader, "load_state_dict") for loader in fetcher.combined_loader.flattened):
             return
         batch = None
         for _ in range(count):
             batch, _, _ = next(fetcher)
-        fetcher.fetched, fetcher.done = 0, False  # Lightning adds what the checkpoint's progress says
+        fetcher.fetched, fetcher.done = 0, False  # Lightning adds the checkpoint's progress
         if batch is not None:
             model.saw(trainer.strategy.batch_to_device(batch))
         fetcher.iterator = _read_ahead(fetcher.iterator)
@@ -57,11 +57,11 @@ class ResumedOrder(Callback):
         self._resumes = False
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Store the random state before a validation can follow: its loader draws before its start hooks are called."""
+        """Store the random state before a validation: its loader draws before its start hooks are called."""
         self._state = torch.get_rng_state()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore it."""
+        """Restore the random state."""
         del trainer, pl_module
         if self._state is not None:
             torch.set_rng_state(self._state)
@@ -76,7 +76,7 @@ class ResumedOrder(Callback):
 
 
 def _read_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
-    """Yield None when the first item has been read, then this item and all others."""
+    """Read the first item and yield None, then yield this item and all others."""
     first = next(iterator, None)
     yield None
     while first is not None:
@@ -85,10 +85,10 @@ def _read_ahead(iterator: Iterator[Any]) -> Iterator[Any]:
 
 
 def loader_starts_again(trainer: Trainer) -> bool:
-    """Tell, in ``on_train_epoch_start``, whether the loader of training images is started for this epoch.
+    """Whether the training loader is started for this epoch after ``on_train_epoch_start``.
 
-    The loader of a training's first epoch is started before this hook. So is that of a resumed training, except if
-    Lightning ends the epoch of the checkpoint first.
+    The loader of the first epoch is started before this hook, also in a resumed training, except if Lightning ends the
+    epoch of the checkpoint first.
 
     Args:
         trainer: Trainer.

@@ -1,4 +1,4 @@
-"""Messages at the start and the end of a run, and removal of files that a failed run leaves."""
+"""Messages at the start and the end of a run, and removal of the files of a failed run."""
 
 __all__ = ["RunReport", "next_command"]
 
@@ -36,7 +36,7 @@ _COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 class RunReport(Callback):
     """Estimates how long a fit will take, and reports its checkpoint, its thresholds and the next command.
 
-    After an interrupt (Ctrl-C) the state of the fit is written beside the checkpoints, as ``interrupted.ckpt`` with
+    After an interrupt (Ctrl-C) the state of the fit is written to the checkpoint folder, as ``interrupted.ckpt`` with
     thresholds of its own, and its path is reported. After a failure before the first step, the folder that anomalib
     made for the results of this run is removed if it is empty, and ``latest`` points to the previous run again.
     """
@@ -51,8 +51,8 @@ class RunReport(Callback):
         self._batches = 0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock at the fourth batch, and estimate after ten more."""
-        del pl_module, batch, batch_idx
+        """Start the clock at the fourth batch, and estimate the duration after ten more."""
+        del batch, batch_idx
         if self._batches == _FIRST:
             self._start = time.monotonic()
         elif self._batches == _FIRST + _TIMED:
@@ -60,7 +60,8 @@ class RunReport(Callback):
             left = _batches_left(trainer)
             if trainer.is_global_zero and left is not None and left * seconds >= _WORTH_AN_ESTIMATE:
                 about = timedelta(seconds=round(left * seconds))
-                say(f"time: about {about} for {left} more batches, {seconds:.2g} s each")
+                most = "at most " if getattr(getattr(pl_module, "own_length", None), "cycles", ()) else ""
+                say(f"time: {most}about {about} for {left} more batches, {seconds:.2g} s each")
         self._batches += 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +81,7 @@ class RunReport(Callback):
         """Save the state of an interrupted fit, and remove the empty folder of a failed one."""
         if isinstance(exception, KeyboardInterrupt):
             if trainer.state.fn == TrainerFn.FITTING:
-                _keep(trainer, pl_module)
+                _save_interrupted(trainer, pl_module)
         elif trainer.is_global_zero and trainer.global_step == 0:
             remove_empty_version(Path(trainer.default_root_dir))
 
@@ -112,10 +113,10 @@ def next_command(model: Any, checkpoint: str) -> str:
 
 
 def remove_empty_version(folder: Path) -> None:
-    """Remove a folder of results that holds nothing but a copy of the settings, and correct ``latest``.
+    """Remove a results folder that contains only a copy of the settings, and correct ``latest``.
 
     Args:
-        folder: Folder that anomalib made for one run, ``v0``, ``v1``, ...; any other one is left alone.
+        folder: Folder that anomalib made for one run, ``v0``, ``v1``, ...; other folders are not touched.
     """
     latest = folder.parent / "latest"
     if not _VERSION.fullmatch(folder.name) or not latest.is_symlink() or latest.resolve() != folder.resolve():
@@ -129,12 +130,12 @@ def remove_empty_version(folder: Path) -> None:
         latest.symlink_to(max(others, key=lambda path: int(path.name[1:])), target_is_directory=True)
 
 
-def _keep(trainer: Trainer, model: Any) -> None:
+def _save_interrupted(trainer: Trainer, model: Any) -> None:
     """Write the state of an interrupted fit."""
     step, written = trainer.global_step, _checkpoint(trainer)
     earlier = f"the last checkpoint is {written}" if written else "there is no checkpoint"
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    if trainer.world_size > 1 or not folder or not step:  # other processes may be at another step
+    if trainer.world_size > 1 or not folder or not step:  # processes may be at different steps
         say(f"interrupted after {step} steps; {earlier}")
         return
     path = Path(str(folder)) / "interrupted.ckpt"
@@ -145,7 +146,7 @@ def _keep(trainer: Trainer, model: Any) -> None:
             if find is not None:
                 find(trainer, model)
         trainer.save_checkpoint(path)
-    except Exception as error:  # noqa: BLE001 - the interrupt goes on
+    except Exception as error:  # noqa: BLE001 - the interrupt must go on
         say(f"interrupted after {step} steps; this state could not be written ({error}); {earlier}")
     else:
         say(f"interrupted after {step} steps; checkpoint: {path} (continue with --ckpt_path)")
@@ -167,7 +168,7 @@ def _batches_left(trainer: Trainer) -> int | None:
 
 
 def _differences(flag: str, value: Any, default: Any) -> Iterator[tuple[str, Any]]:
-    """Settings that are not the default ones; those of a group one by one."""
+    """Settings that differ from the default; the fields of a group one by one."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             yield from _differences(f"{flag}.{name}", part, default.get(name) if isinstance(default, Mapping) else None)

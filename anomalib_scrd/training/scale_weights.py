@@ -1,4 +1,4 @@
-"""The weights of the scales are fitted on the images that a training holds out."""
+"""Fitting of the scale weights on the held-out images of a training."""
 
 __all__ = ["ScaleWeights"]
 
@@ -12,31 +12,33 @@ from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import Normalisation
 from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights, learn_difference
 from anomalib_scrd.training.held_out import HeldOut
+from anomalib_scrd.training.own_length import OwnLength
 from anomalib_scrd.training.pre_processing import normalisation
 
 
 class ScaleWeights(ModelMixin):
     """Fits the weights of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` before thresholds are found.
 
-    What synthetic anomalies change is learned from the student just before it trains with them for the first time.
+    The effect of synthetic anomalies is measured just before the student is first trained with them.
     """
 
     held_out: HeldOut
+    own_length: OwnLength
     loss: ScaleAwareContrastiveLoss
     _seed: int | None
     _clean_steps = 0
     _learns_difference = False
 
     def plan_anomalies(self) -> None:
-        """Find the step at which synthetic anomalies come in, at the start of a training or of its continuation."""
-        steps = self.trainer.estimated_stepping_batches
+        """Find the step at which synthetic anomalies begin, at the start of a new or resumed training."""
+        steps = next(iter(self.own_length.cycles), self.trainer.estimated_stepping_batches)
         start = self.hparams["noise"]["start"] if self.loss.pull > 0 and math.isfinite(steps) else 0.0
         self._clean_steps = math.ceil(start * steps) if start else 0
-        fresh = 0 < self._clean_steps >= self.global_step  # the student has seen none yet
+        fresh = 0 < self._clean_steps >= self.global_step  # the student was not trained with any
         self._learns_difference = fresh and len(self.held_out) >= FEWEST_IMAGES
 
     def trains_with_anomalies(self) -> bool:
-        """Whether this step trains with synthetic anomalies; the first one that does learns what they change."""
+        """Whether this step trains with synthetic anomalies; before the first such step their effect is measured."""
         if not self.loss.needs_noisy or self.global_step < self._clean_steps:
             return False
         if self._learns_difference:
@@ -47,9 +49,9 @@ class ScaleWeights(ModelMixin):
 
     @torch.no_grad()
     def before_thresholds(self) -> None:
-        """Fit the weights of the scales to the student as it is now; called before thresholds are found in a fit.
+        """Fit the weights of the scales to the present student; called before thresholds are found in a fit.
 
-        With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights stay as they are.
+        With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights are unchanged.
         """
         if len(self.held_out) < FEWEST_IMAGES:
             return
@@ -58,7 +60,7 @@ class ScaleWeights(ModelMixin):
         cast("Any", self).note_range(images if normalised is None else normalised.undo(images))
         known = map(model.tiles, self.held_out.images(self, trained=True))
         scores = fit_weights(model, images, normalised, seed, known)
-        # With tiles they are those of tiles, and no image's.
+        # With tiles these are scores of tiles, not of images.
         self.held_out.left_out_scores = scores if model.tiling is None else None
 
     def normalisation(self) -> Normalisation | None:
@@ -70,7 +72,7 @@ class ScaleWeights(ModelMixin):
         """Held-out images, or their tiles, their normalisation, and the seed of their anomalies."""
         model: Any = self.model
         images = model.tiles(torch.cat(list(self.held_out.images(self))))
-        if model.tiling is not None:  # the first images get anomalies: tiles of different places
+        if model.tiling is not None:  # only the first get anomalies: mix tiles of all places
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
             images = images[order.to(images.device)]
         return images, self.normalisation(), self._seed or 0

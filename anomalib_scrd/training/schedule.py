@@ -1,10 +1,12 @@
-"""Length of a training, optimiser and learning rate."""
+"""Optimiser and learning rate."""
 
-__all__ = ["DEFAULT_STEPS", "asks_for_no_length", "cosine_with_warmup", "optimiser_and_schedule", "set_default_length"]
+__all__ = ["cosine_with_warmup", "optimiser_and_schedule"]
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,51 +18,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_STEPS = 40_000
-"""Published length of a training, in optimiser steps."""
-
-# Lightning fills it in for a fit without a length (`lightning.pytorch.loops.utilities._parse_loop_limits`).
-_LIGHTNING_DEFAULT = (1000, -1)
-
-
-def asks_for_no_length(trainer: Trainer) -> bool:
-    """Whether a trainer was made without a length.
-
-    Call it when the trainer is attached to the model: later Lightning has filled in 1000 epochs, or the time limit.
-
-    Args:
-        trainer: The trainer.
-    """
-    return trainer.max_epochs is None and trainer.max_steps == -1
-
-
-def set_default_length(trainer: Trainer, steps: int = DEFAULT_STEPS) -> bool:
-    """Give a training without a length the default one, unless it has a time limit.
-
-    Args:
-        trainer: The trainer, while it sets up a fit.
-        steps: Optimiser steps after which the training ends.
-
-    Returns:
-        Whether the length was set here.
-    """
-    if (trainer.max_epochs, trainer.max_steps) != _LIGHTNING_DEFAULT:
-        return False
-    trainer.fit_loop.max_epochs = -1
-    trainer.fit_loop.epoch_loop.max_steps = steps
-    logger.info("No length was given: the training ends after the published %d steps.", steps)
-    return True
-
 
 def optimiser_and_schedule(
-    parameters: Iterable[nn.Parameter], options: Mapping[str, Any], trainer: Trainer
+    parameters: Iterable[nn.Parameter], options: Mapping[str, Any], trainer: Trainer, cycles: Sequence[int] = ()
 ) -> OptimizerLRScheduler:
     """Build AdamW and its learning rate.
 
     Args:
         parameters: Trained parameters.
         options: Values of :class:`~anomalib_scrd.options.OptimiserOptions`.
-        trainer: The trainer, which knows the length.
+        trainer: The trainer, for the length of the training.
+        cycles: Steps of each cycle of a cosine; empty, the default, for one cycle over the training.
 
     Returns:
         The result of ``configure_optimizers``.
@@ -79,32 +47,37 @@ def optimiser_and_schedule(
     known = math.isfinite(steps)
     if not known:
         logger.warning(
-            "optimiser.schedule 'cosine' does not know how many steps a training with trainer.max_time alone has: the "
+            "optimiser.schedule 'cosine' needs the number of steps, which trainer.max_time alone does not give: the "
             "learning rate stays constant after the warm-up; give trainer.max_steps or trainer.max_epochs as well",
         )
-    scheduler = cosine_with_warmup(optimizer, int(steps) if known else None, options["warmup_steps"])
+    lengths = cycles or ([int(steps)] if known else [])
+    scheduler = cosine_with_warmup(optimizer, lengths, options["warmup_steps"])
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def cosine_with_warmup(optimizer: Optimizer, total_steps: int | None, warmup_steps: int) -> LambdaLR:
-    """Linear rise over the warm-up, then half a cosine down to zero at the last step.
+def cosine_with_warmup(optimizer: Optimizer, cycles: Sequence[int], warmup_steps: int) -> LambdaLR:
+    """Cycles of a linear warm-up, then half a cosine down to zero at the last step of the cycle.
 
     Args:
         optimizer: Optimiser.
-        total_steps: Steps of the whole training; None where it is unknown: no cosine follows the rise.
-        warmup_steps: Steps of the rise. In a training that is shorter than twice as many it takes the first half.
+        cycles: Steps of each cycle; empty if the length is unknown, and then the rate stays constant after the warm-up.
+        warmup_steps: Steps of each warm-up; at most the first half of a cycle.
 
     Returns:
         A scheduler to be stepped once per optimiser step.
     """
-    warmup = warmup_steps if total_steps is None else min(warmup_steps, total_steps // 2)
+    ends = list(accumulate(cycles))
 
     def factor(step: int) -> float:
+        if not ends:
+            return min(1.0, (step + 1) / (warmup_steps + 1))
+        cycle = min(bisect_right(ends, step), len(ends) - 1)
+        length = cycles[cycle]
+        step -= ends[cycle] - length
+        warmup = min(warmup_steps, length // 2)
         if step < warmup:
             return (step + 1) / (warmup + 1)
-        if total_steps is None:
-            return 1.0
-        progress = (step - warmup) / max(1, total_steps - warmup)
+        progress = (step - warmup) / max(1, length - warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     return LambdaLR(optimizer, factor)

@@ -12,7 +12,7 @@ from anomalib_scrd.noise import step_generator
 
 @contextmanager
 def seeded_weights(seed: int | None) -> Iterator[None]:
-    """Draw random weights from a seed, and leave the global random state as it was.
+    """Draw random weights from a seed, without changing the global random state.
 
     Args:
         seed: The seed; None draws from the global random state.
@@ -27,10 +27,10 @@ def seeded_weights(seed: int | None) -> Iterator[None]:
 
 
 def seed_epoch(seed: int, batches: int, rank: int) -> None:
-    """Seed torch's global random state for an epoch, from numbers that a checkpoint keeps.
+    """Seed torch's global random state for an epoch, from numbers that a checkpoint stores.
 
     The loader of the training images draws its order, and the seeds of its workers, from this state. (Under a
-    distributed strategy Lightning replaces the sampler by one with a seed of its own, ``PL_GLOBAL_SEED``.)
+    distributed strategy Lightning replaces the sampler by one with its own seed, ``PL_GLOBAL_SEED``.)
 
     Args:
         seed: Seed of the run.

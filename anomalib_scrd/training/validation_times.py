@@ -1,4 +1,4 @@
-"""Times at which a fit validates, finds thresholds and writes its checkpoint: a few, and one after its last step."""
+"""Times at which a fit validates, finds thresholds and writes its checkpoint."""
 
 __all__ = ["ValidationTimes"]
 
@@ -15,39 +15,38 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_scrd.training.modes import evaluation_mode
 
-# More batches than a training has: Lightning's own counting then never starts a validation.
+# A batch number that no training reaches, so that Lightning itself never starts a validation.
 _NEVER = 2**62
 _LONGEST_WITHOUT = 1800.0  # seconds
-_CLOCK_EVERY = 50  # batches between two readings of the clock, which processes have to agree on
+_CLOCK_EVERY = 50  # batches between two checks of the time, which synchronise the processes
 _MOST_FOR_VALIDATION = 0.1  # of the time since the start ...
 _WORTH_SAVING = 5.0  # ... if it is more than these seconds
-_DEFAULT_FILES = {None, "model"}  # names of the checkpoints that Lightning and anomalib write unasked
+_DEFAULT_FILES = {None, "model"}  # names of the default checkpoints of Lightning and anomalib
 
 
 class ValidationTimes(Callback):
-    """Plans the validations of a fit, with which checkpoints are written.
+    """Plans the validations of a fit; a checkpoint is written after each.
 
-    By default Lightning validates, and anomalib writes a checkpoint, at the end of every epoch: hundreds of times where
-    epochs are short, never where a fit ends within its first one, and in either case not after the last step of a fit
-    that ends within an epoch. With this callback a fit of known length (steps, epochs or time) validates after each
-    quarter of it, at the end of an epoch where epochs are short, and after its last step. It also validates whenever
-    half an hour has passed without. A validation that is planned for the middle of a fit is left out if those before it
-    have taken more than a tenth of the time (and more than five seconds). The checkpoint is written after a validation,
-    so that its thresholds belong to its weights.
+    By default Lightning validates, and anomalib writes a checkpoint, at the end of every epoch: hundreds of times with
+    short epochs, never if a fit ends within its first epoch, and not after the last step of a fit that ends within an
+    epoch. With this callback a fit of known length (steps, epochs or time) validates after each quarter of it, at the
+    end of an epoch if epochs are short, and after its last step. It also validates half an hour after the last
+    validation. A validation in the middle of a fit is skipped if the earlier ones took more than a tenth of the time
+    (and more than five seconds). The checkpoint is written after a validation, so that its thresholds match its
+    weights.
 
     The user's own plan has priority: ``check_val_every_n_epoch`` or ``val_check_interval`` with another value than
-    Lightning's default, ``EarlyStopping``, or a checkpoint callback that is not the default one. Then this callback
-    only adds a validation after the last step, if there is none, and ensures that checkpoints of that step are written
-    after it.
+    Lightning's default, ``EarlyStopping``, or a checkpoint callback other than the default. Then this callback only
+    adds a missing validation after the last step, and ensures that checkpoints of that step are written after it.
 
     A fit without validation (``limit_val_batches=0``, or no validation images at all) finds its thresholds from the
     held-out images at the same times.
 
-    Before each validation, or each finding of thresholds without one, the model's ``before_thresholds()`` is called, in
+    Before each validation, or each search for thresholds without one, the model's ``before_thresholds()`` is called, in
     evaluation mode and without gradients, on every process.
 
     Args:
-        parts: Number of equal parts of a fit of known length, each of which ends with a validation.
+        parts: Number of equal parts of a fit of known length, each ending with a validation; default 4.
     """
 
     def __init__(self, parts: int = 4) -> None:
@@ -71,10 +70,10 @@ class ValidationTimes(Callback):
         self._spent = 0.0
         self._started = self._last = time.monotonic()
         if self._own_plan:
-            # Counted in batches of the whole fit; checkpoints follow validations instead of epochs.
+            # Counted in batches of the fit; checkpoints follow validations instead of epochs.
             trainer.check_val_every_n_epoch = None
-            # A resumed fit reads it before its first batch: its checkpoint was written in a validation, and Lightning
-            # continues after that validation if it was due. Each batch sets it anew.
+            # A resumed fit reads this value before its first batch: its checkpoint was written in a validation, and
+            # Lightning continues after that validation if it was due. Each batch sets the value again.
             trainer.val_check_batch = 1
 
     def on_train_batch_end(
@@ -97,7 +96,7 @@ class ValidationTimes(Callback):
         """Start the clock, and call the model's ``before_thresholds``."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._validation_started = time.monotonic()
-            _get_ready(pl_module)
+            _call_before_thresholds(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -142,7 +141,7 @@ class ValidationTimes(Callback):
         self._validation_started = time.monotonic()
         # The loader of held-out images draws random numbers; the training's order must not depend on it.
         with evaluation_mode(pl_module), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            _get_ready(pl_module)
+            _call_before_thresholds(pl_module)
             if find is not None:
                 find(trainer, pl_module)
         if self._own_plan:
@@ -156,7 +155,7 @@ class ValidationTimes(Callback):
         self._spent += self._last - self._validation_started
 
     def _is_due(self, trainer: Trainer, batch_idx: int) -> bool:
-        """Whether a validation in the middle of a fit is to follow this batch."""
+        """Whether a validation in the middle of a fit follows this batch."""
         progress = self._progress(trainer)
         part = math.floor(progress * self.parts)
         if part > self._part:
@@ -197,7 +196,7 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
     return trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
 
 
-def _get_ready(model: LightningModule) -> None:
+def _call_before_thresholds(model: LightningModule) -> None:
     before = getattr(model, "before_thresholds", None)
     if before is not None:
         before()
@@ -221,7 +220,7 @@ def _is_last(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def _validate_after_this_batch(trainer: Trainer) -> None:
-    """Make Lightning validate after the last batch, whatever its plan was."""
+    """Make Lightning validate after the last batch, also if it was not planned."""
     every = trainer.check_val_every_n_epoch
     if every is not None and (trainer.current_epoch + 1) % every:
         trainer.check_val_every_n_epoch = None
@@ -239,7 +238,7 @@ def _user_has_a_plan(trainer: Trainer) -> bool:
 
 
 def _is_default(callback: Checkpoint) -> bool:
-    """Whether a checkpoint callback is the one that anomalib's engine or Lightning's trainer adds unasked."""
+    """Whether a checkpoint callback is the default one of anomalib's engine or Lightning's trainer."""
     if type(callback) not in {ModelCheckpoint, LightningModelCheckpoint}:
         return False
     default = type(callback)()

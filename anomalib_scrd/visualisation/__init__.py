@@ -1,1 +1,1 @@
-"""Pictures of predictions and the table that goes with them."""
+"""Pictures and a table of predictions."""

@@ -26,7 +26,7 @@ _BLURRED = 3  # pixels
 
 
 class Frame(NamedTuple):
-    """Edges of the map in pixels of the original image, which may lie inside it (crops) or outside (pads)."""
+    """Edges of the map in pixels of the original image, inside it (crops) or outside (pads)."""
 
     left: float
     top: float
@@ -35,9 +35,9 @@ class Frame(NamedTuple):
 
 
 def map_frame(transforms: Sequence[Any], image_size: tuple[int, int], map_size: tuple[int, int] | None = None) -> Frame:
-    """Find the part of an image that its anomaly map shows.
+    """Find the part of an image that its anomaly map covers.
 
-    A coordinate image is sent through the transforms and read from the result. Resize, CenterCrop and Pad of
+    An image of coordinates is transformed, and the edges are read from the result. Resize, CenterCrop and Pad of
     torchvision, and ExportableCenterCrop and SquarePad of anomalib are supported; all other transforms are assumed to
     leave pixels in place.
 
@@ -47,7 +47,7 @@ def map_frame(transforms: Sequence[Any], image_size: tuple[int, int], map_size: 
         map_size: (H, W) of the map.
 
     Returns:
-        The frame; that of the whole image if the transforms do not lead to a map of ``map_size``.
+        The frame; the complete image if the transforms do not produce ``map_size``.
     """
     height, width = image_size
     whole = Frame(0.0, 0.0, float(width), float(height))

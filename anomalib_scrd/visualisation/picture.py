@@ -15,7 +15,7 @@ from anomalib_scrd.visualisation.frame import Frame
 _HEADER, _TITLE, _BAR = 26, 18, 46  # pixels
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 _RED, _GREEN = (214, 40, 40), (30, 110, 60)
-# Values and colours: the map begins to show halfway between the median of normal images (0.25) and the threshold.
+# Values and colours: the map is visible from halfway between the median of normal images (0.25) and the threshold.
 _STOPS = (0.0, 0.375, 0.4999, 0.5, 0.65, 0.85, 1.0)
 _COLOURS = (
     (70, 130, 220, 0),
@@ -26,7 +26,7 @@ _COLOURS = (
     (215, 25, 28, 195),
     (130, 0, 40, 215),
 )
-_OUTSIDE = 0.45  # brightness of what the model did not see
+_OUTSIDE = 0.45  # brightness outside of the model's input
 
 
 class Prediction(NamedTuple):
@@ -34,8 +34,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         score: Image score.
-        threshold: Above it an image is anomalous; None without one.
-        label: Whether it is; None without threshold.
+        threshold: Threshold of the score; None without one.
+        label: Whether the image is anomalous; None without a threshold.
         anomaly_map: (H, W) calibrated, 0.5 at the pixel threshold.
         mask: (H, W) bool, predicted; or None.
         truth: (H, W) bool, or None.
@@ -50,10 +50,10 @@ class Prediction(NamedTuple):
 
 
 def draw(image: Image.Image, prediction: Prediction, frame: Frame, size: int = 256) -> Image.Image:
-    """Draw image, map and outline beside each other, under a line with score, threshold and label.
+    """Draw image, map and outline next to each other, under a line with score, threshold and label.
 
-    The map is shown by colours, with a bar beside it whose middle is the threshold: yellow to red above, a light blue
-    below, and nothing where the map is nearer to the median of normal images than to the threshold.
+    The map is shown in colours, next to a bar whose middle is the threshold: yellow to red above, light blue below, and
+    transparent where the map is nearer to the median of normal images than to the threshold.
 
     Args:
         image: The image, RGB.
@@ -145,7 +145,7 @@ def _on_canvas(layer: Image.Image, box: tuple[int, int, int, int], size: tuple[i
 
 
 def _only_seen(base: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """The image, darker where the model did not see it."""
+    """The image, darker outside of the model's input."""
     if box[0] <= 0 and box[1] <= 0 and box[2] >= base.width and box[3] >= base.height:
         return base
     dark = ImageEnhance.Brightness(base).enhance(_OUTSIDE)

@@ -19,7 +19,7 @@ class Row(NamedTuple):
         file: Path of the image.
         score: Its score.
         label: ``anomalous``, ``normal``, or an empty string without a threshold.
-        truth: The same of the ground truth; an empty string where it is unknown.
+        truth: The true label; an empty string if it is unknown.
         picture: Path of the picture; an empty string without one.
         patient: Pseudonym of the patient; an empty string without one.
         volume: Pseudonym of the series or volume; an empty string without one.
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Lines with score, label and file, in the order of the rows; of many rows the highest scores.
+    """Lines with score, label and file, in the order of the rows; of more than 40 rows those with the highest scores.
 
     Args:
         rows: One or more images.
@@ -52,14 +52,14 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
-    """Write all rows as CSV, without the columns patient and volume where nothing is in them.
+    """Write all rows as CSV, without the columns patient and volume if they are empty.
 
     Args:
         rows: The images.
         path: File.
 
     Raises:
-        OSError: If it cannot be written; an earlier file of this name is then unchanged.
+        OSError: If the file cannot be written; an earlier file of this name is then unchanged.
     """
     with replacing(path, "table") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""anomalib's image visualizer with pictures that show the decision, and a table of all predictions."""
+"""anomalib's image visualizer with the decision in the pictures, and a table of all predictions."""
 
 __all__ = ["DecisionVisualizer"]
 
@@ -27,32 +27,32 @@ from anomalib_scrd.visualisation.table import Row, format_table, write_table
 logger = logging.getLogger(__name__)
 
 _TABLE = "predictions.csv"
-# Modes that Pillow converts to RGB correctly; others (16 bits, floating point) become white.
+# Modes that Pillow converts to RGB correctly; others (16-bit, floating point) become white.
 _EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 
 
 class DecisionVisualizer(ImageVisualizer):
-    """Pictures of a test or prediction, and a table of it.
+    """Pictures and a table of a test or prediction.
 
-    Each picture carries score, label and threshold, the image, the anomaly map with a bar whose middle is the
-    threshold, the outline of anomalous regions, and the ground truth if there is one. The map is placed correctly also
-    if the pre-processing crops or pads. Pictures are PNG files below ``output_dir``, in the folders of their images,
-    beside ``predictions.csv`` with file, score, label, truth and picture. A prediction also prints the table.
+    Each picture shows score, label and threshold, the image, the anomaly map with a bar whose middle is the threshold,
+    the outline of anomalous regions, and the ground truth if there is one. The map is placed correctly also if the
+    pre-processing crops or pads. Pictures are PNG files below ``output_dir``, in the folders of their images, and
+    ``predictions.csv`` has file, score, label, truth and picture. A prediction also prints the table.
 
-    If a picture or the table cannot be written (a full disk) one message says so, no further pictures are drawn, and
-    the test or prediction goes on.
+    If a picture or the table cannot be written (a full disk), one error is logged, no further pictures are drawn, and
+    the test or prediction continues.
 
     Args:
-        output_dir: Folder of the pictures; None for ``images`` in the trainer's folder of results.
-        size: Longer side of each panel of a picture, in pixels.
+        output_dir: Folder of the pictures; None, the default, for ``images`` in the trainer's folder of results.
+        size: Longer side of each panel of a picture, in pixels, at least 32; default 256.
 
     Raises:
-        ValueError: If size is not at least 32.
+        ValueError: If size is not a whole number of at least 32.
     """
 
     def __init__(self, output_dir: str | Path | None = None, size: int = 256) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 32:  # noqa: PLR2004
-            msg = f"size must be whole and at least 32 pixels, got {size!r}"
+            msg = f"size must be a whole number of pixels, at least 32, got {size!r}"
             raise ValueError(msg)
         super().__init__(field_size=(size, size), output_dir=output_dir)
         self.size = size
@@ -103,7 +103,7 @@ class DecisionVisualizer(ImageVisualizer):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draw and write the pictures of a batch, and keep its rows of the table."""
+        """Draw and write the pictures of a batch, and add its rows to the table."""
         del outputs, batch_idx
         transforms = [_read_with(trainer, dataloader_idx), getattr(pl_module.pre_processor, "transform", None)]
         threshold = _threshold(pl_module)
@@ -154,9 +154,9 @@ class DecisionVisualizer(ImageVisualizer):
             write_table(rows, table)
         except OSError as error:
             written = False
-            logger.error("%s", error)  # noqa: TRY400 - the message says it all
+            logger.error("%s", error)  # noqa: TRY400 - a traceback would not help
         if shown:
-            print(format_table(rows))  # noqa: T201 - what the user asked for
+            print(format_table(rows))  # noqa: T201 - the user's output
         drawn = sum(bool(row.picture) for row in rows)
         say(f"pictures: {drawn} in {self._folder}" + (f", with a table in {table.name}" if written else ""))
 
@@ -169,7 +169,7 @@ class DecisionVisualizer(ImageVisualizer):
         mask, truth = _plane(item.pred_mask), _plane(item.gt_mask)
         image = _original(item, window)
         if image is None:
-            image, frame = _as_seen(item.image), None
+            image, frame = _model_input(item.image), None
             if image is None:
                 return None
         else:
@@ -192,7 +192,7 @@ class DecisionVisualizer(ImageVisualizer):
         return self._frames[key]
 
     def _target(self, source: str, name: str | None, category: str | None) -> Path:
-        """File of a picture: a different one for each image, also if names differ in their suffix only."""
+        """File of a picture: unique for each image, also if names differ only in their suffix."""
         target = generate_output_filename(source, self._folder, name, category, mkdir=False)
         for candidate in (target.with_suffix(".png"), target.with_name(f"{target.name}.png")):
             if self._taken.setdefault(candidate, source) == source:
@@ -224,7 +224,7 @@ def _threshold(model: Any) -> float | None:
 
 
 def _read_with(trainer: Trainer, dataloader_idx: int) -> Any:
-    """Transforms that a dataset applies to its images after reading them."""
+    """Transforms that a dataset applies after reading an image."""
     loaders = trainer.test_dataloaders if trainer.testing else trainer.predict_dataloaders
     several = list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
     dataset = getattr(several[dataloader_idx], "dataset", None) if dataloader_idx < len(several) else None
@@ -240,7 +240,7 @@ def _plane(values: Any) -> NDArray[Any] | None:
 
 
 def _original(item: Any, window: Any) -> Image.Image | None:
-    """The image on disk as RGB, a medical one through the model's window; None where it cannot be shown."""
+    """The image on disk as RGB, a medical one through the model's window; None if it cannot be shown."""
     if not isinstance(item, MedicalItem):
         return _opened(item.image_path)
     try:
@@ -251,7 +251,7 @@ def _original(item: Any, window: Any) -> Image.Image | None:
 
 
 def _opened(path: str | None) -> Image.Image | None:
-    """The image on disk as RGB, None where Pillow cannot show it."""
+    """The image on disk as RGB, None if Pillow cannot show it."""
     if not path:
         return None
     try:
@@ -261,7 +261,7 @@ def _opened(path: str | None) -> Image.Image | None:
         return None
 
 
-def _as_seen(image: Any) -> Image.Image | None:
+def _model_input(image: Any) -> Image.Image | None:
     """The model's input (3, H, W), stretched from its darkest to its brightest value."""
     if image is None:
         return None
@@ -273,7 +273,7 @@ def _as_seen(image: Any) -> Image.Image | None:
 
 
 def _without_threshold(anomaly_map: NDArray[Any]) -> NDArray[np.float32]:
-    """A raw map below the middle of the colour bar: without a threshold nothing is called anomalous."""
+    """Scale a raw map to the lower half of the colour bar: without a threshold nothing is anomalous."""
     low, high = float(np.nanmin(anomaly_map)), float(np.nanmax(anomaly_map))
     return (0.5 * (anomaly_map - low) / max(high - low, 1e-12)).astype(np.float32)
 

@@ -75,7 +75,7 @@ def test_patches_are_an_even_draw_of_the_size_asked_for(tiny_data: Callable[...,
         alive = bank.std(0) > 0.1
         assert alive.float().mean() > 0.8
         torch.testing.assert_close(bank.std(0)[alive], torch.ones(int(alive.sum())))
-    # every image has its share: an image gives 256 of 3072 patches of the finest level, 25 of those kept
+    # every image has its share: it has 256 of 3072 patches of the finest level, so about 25 of those kept
     normal = features(model, tiny_data, 0)
     kept = (
         model.model.get_buffer("bank_0") * model.model.get_buffer("scale_0") + model.model.get_buffer("mean_0")
@@ -105,7 +105,7 @@ def test_weights_are_fitted_on_images_that_gave_no_patches(
     assert scoring.score_weights.fitted
     assert scoring.map_weights.fitted
     assert scoring.score_weights.weight.unique().numel() > 1
-    # normal images lie on the normal side of the log odds, and patches of noise on the other
+    # normal images have log odds below 0, and patches of noise above
     spoilt = seen[0].clone()
     spoilt[:, :, 16:48, 16:48] = 3 * torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert (model.model(seen[0]).pred_score < 0).all()

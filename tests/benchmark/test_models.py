@@ -1,4 +1,4 @@
-"""Models of the benchmark: built from import paths and arguments; where a result came from."""
+"""Models of the benchmark, built from import paths and arguments; origin of a result."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_code_has_a_digest() -> None:
 
 def test_memory_of_some_work_and_the_machine_in_words() -> None:
     memory = PeakMemory(torch.device("cpu"))
-    # More than 32 MiB: the C library may serve less from memory that this process has freed and not given back.
+    # More than 32 MiB: the C library may serve less from freed memory of this process.
     taken = memory.of(lambda: torch.ones(64 * 2**18).sum())
     assert 59 < taken < 94  # MiB, of 64
     assert {"device", "cores", "torch", "anomalib", "openvino"} <= describe(torch.device("cpu")).keys()

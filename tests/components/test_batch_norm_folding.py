@@ -1,4 +1,4 @@
-"""Batch norms folded into convolutions: the same features with fewer passes over them."""
+"""Batch norms folded into convolutions: the same features with fewer passes."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Products of matrices in place of interpolation: exact for every precision setting of torch."""
+"""Matrix products instead of interpolation: exact for every precision setting of torch."""
 
 import pytest
 import torch

@@ -1,8 +1,10 @@
-"""The teacher: what it publishes against what it produces, frozen, weights from files, errors that help."""
+"""The teacher: published against produced features, frozen state, weights from files, helpful errors."""
 
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -41,7 +43,7 @@ def test_published_equals_produced(backbone: str) -> None:
 
 
 def test_features_are_those_of_the_whole_network(tmp_path: Path) -> None:
-    """Cutting off what lies behind the last map changes nothing in the maps."""
+    """Removing the layers after the last map does not change the maps."""
     torch.manual_seed(0)
     whole = timm.create_model(
         "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3)
@@ -57,8 +59,33 @@ def test_features_are_those_of_the_whole_network(tmp_path: Path) -> None:
     assert sum(p.numel() for p in teacher.parameters()) < sum(p.numel() for p in whole.parameters()) / 3
 
 
+@pytest.mark.parametrize("size", [(256, 256), (384, 128), (200, 300), (131, 127), (64, 96)])
+def test_large_images_are_averaged_down(size: tuple[int, int]) -> None:
+    """The features are those of the image whose pixels are means over the pixels that they cover."""
+    teacher = Teacher("resnet18", ["layer1", "layer2"], pre_trained=False, image_side=96)
+    image = torch.rand(1, 3, *size)
+    scale = min(1.0, 96 / math.sqrt(size[0] * size[1]))
+    rows, columns = round(scale * size[0]), round(scale * size[1])
+    assert teacher.backbone_size(size) == (rows, columns)
+    small = np.zeros((1, 3, rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            top, bottom = math.floor(i * size[0] / rows), math.ceil((i + 1) * size[0] / rows)
+            left, right = math.floor(j * size[1] / columns), math.ceil((j + 1) * size[1] / columns)
+            small[:, :, i, j] = image[:, :, top:bottom, left:right].double().mean(dim=(2, 3))
+    expected = teacher.backbone(torch.from_numpy(small).float().contiguous(memory_format=torch.channels_last))
+    for found, wanted in zip(teacher(image), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_narrow_image_keeps_a_place_of_the_embedding() -> None:
+    teacher = Teacher("resnet18", ["layer1", "layer2"], pre_trained=False, image_side=64)
+    assert teacher.backbone_size((2048, 32)) == (512, 16)
+    assert teacher.backbone_size((2048, 12)) == (836, 12)
+
+
 def test_a_backbone_with_a_fixed_size_is_probed_at_that_size() -> None:
-    teacher = Teacher("swin_tiny_patch4_window7_224", ["layers.0", "layers.1"], pre_trained=False)
+    teacher = Teacher("swin_tiny_patch4_window7_224", ["layers.0", "layers.1"], pre_trained=False, image_side=128)
     assert teacher.non_negative == (False, False)
     assert [tuple(m.shape) for m in teacher(torch.rand(1, 3, 224, 224))] == [(1, 96, 56, 56), (1, 192, 28, 28)]
 
@@ -153,7 +180,7 @@ def test_weights_of_another_library_are_matched_by_order() -> None:
 @pytest.mark.parametrize("order", ["timm's", "statistics first"])
 @pytest.mark.parametrize("names", ["known", "unknown"])
 def test_tensors_of_a_layer_are_matched_by_name(order: str, names: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A layer's scale, shift, mean and variance have one shape: their order tells nothing."""
+    """A layer's scale, shift, mean and variance have the same shape, so they cannot be matched by shape."""
     complete = timm.create_model("resnet18", pretrained=False).state_dict()
     generator = torch.Generator().manual_seed(0)
     source = {
@@ -258,7 +285,7 @@ def test_offline_package_needs_no_network(backbone: str, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0"])
 def test_pieces_of_a_batch_are_the_batch(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU takes large batches in pieces, as even as can be; one image may be larger than a piece."""
+    """A CPU takes large batches in pieces of nearly equal size; one image may be larger than a piece."""
     teacher = Teacher(backbone, pre_trained=False)
     images = torch.randn(5, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     whole, sizes = teacher(images), []

@@ -23,7 +23,7 @@ class Reader(AnomalibCLI):
         super().__init__(["train", "--model", "ScaleAwareCRD"], run=False)
 
     def before_instantiate_classes(self) -> None:
-        """Leave the disk alone."""
+        """Write nothing to the disk."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
@@ -39,7 +39,7 @@ def first_line(path: Path) -> str:
 
 
 def parse(reader: Reader, path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Namespace:
-    """What the command in the first line of a config comes to."""
+    """The parsed command in the first line of a config."""
     monkeypatch.chdir(ROOT)  # the commands are those of a user in the root of the repository
     words = shlex.split(first_line(path).removeprefix("# "))
     assert words[:2] == ["anomalib", "train"]
@@ -71,7 +71,7 @@ def test_the_command_is_understood(path: Path, reader: Reader, monkeypatch: pyte
         read = config[part]
         assert read.class_path.endswith(given["class_path"])
         for name, value in given["init_args"].items():
-            # the command may give what the file has as a place holder
+            # the command may replace a placeholder of the file
             if f"--{part}.{name}" not in first_line(path) and not isinstance(value, dict):
                 assert plain(read.init_args[name]) == plain(value), name
 

@@ -1,4 +1,4 @@
-"""Data that would give a useless model or a wrong number: said before the work starts, in one sentence."""
+"""Data that would give a useless model or a wrong number is reported before the work starts, in one sentence."""
 
 import logging
 from pathlib import Path
@@ -53,7 +53,7 @@ def model() -> ScaleAwareCRD:
 @pytest.mark.parametrize("kind", DEEP)
 def test_deep_images_are_refused_before_every_kind_of_run(root: Path, kind: str, model: ScaleAwareCRD) -> None:
     DEEP[kind](root / "defect/deep")
-    message = r"1 images have more than 8 bits a channel: '.*defect/deep\.\w+' \(.* MedicalFolder"
+    message = r"1 images have more than 8 bits per channel: '.*defect/deep\.\w+' \(.* MedicalFolder"
     runner = engine(root)
     with pytest.raises(UnreadableImageError, match=message):
         runner.fit(model, datamodule=folder(root))
@@ -86,12 +86,12 @@ def test_exif_orientation_is_named(root: Path, caplog: pytest.LogCaptureFixture)
     for index in range(2):
         Image.open(root / f"normal/{index}.png").save(root / f"normal/{index}.jpg", exif=exif)
     engine(root).fit(small_model(), datamodule=folder(root))
-    assert "2 images carry an EXIF orientation: " in caplog.text
-    assert "MedicalFolder does" in caplog.text
+    assert "2 images have an EXIF orientation: " in caplog.text
+    assert "MedicalFolder turns the images" in caplog.text
 
 
 class ArrayDataset(AnomalibDataset):
-    """A data set with a reader of its own."""
+    """A data set with its own reader."""
 
     def __init__(self, paths: list[Path], split: str, label: int = 0) -> None:
         super().__init__()
@@ -196,13 +196,13 @@ def test_the_same_file_among_normal_and_anomalous(
     (root / "defect/copy.png").write_bytes((root / "normal/3.png").read_bytes())
     said = fit(root, caplog)
     assert "1 files are among the normal and among the anomalous images, for example" in said
-    assert "no score can be right for both" in said
+    assert "no score can be correct for both" in said
     for path in (root / "defect").iterdir():
         path.unlink()
     for index in range(3):
         (root / f"defect/{index}.png").write_bytes((root / f"normal/{index}.png").read_bytes())
     with pytest.raises(
-        ValueError, match="these are all of the anomalous ones: are abnormal_dir and normal_dir the same"
+        ValueError, match="these are all anomalous images: do abnormal_dir and normal_dir have the same"
     ):
         engine(root).fit(model, datamodule=folder(root))
 
@@ -217,7 +217,7 @@ def test_validation_of_one_image_or_of_anomalous_ones_alone(root: Path, caplog: 
     assert "a threshold from it" not in caplog.text  # it comes from images that are held out
     without: dict = {"scoring": {"held_out": 0.0}}
     engine(root).fit(small_model(**without), datamodule=data)
-    assert "anomalous images and no normal ones: a threshold from it calls everything anomalous" in caplog.text
+    assert "anomalous images and no normal ones: with a threshold from it every image is anomalous" in caplog.text
     data.val_data = data.val_data.subsample([0])
     engine(root).fit(small_model(**without), datamodule=data)
     assert "the validation set has one image, " in caplog.text
@@ -234,9 +234,7 @@ def test_missing_masks_are_named(root: Path, present: tuple[int, ...], model: Sc
 
 def test_a_path_that_anomalib_refuses(root: Path, model: ScaleAwareCRD) -> None:
     (root / "normal").rename(root / "größe")
-    message = (
-        r"anomalib refuses the path '.*größe' for 'ö' \(U\+00F6\) in it: it takes ASCII alone.*MedicalFolder takes"
-    )
+    message = r"anomalib refuses the path '.*größe' for 'ö' \(U\+00F6\) in it: it takes ASCII only.*MedicalFolder takes"
     with pytest.raises(ValueError, match=message):
         engine(root).fit(model, datamodule=folder(root, normal_dir="größe"))
 

@@ -229,7 +229,7 @@ def test_from_dir_is_refused() -> None:
 
 @pytest.mark.parametrize("name", list(BUILDERS))
 def test_missing_root_says_what_to_get(tmp_path: Path, name: str) -> None:
-    with pytest.raises(LayoutError, match=rf"{name}: .*no folder.*Expected in .*Get it from: ") as caught:
+    with pytest.raises(LayoutError, match=rf"{name}: .*not a folder.*Expected in .*Get it from: ") as caught:
         module(tmp_path / "nowhere", name).setup()
     assert str(tmp_path / "nowhere" / name) in str(caught.value)
     assert ("ISIC archive" if "ISIC" in name else "Zenodo record 12677223") in str(caught.value)
@@ -291,7 +291,7 @@ def test_listed_images_that_do_not_exist(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("not json", "is no valid JSON"),
+        ("not json", "is not valid JSON"),
         ('{"train": ["a.png"]}', "lacks one of the lists train/0, test/0 and test/1; it has {'train': 'list of 1'}"),
         ("[]", "lacks one of the lists train/0, test/0 and test/1; it has list of 0"),
         ('{"train": {"0": [1]}, "test": {"0": ["a.png"], "1": ["b.png"]}}', "must hold lists of file names"),
@@ -309,7 +309,7 @@ def test_bad_data_json(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no valid CSV"),
+        ("", "is not valid CSV"),
         ("image,MEL\nISIC_0,1\n", "lacks one of the columns image and NV; it has ['image', 'MEL']"),
     ],
 )
@@ -326,7 +326,7 @@ def test_missing_masks(tmp_path: Path) -> None:
     (folder / "test/annotation/BraTS_01_seg_60.png").unlink()
     with pytest.raises(
         LayoutError,
-        match=r"1 of 5 images in test/tumor have no mask, the first would be .*BraTS_01_seg_60.png; .*has BraTS_00_seg",
+        match=r"1 of 5 images in test/tumor have no mask, expected .*BraTS_01_seg_60.png; .*has BraTS_00_seg",
     ):
         module(tmp_path, "BraTS2021").setup()
 
@@ -338,7 +338,7 @@ def test_files_that_are_no_images_are_found_before_the_training(tmp_path: Path) 
     with pytest.raises(UnreadableImageError) as caught:
         module(tmp_path, "BraTS2021").setup()
     message = str(caught.value)
-    assert "2 files are no readable images" in message
+    assert "2 files cannot be read as images" in message
     assert "BraTS_03_flair_60.png' (empty file)" in message
     assert "BraTS_02_seg_60.png' (UnidentifiedImageError)" in message
 
@@ -355,7 +355,7 @@ def test_image_that_is_cut_short_is_named_when_it_is_read(tmp_path: Path) -> Non
     cut_short(folder / "train/good/3.png")
     data = module(tmp_path, "Camelyon16")
     data.setup()
-    with pytest.raises(UnreadableImageError, match=r"cannot read .*train/good/3\.png'.*cut short\?"):
+    with pytest.raises(UnreadableImageError, match=r"cannot read .*train/good/3\.png'.*incomplete\?"):
         list(data.train_data)
     with pytest.raises(UnreadableImageError, match=r"3\.png"):
         MedIAnomaly("Camelyon16", tmp_path, val_split_ratio=0.9).setup()

@@ -1,4 +1,4 @@
-"""The files that examples/medical.py makes hold the values that they are made of, whatever way they are stored."""
+"""The files of examples/medical.py have the original values, for every way of storing them."""
 
 import importlib.util
 from pathlib import Path

@@ -29,7 +29,7 @@ def grey(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
 
 
 def write_as(kind: str, path: Path, pixels: np.ndarray, **elements: object) -> Path:
-    """Write a picture in one of the ways that mean the same."""
+    """Write a picture in one of several equivalent formats."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "png":
         Image.fromarray(pixels).save(path.with_suffix(".png"))
@@ -103,7 +103,7 @@ def items(data: MedicalFolder, part: str = "train") -> dict[str, torch.Tensor]:
 
 
 def test_training_on_dicom_and_on_16_bit_png_gives_the_same_scores(tmp_path: Path) -> None:
-    """The same images are held out, the same window is decided on, the same weights come out."""
+    """The same images are held out, and window and weights are the same."""
     scores = {}
     for kind in ("dicom", "png"):
         root = tmp_path / kind
@@ -291,7 +291,7 @@ def test_patients_by_pattern_and_table(tmp_path: Path) -> None:
         module(root, patients={"csv": source["csv"], "file": "image"})
     with pytest.raises(ValueError, match=r"finds nothing in the path '.*p0_0.png'"):
         module(root, patients={"pattern": "case"}).setup()
-    with pytest.raises(ValueError, match="is no regular expression"):
+    with pytest.raises(ValueError, match="is not a regular expression"):
         module(root, patients={"pattern": "("})
     with pytest.raises(ValueError, match="patients must be dicom"):
         module(root, patients="header")
@@ -432,14 +432,14 @@ def test_bad_files_are_refused_or_left_out(mixed: Path, caplog: pytest.LogCaptur
     data.setup()
     assert {path.name for path in data.left_out} == {"04.dcm", "06.dcm"}
     assert "2 files were left out" in caplog.text
-    assert "it is cut short" in caplog.text
+    assert "it is truncated" in caplog.text
     assert len(data.train_data) + len(data.val_data) + len(data.test_data) == 17
 
 
 def test_a_truncated_file_is_named_in_training(mixed: Path) -> None:
     path = mixed / "normal/04.dcm"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UnreadableImageError, match=rf"cannot read '{path}': it is cut short"):
+    with pytest.raises(UnreadableImageError, match=rf"cannot read '{path}': it is truncated"):
         engine(mixed.parent).fit(small_model(), datamodule=module(mixed, test_split_mode="none"))
 
 
@@ -462,7 +462,7 @@ def test_augmentations_and_workers(mixed: Path, workers: int) -> None:
 
 
 def test_folders_that_do_not_fit(mixed: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"abnormal_dir '.*nowhere' is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"abnormal_dir '.*nowhere' is not a folder"):
         module(mixed, abnormal_dir="nowhere").setup()
     (mixed / "nothing").mkdir()
     with pytest.raises(ValueError, match=r"normal_test_dir '.*nothing' has no image: no file in it has a known suffix"):

@@ -131,7 +131,7 @@ def test_a_seed_means_the_same_files_in_another_process(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     drawn = pixels(tmp_path / "drawn")
     assert drawn == pixels(tmp_path / "other")
-    assert len(set(drawn.values())) == len(drawn)  # no head appears twice, in no folder
+    assert len(set(drawn.values())) == len(drawn)  # no head appears twice in all folders
 
 
 def test_more_slices_leave_the_earlier_ones_alone_and_another_seed_none(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / "drawn/train/good/mine.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"root .*drawn' exists and wasn't drawn by PhantomSlices"):
+    with pytest.raises(ValueError, match=r"root .*drawn' exists and was not drawn by PhantomSlices"):
         module(tmp_path).prepare_data()
     assert mine.read_bytes() == b"precious"
 
@@ -274,4 +274,4 @@ def test_it_says_once_that_the_data_is_synthetic(tmp_path: Path, caplog: pytest.
         data.prepare_data()
         data.setup()
     assert caplog.text.count("the images are drawn, not measured") == 1
-    assert "say nothing about real data" in caplog.text
+    assert "only show that the installation works" in caplog.text

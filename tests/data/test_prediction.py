@@ -66,7 +66,7 @@ def test_batches_and_skipping(trained: tuple[ScaleAwareCRD, Path], study: Path, 
     model, _ = trained
     (study / "broken.dcm").write_bytes((study / "dicom.dcm").read_bytes()[:-9])
     write_as("dicom", study / "wider", grey(3, 40, 70))
-    with pytest.raises(UnreadableImageError, match=r"broken.dcm': it is cut short"):
+    with pytest.raises(UnreadableImageError, match=r"broken.dcm': it is truncated"):
         engine(tmp_path).predict(model, data_path=study)
     data = MedicalPredictDataset(study, model, on_error="skip")
     loader = DataLoader(data, batch_size=4, collate_fn=data.collate_fn)
@@ -95,7 +95,7 @@ def test_a_model_of_eight_bits_refuses_deeper_pictures(study: Path, tiny_folder:
     assert len(ours) == len(theirs) == 6
     for one, other in zip(ours, theirs, strict=True):
         assert_close(one.pred_score, other.pred_score, rtol=0, atol=0)
-    with pytest.raises(UnreadableImageError, match=r"1 images have more than 8 bits a channel: .*png.png'"):
+    with pytest.raises(UnreadableImageError, match=r"1 images have more than 8 bits per channel: .*png.png'"):
         engine(tmp_path).predict(model, dataset=PredictDataset(study))
 
 

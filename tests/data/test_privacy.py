@@ -38,7 +38,7 @@ def test_nothing_that_a_run_writes_identifies_a_patient(
     for part, count in (("normal", 12), ("bad", 4)):
         for index in range(count):
             pixels = grey(index + 100 * (part == "bad"))
-            # Values that break the standard are what pydicom warns of, with the values.
+            # pydicom warns about values that violate the standard, and quotes them.
             extra = {"PatientAge": "PID-7731900"} if index == 0 else {}
             patient = PATIENTS[index // 2 + 6 * (part == "bad")]
             write_as("monochrome1", images / part / f"{index:02d}", pixels, PatientID=patient, **extra)

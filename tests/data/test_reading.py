@@ -1,4 +1,4 @@
-"""Images that cannot be read, are missing, too small or grey, on their way through anomalib's data modules."""
+"""Images that cannot be read, are missing, too small or grey, in anomalib's data modules."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +80,7 @@ def medical(root: Path) -> tuple[MedIAnomaly, Path]:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_truncated_image_in_training(root: Path, workers: int, model: ScaleAwareCRD, engine: Engine) -> None:
     path = cut_short(root / "normal/5.png")
-    with pytest.raises(OSError, match=rf"1 files are no readable images: '{path}' \(.*truncated"):
+    with pytest.raises(OSError, match=rf"1 files cannot be read as images: '{path}' \(.*truncated"):
         engine.fit(model, datamodule=folder(root, num_workers=workers, normal_test_dir="defect", train_batch_size=8))
 
 
@@ -96,7 +96,7 @@ def test_truncated_image_in_this_packages_data(
 
 def test_truncated_image_in_validation_test_and_prediction(root: Path, model: ScaleAwareCRD, engine: Engine) -> None:
     path = cut_short(root / "defect/3.png")
-    message = rf"1 files are no readable images: '{path}' \(.*truncated"
+    message = rf"1 files cannot be read as images: '{path}' \(.*truncated"
     with pytest.raises(OSError, match=message):
         engine.fit(model, datamodule=folder(root))
     with pytest.raises(OSError, match=message):
@@ -114,7 +114,7 @@ def test_files_that_are_no_images_are_found_before_the_training(
 ) -> None:
     (root / part).write_bytes(content)
     model.training_step = lambda *_args, **_kwargs: pytest.fail("the training began")  # type: ignore[method-assign]
-    with pytest.raises(UnreadableImageError, match=rf"1 files are no readable images: '{root / part}' \({reason}\)"):
+    with pytest.raises(UnreadableImageError, match=rf"1 files cannot be read as images: '{root / part}' \({reason}\)"):
         engine.fit(model, datamodule=folder(root))
 
 
@@ -141,7 +141,7 @@ def test_folder_without_images(root: Path, part: str, model: ScaleAwareCRD, engi
 
 
 def test_folder_without_validation_images(root: Path, model: ScaleAwareCRD, engine: Engine, tmp_path: Path) -> None:
-    model.held_out = HeldOut(0)  # which would stand in for them
+    model.held_out = HeldOut(0)  # which would replace them
     data = folder(root, val_split_mode="none")
     with pytest.raises(ValueError, match=r"Folder has no validation images \(val_split_mode 'none'\).*another"):
         engine.fit(model, datamodule=data)

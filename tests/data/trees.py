@@ -24,7 +24,7 @@ def save_image(path: Path, seed: int, mode: str = "L") -> None:
 
 
 def build_json_set(folder: Path) -> None:
-    """Images and data.json; the images lie there in no helpful order, and one is in no list."""
+    """Images and data.json; the images are in random order, and one is in no list."""
     train, normal, anomalous = (
         [f"{(i * 7) % 10}_{part}{i}.png" for i in range(n)] for part, n in zip("abc", COUNTS, strict=True)
     )

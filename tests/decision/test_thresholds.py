@@ -47,7 +47,7 @@ def test_one_image_is_its_own_threshold() -> None:
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5, float("nan"), "x", True])
 def test_a_rate_out_of_range_is_refused(rate: object) -> None:
-    with pytest.raises(ValueError, match=r"false_alarm_rate must lie in \(0, 1\), got"):
+    with pytest.raises(ValueError, match=r"false_alarm_rate must be in \(0, 1\), got"):
         threshold_by_rate([1.0, 2.0], rate)
 
 
@@ -102,7 +102,7 @@ def test_order_and_range_are_kept_far_out(threshold: float, scale: float) -> Non
 
 
 def test_the_area_under_the_curve_is_that_of_the_raw_scores() -> None:
-    """Of scores far beyond those of validation, which a clamp would tie (0.867 became 0.856 on magnetic_tile)."""
+    """Also for scores far beyond those of validation, which a clamp would tie (0.867 became 0.856 on magnetic_tile)."""
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 200)
     raw = np.concatenate([rng.lognormal(0, 0.5, 200), rng.lognormal(1.5, 1.2, 200)]).astype(np.float32)

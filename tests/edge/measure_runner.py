@@ -1,11 +1,11 @@
-"""Speed and memory of the edge runner, reading PNG files included, beside benchmark_app on the same file.
+"""Speed and memory of the edge runner, including reading of PNG files, compared with benchmark_app on the same file.
 
 python tests/edge/measure_runner.py MODEL.xml [--images 20000] [--few 2000] [--rounds 3] [--seconds 5]
 
 Prints the rate of the runner between its first and its last result, the rate that OpenVINO's benchmark_app gives for
-the same file and precision, data in memory (with one image a request, and with as many as the runner takes), both
-ratios round by round, the time from the start of the process to the first result, and the resident memory over a long
-run. Nothing else may run on the machine meanwhile.
+the same file and precision, data in memory (with one image per request, and with as many as in the runner), both ratios
+round by round, the time from the start of the process to the first result, and the resident memory over a long run.
+Nothing else may run on the machine.
 """
 
 # ruff: noqa: T201
@@ -66,7 +66,7 @@ def run_edge(model: Path, images: Path, output: Path) -> tuple[float, float, lis
 
 
 def run_benchmark(model: Path, size: tuple[int, int], batch: int, seconds: int) -> float:
-    """What benchmark_app gives, images per second."""
+    """Images per second of benchmark_app."""
     shape = f"[{batch},3,{size[0]},{size[1]}]"
     command = [sys.executable, "-c", "from openvino.tools.benchmark.main import main; main()"]
     command += ["-m", str(model), "-d", "CPU", "-hint", "throughput", "-infer_precision", "f32"]

@@ -1,4 +1,4 @@
-"""The runner's scores and maps against training's, after a real export, with everything training does to an image."""
+"""The runner's scores and maps against training's, after a real export, with the complete preparation of images."""
 
 import shutil
 from dataclasses import dataclass
@@ -120,12 +120,12 @@ def test_scores_and_maps_are_trainings(kind: str, exported: Exported, tmp_path: 
     ],
 )
 def test_an_export_says_whether_images_may_be_resized_before(transform: object, expected: bool) -> None:
-    """Where they may not, the runner leaves it to the graph."""
+    """Otherwise the runner leaves the resizing to the graph."""
     assert _may_be_resized_before(transform, (48, 64)) is expected
 
 
 def test_scores_of_the_training_for_the_report(exported: Exported, tmp_path: Path) -> None:
-    """The command that a report's comparison begins with gives what the engine predicts, and maps of the scales."""
+    """The command for a report's comparison writes the engine's predictions and maps of the scales."""
     write_training_scores(exported.checkpoint, exported.images, tmp_path / "training")
     records = read_records(tmp_path / "training")
     assert {record.path for record in records} == exported.scores.keys()
@@ -135,10 +135,10 @@ def test_scores_of_the_training_for_the_report(exported: Exported, tmp_path: Pat
         with np.load(tmp_path / "training" / "scales" / f"{record.path}.0000.npz") as scales:
             assert scales["maps"].shape[0] == len(scales["weights"]) == len(scales["layers"])
             assert np.isfinite(scales["maps"]).all()
-    with pytest.raises(ValueError, match="holds results already"):
+    with pytest.raises(ValueError, match="already has results"):
         write_training_scores(exported.checkpoint, exported.images, tmp_path / "training")
     words = ["report", str(exported.openvino), str(exported.images), "--output", str(tmp_path / "results")]
     assert main([*words, "--training", str(tmp_path / "training"), "--seconds", "0"]) == 0
     text = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
-    assert "The scores are those of the training." in text
+    assert "The scores equal those of the training." in text
     assert "Mean weights of 12 pictures" in text

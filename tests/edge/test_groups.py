@@ -1,4 +1,4 @@
-"""Scores of patients and volumes on the runner: those of the training, by pseudonyms of the training's."""
+"""Scores of patients and volumes on the runner equal those of the training, with the same pseudonyms."""
 
 import csv
 from pathlib import Path

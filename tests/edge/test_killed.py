@@ -1,4 +1,4 @@
-"""Killed at any moment: nothing half, nothing lost, nothing twice."""
+"""Killed at any moment: no half files, nothing lost, nothing twice."""
 
 import csv
 import json
@@ -108,7 +108,7 @@ def group(path: str, pictures: int = 1, **values: object) -> list[Record]:
 
 class TestJournal:
     def test_a_line_cut_anywhere_is_no_line(self, tmp_path: Path) -> None:
-        """Every cut of the last write: what was whole before stays, what was cut is done again."""
+        """Every truncation of the last write: complete results stay, the truncated one is repeated."""
         folder = tmp_path / "whole"
         journal = Journal(folder, IDENTITY)
         journal.append(group("a"))
@@ -116,7 +116,7 @@ class TestJournal:
         journal.append(group("volume", 3))
         journal.close()
         data = (folder / "scores.jsonl").read_bytes()
-        for cut in range(first, len(data) - 1, 3):  # without its end the last line would still be whole
+        for cut in range(first, len(data) - 1, 3):  # without the line end the last line would still be complete
             other = tmp_path / str(cut)
             other.mkdir()
             (other / "run.json").write_text(json.dumps(IDENTITY))

@@ -71,7 +71,7 @@ def test_frames_of_dicom(model: Path, output: Path, tmp_path: Path, capsys: pyte
 
 
 def test_slices_of_nifti(model: Path, output: Path, tmp_path: Path) -> None:
-    """A map lies on the voxels as they are stored, whatever way the slices are shown."""
+    """A map has the order of the stored voxels, for every orientation of the display."""
     nibabel = pytest.importorskip("nibabel")
     voxels = np.zeros((20, 24, 9), np.int16)
     voxels[4, 15, :] = np.arange(9) * 400 + 400

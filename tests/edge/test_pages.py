@@ -137,9 +137,9 @@ class TestReport:
                 layers=np.array(["layer1", "layer2"]),
             )
         near = " ".join(assert_alone(make("report", "--training", tmp_path / "near", "--seconds", "0")).text.split())
-        assert "The scores are those of the training." in near
+        assert "The scores equal those of the training." in near
         assert "largest difference3.00e-05" in near
-        assert "pictures decided otherwise0 of 9" in near
+        assert "pictures with another decision0 of 9" in near
         assert "layer1 0.250, layer2 0.750" in near
         far = " ".join(Page(make("report", "--training", tmp_path / "far", "--seconds", "0")).text.split())
         assert "The largest difference exceeds 0.0001" in far

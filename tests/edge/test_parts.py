@@ -34,7 +34,7 @@ def test_resize_is_torchvisions(shape: tuple[int, ...], size: tuple[int, int]) -
 
 
 class TestImports:
-    """Imports on a machine without torch and anomalib: they must not need them."""
+    """Imports must not need torch and anomalib."""
 
     @pytest.mark.parametrize(
         "module", [*sorted(path.stem for path in (ROOT / "anomalib_scrd/edge").glob("[!_]*.py")), "__main__"]
@@ -50,7 +50,7 @@ class TestImports:
         assert done.stdout.strip() == "[]", module
 
     def test_a_run_needs_no_more(self, xml_file: Path, images: Path, tmp_path: Path) -> None:
-        """With what a wheel of the edge distribution lacks made unimportable."""
+        """With packages unimportable that a wheel of the edge distribution lacks."""
         code = f"""
 import sys
 for name in ("torch", "torchvision", "anomalib", "pandas", "lightning", "scipy", "sklearn", "matplotlib", "timm"):
@@ -151,7 +151,7 @@ class TestHeat:
         region = np.zeros((6, 6), bool)
         region[1:5, 2:6] = True
         expected = region.copy()
-        expected[2:4, 3:6] = False  # the rim of the picture is no border
+        expected[2:4, 3:6] = False  # the edge of the picture is not a border
         np.testing.assert_array_equal(outline(region), expected)
 
     @pytest.mark.parametrize("anomalous", [False, True])
@@ -177,7 +177,7 @@ def test_a_record_survives_both_ways() -> None:
 
 
 def test_nothing_leaves_the_machine(xml_file: Path, images: Path, tmp_path: Path) -> None:
-    """No connection, no other process: OpenVINO's telemetry reports every import of it unless it is kept from that."""
+    """No connection, no other process: OpenVINO's telemetry would report every import."""
     words = [str(xml_file), str(images), "--output", str(tmp_path / "results"), "--overlays"]
     code = f"""
 import sys

@@ -36,7 +36,7 @@ class TestAuroc:
         assert 0 <= interval.low < interval.value < interval.high <= 1
 
     def test_covers_the_truth(self) -> None:
-        """95 % of the intervals, within what 400 repetitions can tell."""
+        """95 % of the intervals, up to the accuracy of 400 repetitions."""
         rng = np.random.default_rng(0)
         truth = stats.norm.cdf(1.2 / math.sqrt(2))
         inside = 0

@@ -1,4 +1,4 @@
-"""The command that scores a folder: what it writes, takes up again, refuses, and how it ends."""
+"""The command that scores a folder: outputs, resuming, refusals and exit status."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def scores(output: Path) -> dict[str, float]:
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("hint", ["throughput", "latency"])
 def test_scores(engine: str, hint: str, run: Run, onnx_file: Path, output: Path) -> None:
-    """In the order of the files, equal to what the model is known to give, as JSON lines and as CSV."""
+    """In the order of the files, with the model's known scores, as JSON lines and as CSV."""
     assert run("--engine", engine, "--hint", hint, model=onnx_file) == 0
     values = [20, 40, 60, 80, 100, 120, 200, 220, 240]
     names = [f"good/{index}.png" for index in range(6)] + [f"spot/deep/{index}.png" for index in range(3)]
@@ -77,8 +77,8 @@ def test_results_without_requested_maps_are_scored_again(run: Run, output: Path)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--threshold", "0.3"], "holds results with threshold None and now 0.3"),
-        (["--precision", "bf16"], "holds results with precision 'f32' and now 'bf16'"),
+        (["--threshold", "0.3"], "has results with threshold None and now 0.3"),
+        (["--precision", "bf16"], "has results with precision 'f32' and now 'bf16'"),
     ],
 )
 def test_results_of_other_settings_are_not_mixed(
@@ -96,7 +96,7 @@ def test_results_of_another_model_are_not_mixed(
 ) -> None:
     assert run() == 0
     assert run(model=onnx_file) == 2
-    assert f"error: --output '{output}' holds results with model" in capsys.readouterr().err
+    assert f"error: --output '{output}' has results with model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["npz", "tiff"])
@@ -276,7 +276,7 @@ def test_two_processes_do_not_write_into_one_folder(run: Run, output: Path, caps
     with (output / "scores.jsonl").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert run() == 2
-    assert "another process writes into --output" in capsys.readouterr().err
+    assert "another process writes to --output" in capsys.readouterr().err
 
 
 def test_results_among_the_images_are_not_scored(images: Path, xml_file: Path) -> None:
@@ -333,7 +333,7 @@ class TestSalt:
     def test_of_another_run(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run("--salt", tmp_path / "salt") == 0
         assert run("--salt", tmp_path / "other") == 2
-        assert "holds results with salt" in capsys.readouterr().err
+        assert "has results with salt" in capsys.readouterr().err
 
 
 def _other(path: Path) -> Path:

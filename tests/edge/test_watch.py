@@ -1,4 +1,4 @@
-"""A watched folder: files as they come, each once, none half-written, nothing lost at a stop."""
+"""A watched folder: new files are scored once, none half-written, and nothing is lost at a stop."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_new_files_are_scored_each_once(
 
 
 def test_a_file_is_left_alone_while_it_is_written(started: Watch, images: Path, xml_file: Path, tmp_path: Path) -> None:
-    """Uncompressed TIFF and PPM in half would be images too, of a size that the header does not tell."""
+    """Half a file of uncompressed TIFF or PPM could also be read as an image."""
     output = tmp_path / "results"
     whole = tmp_path / "whole.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(whole)
@@ -123,7 +123,7 @@ class TestSource:
         assert _look(source) == []
         images.with_name("away").rename(images)
         shutil.rmtree(images / "good")
-        assert len(_look(source)) == 3  # all that is there is given again; results tell what is done
+        assert len(_look(source)) == 3  # all files are yielded again; the results show which are done
 
     def test_settling(self, images: Path) -> None:
         source = watch(images, None, Stop(), settle=0.3, interval=0)

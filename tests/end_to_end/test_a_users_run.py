@@ -1,4 +1,4 @@
-"""anomalib's command line on real images: normal ones alone, in one folder, trained too short."""
+"""anomalib's command line on real normal images in one folder, with a training that is too short."""
 
 import csv
 import logging
@@ -51,7 +51,7 @@ def command(root: Path) -> Iterator[Callable]:
 
 @pytest.fixture(scope="module")
 def said(command: Callable, real_data: Path, root: Path) -> str:
-    """What a training says that ends within its first epoch."""
+    """Output of a training that ends within its first epoch."""
     folder = links(sorted((real_data / "magnetic_tile/train/good").iterdir())[:40], root / "normal")
     size = [
         "--model.pre_processor=anomalib.pre_processing.PreProcessor",
@@ -73,13 +73,13 @@ def checkpoint(said: str) -> Path:
 
 def test_the_end_is_reported_in_separate_lines(said: str) -> None:
     line = re.search(
-        r"^threshold: 0.5 \(raw score (\S+), map (\S+)\), for 0.05 false alarms: (.*)$", said, re.MULTILINE
+        r"^threshold: 0.5 \(raw score (\S+), map (\S+)\), for a false-alarm rate of 0.05: (.*)$", said, re.MULTILINE
     )
     assert np.isfinite([float(line[1]), float(line[2])]).all()
     # 32 images are left for the training, a quarter of which gives the thresholds
     assert re.fullmatch(
-        r"[01] of 8 normal images lie above it \(95 % interval 0\.0\d\d to 0\.\d+\); extrapolated, 19 images can show "
-        r"such a rate",
+        r"[01] of 8 normal images are above it \(95 % interval 0\.0\d\d to 0\.\d+\); extrapolated, because this rate "
+        r"needs 19 images",
         line[3],
     )
     for name in ("checkpoint", "threshold", "next", "pictures", "labels"):

@@ -1,4 +1,4 @@
-"""A short training on real photographs: it learns something, and its maps point at the defects."""
+"""A short training on real photographs: the loss falls, and the maps find the defects."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -77,7 +77,7 @@ def trained(
 
 
 def area_under_curve(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Share of pairs in the right order; nothing squeezes or bins the scores."""
+    """Share of pairs in the right order, on raw scores."""
     above = positive[:, None] > negative[None]
     return float((above + 0.5 * (positive[:, None] == negative[None])).mean())
 
@@ -98,7 +98,7 @@ def test_defects_score_higher(trained: tuple) -> None:
 
 
 def test_the_map_points_at_the_defect(trained: tuple) -> None:
-    """Its peaks lie in the masks more often than by chance, and its values rank higher there; 0.5 is a blind map."""
+    """The peaks are in the masks more often than by chance, and values rank higher there; 0.5 is chance."""
     _, field = trained
     peaks, chances, areas = [], [], []
     for anomaly_map, mask in zip(field("anomaly_map").flatten(1).numpy(), field("gt_mask").flatten(1), strict=True):

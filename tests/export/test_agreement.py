@@ -70,7 +70,7 @@ def static_shape(path: Path) -> list[int | None]:
 
 
 def test_the_scores_are_worth_comparing(edge: Trained, odd: Trained) -> None:
-    """Scores and maps that are all clipped to 0 or 1 would agree whatever the export does."""
+    """Scores and maps that are all clipped to 0 or 1 would always agree."""
     for trained in (edge, odd):
         expected = collect(trained.predict, trained.images, 5)
         for field in ("pred_score", "anomaly_map"):
@@ -126,7 +126,7 @@ def test_any_size_agrees(
 
 
 def test_no_kernel_of_one_row(edge_export: Exported) -> None:
-    """With one, OpenVINO 2026.4 never ends compiling in bfloat16 where the processor has AMX, its default there."""
+    """With one, OpenVINO 2026.4 never finishes compiling in bfloat16, its default on processors with AMX."""
     kernels = [
         tuple(node.input_value(1).get_partial_shape().to_shape())[-2:]
         for node in openvino.Core().read_model(edge_export.openvino).get_ops()
@@ -213,7 +213,7 @@ def test_other_interpolations_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_input_size_is_not_needed(edge_export: Exported, odd: Trained, caplog: pytest.LogCaptureFixture) -> None:
-    """As anomalib's users give it: the file takes any size all the same, and the log says so."""
+    """As given by anomalib's users: the file still takes any size, and the log says so."""
     assert static_shape(edge_export.openvino) == [None, 3, None, None]  # exported with one
     with caplog.at_level("INFO"):
         assert odd.model._fixed_size((50, 50), {}) is None

@@ -1,4 +1,4 @@
-"""Images of any size: every export scores and maps them as ``engine.predict`` does."""
+"""Images of any size: every export gives the scores and maps of ``engine.predict``."""
 
 import shutil
 from collections.abc import Callable

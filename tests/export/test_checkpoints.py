@@ -111,7 +111,7 @@ def test_arguments_come_back_plain(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("saved", "loading"), [("more", "default"), ("default", "more"), ("none", "more")])
 def test_a_checkpoint_loads_whatever_evaluator_it_was_trained_with(saved: str, loading: str, tmp_path: Path) -> None:
-    """AUPRO keeps its limit in the model's state; of two evaluators the one of the loading model counts."""
+    """AUPRO stores its limit in the model's state; the evaluator of the loading model is used."""
 
     def evaluator(kind: str, limit: float) -> Evaluator | bool:
         if kind == "more":

@@ -142,11 +142,11 @@ def network(*, comparison: bool) -> openvino.Model:
 
 
 def test_a_model_whose_comparison_is_not_found_is_not_quantised(edge: Trained) -> None:
-    """It would be quantised as a whole, silently."""
+    """The complete model would be quantised, silently."""
     assert comparison_nodes(network(comparison=True)) == ["distance", "features"]
     unknown = network(comparison=False)
     for quantisation in (compress_weights, lambda model: quantise(model, calibration_images(edge.data()))):
-        with pytest.raises(ValueError, match=r"no sums over channels behind its convolutions.*quantised as a whole"):
+        with pytest.raises(ValueError, match=r"no sums over channels after its convolutions.*quantised completely"):
             quantisation(unknown)
 
 
@@ -158,7 +158,7 @@ def test_wrong_arguments_are_named_before_the_export(edge: Trained, tmp_path: Pa
         export("INT8_PTQ")
     with pytest.raises(ValueError, match=r"INT8_ACQ needs normal and anomalous validation images"):
         export("INT8_ACQ", datamodule=edge.data(val_split_mode="none"))
-    with pytest.raises(ValueError, match=r"max_drop must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"max_drop must be in \[0, 1\], got 1.5"):
         export("INT8_ACQ", datamodule=edge.data(), max_drop=1.5)
     assert not list(tmp_path.iterdir())
 

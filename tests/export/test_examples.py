@@ -1,4 +1,4 @@
-"""The examples run as they stand, and give the scores that Lightning gives."""
+"""The examples run unchanged, and give Lightning's scores."""
 
 import json
 import os

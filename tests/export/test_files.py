@@ -1,4 +1,4 @@
-"""A full disk or a killed process leaves the earlier export as it was, and no half file under a final name."""
+"""A full disk or a killed process leaves the earlier export unchanged, and no half file under a final name."""
 
 import errno
 import resource
@@ -133,7 +133,7 @@ def test_a_full_disk_is_named_and_the_earlier_export_survives(
 
 
 def test_a_killed_export_leaves_the_earlier_one(tmp_path: Path) -> None:
-    """Killed when all is written and nothing has its name yet."""
+    """Killed when all files are written but not yet renamed."""
     write(tmp_path, "model.xml", "old")
     code = f"""
 import os, signal

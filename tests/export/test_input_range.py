@@ -1,4 +1,4 @@
-"""Arrays of 12 or 16 bits given to an inferencer: an error where the model can raise one, NaN where it cannot."""
+"""Arrays of 12 or 16 bits given to an inferencer: an error if the model can raise one, otherwise NaN."""
 
 from collections.abc import Callable
 from pathlib import Path

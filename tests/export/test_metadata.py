@@ -26,7 +26,7 @@ def openvino_document(path: Path) -> dict[str, Any]:
 
 
 def create(path: Path) -> Any:
-    """Model API's wrapper of a file, by nothing but the file's metadata."""
+    """Model API's wrapper of a file, from the file's metadata only."""
     adapters = pytest.importorskip("model_api.adapters", reason="openvino-model-api is not installed (extra test)")
     models = pytest.importorskip("model_api.models")
     adapter = adapters.OpenvinoAdapter(openvino.Core(), str(path), device="CPU", plugin_config=FLOAT32)
@@ -114,7 +114,7 @@ def test_settings_of_the_model_are_in_the_document(post_processor: bool) -> None
 
 
 def test_file_lists_have_one_hash(tmp_path: Path) -> None:
-    """Whatever their order and place; another name or size changes it."""
+    """For any order and location; another name or size changes it."""
 
     def files(folder: str, **contents: str) -> list[Path]:
         paths = [tmp_path / folder / name / "image.png" for name in contents]
@@ -137,7 +137,7 @@ def test_file_lists_have_one_hash(tmp_path: Path) -> None:
 def test_model_api_gives_the_scores_of_training(
     kind: str, size: tuple[int, int] | None, edge: Trained, edge_export: Exported, tmp_path: Path
 ) -> None:
-    """From pixels of 0 to 255, without a word about the model. Fed as they were, a normal image became anomalous."""
+    """From pixels of 0 to 255, without arguments about the model. Unscaled, a normal image became anomalous."""
     model = create(edge_export.openvino if kind == "openvino" else edge_export.onnx)
     assert type(model).__name__ == "AnomalyDetection"
     labels = set()

@@ -1,4 +1,4 @@
-"""OpenVINO's cores and the signal stack of a thread, in processes of their own: those of the tests share one core."""
+"""OpenVINO's cores and the signal stack of a thread, in separate processes: those of the tests share one core."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.export import mixin, openvino_core
 from tests.export.conftest import EDGE_SIZE, Exported, Trained
 
-# The stack is asked for, and not a signal sent: memory that is gone may be readable for a while.
+# The stack is queried instead of sending a signal: freed memory may be readable for a while.
 _STACK = """
 import ctypes, gc, runpy, sys
 from contextlib import nullcontext

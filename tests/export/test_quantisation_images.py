@@ -1,4 +1,4 @@
-"""Images that a quantisation sees: normal ones, never a test image."""
+"""Images for a quantisation: normal ones, never a test image."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -16,7 +16,7 @@ def load_config(words: list[str]) -> GpuConfig:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the parts; returns 0 if all went well, else 1 (the report names what failed)."""
+    """Run the parts; return 0 on success, else 1 (the report names the failures)."""
     words = list(sys.argv[1:] if words is None else words)
     return 0 if run_gpu(load_config(words), command=shlex.join(["python", "-m", "tests.gpu", *words])) else 1
 

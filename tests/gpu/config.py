@@ -1,4 +1,4 @@
-"""What the command ``gpu`` measures, and for how long."""
+"""Settings of the command ``gpu``."""
 
 __all__ = ["GpuConfig"]
 
@@ -14,12 +14,12 @@ class GpuConfig:
     """A measurement.
 
     Args:
-        output: Folder of report.md, and of a folder per part. What a part has measured is there whenever it is stopped.
-        minutes: Time after which nothing goes on. A part that has not ended then reports how far it was.
+        output: Folder of report.md and of a folder per part, with the measurements so far at any time.
+        minutes: Time after which everything is stopped. An unfinished part reports its progress.
         parts: Names of the parts, in their order.
         device: ``auto`` for a GPU if there is one, or ``cpu``.
-        tiny: Tiny sizes and a few steps, to see on any machine that every part runs.
-        seed: Of weights, images and their order.
+        tiny: Whether to use tiny sizes and a few steps, to check on any machine that every part runs.
+        seed: Seed of weights, images and their order.
     """
 
     output: Path = Path("results/gpu")

@@ -1,4 +1,4 @@
-"""Parts of the command ``gpu``: each is a command line, and a reading of what it has written so far."""
+"""Parts of the command ``gpu``: each is a command line with a reader of its results so far."""
 
 __all__ = ["PARTS", "Part", "Training"]
 
@@ -18,7 +18,7 @@ _SMALL, _LARGE = "tf_efficientnet_lite0", "wide_resnet50_2"
 _CONTRAST_FREE = {"contrast": 0.0}
 _ROOT = Path(__file__).resolve().parents[2]
 _WORKERS = 8  # processes that read images
-_WARM_UP = 0.1  # share of a training that its rate leaves out: caches fill, kernels are chosen and compiled
+_WARM_UP = 0.1  # share of a training that is excluded from its rate: caches fill, kernels are chosen and compiled
 
 
 @dataclass
@@ -27,22 +27,22 @@ class Part:
 
     Args:
         title: What it is.
-        share: Most of the whole time that it may take, in (0, 1].
+        share: Largest share of the total time that it may take, in (0, 1].
     """
 
     title: str
     share: float = 0.3
 
     def command(self, folder: Path, *, device: str, tiny: bool, seed: int) -> list[str]:
-        """Write what the part needs into its folder; returns the command line."""
+        """Write the part's inputs to its folder; return the command line."""
         raise NotImplementedError
 
     def result(self, folder: Path) -> str:
-        """What has been measured so far, in a few words; an empty text for nothing."""
+        """Summary of the measurements so far; an empty text without any."""
         raise NotImplementedError
 
     def lacks(self, *, tiny: bool) -> str:
-        """What is missing on this machine; an empty text for nothing."""
+        """Missing requirements on this machine; an empty text without any."""
         del tiny
         return ""
 
@@ -99,7 +99,7 @@ class Training(Part):
         return [sys.executable, str(script), "train", "--config", str(file)]
 
     def result(self, folder: Path) -> str:
-        """Steps, seconds since the first one, and the rate behind the warm-up."""
+        """Steps, seconds since the first one, and the rate after the warm-up."""
         file = folder / "progress.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]

@@ -21,7 +21,7 @@ from anomalib_scrd.benchmark.machine import resolve_device
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
 FORMS = ("bf16", "fp16", "channels_last", "tf32", "compiled")
-"""The forms; TF32 changes nothing but on a GPU."""
+"""The forms; TF32 has an effect on GPUs only."""
 BOUNDS = {"bf16": 0.1, "fp16": 0.02, "channels_last": 1e-4, "tf32": 0.02, "compiled": 1e-3}
 """The largest difference of a score from float32 that is allowed, as a share of the range of the scores."""
 

@@ -1,4 +1,4 @@
-"""Writes down how far a training is."""
+"""Writes the progress of a training."""
 
 __all__ = ["Progress"]
 
@@ -12,9 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Progress(Callback):
-    """Appends a line of JSON, ``steps`` and ``seconds`` since the first step began, whenever so many steps are done.
+    """Appends a line of JSON, ``steps`` and ``seconds`` since the first step began, every ``every`` steps.
 
-    An accelerator is waited for then, and then only.
+    It waits for an accelerator only then.
 
     Args:
         file: File.

@@ -1,4 +1,4 @@
-"""Runs the parts in turn, each in a process of its own, until the time is over; the report is always up to date."""
+"""Runs the parts in turn, each in a separate process, until the time is over; the report is always up to date."""
 
 __all__ = ["run_gpu"]
 
@@ -16,7 +16,7 @@ from tests.gpu.config import GpuConfig
 from tests.gpu.parts import PARTS
 
 _ROOT = Path(__file__).resolve().parents[2]
-_POLL = 1.0  # seconds between two looks at a part
+_POLL = 1.0  # seconds between two checks of a part
 _WORTH_STARTING = 10.0  # seconds
 
 
@@ -24,14 +24,14 @@ def run_gpu(config: GpuConfig, command: str = "") -> bool:
     """Measure.
 
     Returns:
-        Whether no part failed. A part whose time was over did not fail.
+        Whether no part failed. A part that was stopped at the end of its time is not a failure.
     """
     end = time.monotonic() + 60 * config.minutes
     device = "cpu" if config.device == "cpu" or resolve_device("auto").type == "cpu" else "cuda"
     states = dict.fromkeys(config.parts, "not begun: no time was left")
     head = _head(config, command, device)
     seconds = dict.fromkeys(config.parts, 0.0)
-    # The parts run in folders of their own, and find this package all the same.
+    # The parts run in separate folders and need this package on their path.
     paths = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
     if "ANOMALIB_SCRD_DATA" in environment:

@@ -1,4 +1,4 @@
-"""The command for a GPU, with tiny sizes on the CPU: every part runs, and what is stopped leaves what it has."""
+"""The command for a GPU, with tiny sizes on the CPU: every part runs, and a stopped part keeps its results."""
 
 import json
 import re

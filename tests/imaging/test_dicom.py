@@ -1,4 +1,4 @@
-"""DICOM: transformations of the header are applied to the pixels, and unreadable files have a reason."""
+"""DICOM: transformations in the header are applied to the pixels, and unreadable files have a reason."""
 
 from pathlib import Path
 
@@ -226,7 +226,7 @@ def test_unreadable_files_have_a_reason(path: Path) -> None:
     assert reason() == "it is a DICOM file without PixelData (CT Image Storage)"
     write_dicom(path, UNSIGNED)
     path.write_bytes(path.read_bytes()[:-100])
-    assert reason() == "it is cut short: there are fewer pixels than its header says"
+    assert reason() == "it is truncated: there are fewer pixels than its header declares"
     path.write_bytes(path.read_bytes()[:200])
     assert "without PixelData" in reason() or "cannot be read" in reason()
     write_dicom(path, UNSIGNED, Rows=0)
@@ -243,7 +243,7 @@ def test_unreadable_files_have_a_reason(path: Path) -> None:
     data.save_as(path)
     assert reason().startswith("transfer syntax 'MPEG2 Main Profile / Main Level' is not supported")
     path.write_bytes(b"\x30\x82" + b"an encrypted envelope" * 20)
-    assert reason() == "it is no DICOM file"
+    assert reason() == "it is not a DICOM file"
 
 
 def test_headers_are_not_in_warnings_and_logs(path: Path, caplog: pytest.LogCaptureFixture, recwarn: object) -> None:
@@ -266,7 +266,7 @@ def test_the_representation_of_a_picture_tells_nothing(path: Path) -> None:
 
 
 def test_a_decoder_that_panics_ends_nothing(path: Path) -> None:
-    """pylibjpeg-rle is written in Rust: what it raises for some damaged data is no `Exception`."""
+    """pylibjpeg-rle is written in Rust: its error for some damaged data is not an `Exception`."""
     write_dicom(path, np.random.default_rng(0).integers(0, 4096, (64, 48), dtype=np.uint16), syntax=RLELossless)
     content = path.read_bytes()
     reasons = []

@@ -1,4 +1,4 @@
-"""Folders, files that cannot be read, and what importing the readers costs."""
+"""Folders, unreadable files, and the imports of the readers."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three good files of three formats, one that is cut short, one without pixels, and some that are none of ours."""
+    """Three good files of three formats, a truncated one, one without pixels, and files of other formats."""
     Image.fromarray(RNG.integers(0, 255, (40, 50), dtype=np.uint8)).save(tmp_path / "b.png")
     pixels = RNG.integers(0, 4096, (8, 8), dtype=np.uint16)
     write_dicom(tmp_path / "study/IM0001", pixels)
@@ -55,7 +55,7 @@ def test_the_first_bad_file_stops_a_survey_with_all_names(folder: Path) -> None:
     with pytest.raises(
         UnreadableImageError, match=r"1 files cannot be read: '.*empty.dcm' \(it is a DICOM file without"
     ):
-        survey(list_files(folder))  # headers alone: the file that is cut short has a good one
+        survey(list_files(folder))  # headers only: that of the truncated file is complete
 
 
 def test_bad_files_are_skipped_and_listed(folder: Path) -> None:

@@ -30,7 +30,7 @@ def test_undo_leads_back(orientation: Orientation) -> None:
 
 def test_the_eight_exif_orientations_are_all_there_are() -> None:
     assert {from_exif(value) for value in range(1, 9)} == set(ALL)
-    with pytest.raises(ValueError, match="orientation 9 is none of EXIF's 1 to 8"):
+    with pytest.raises(ValueError, match="orientation 9 is not one of EXIF's 1 to 8"):
         from_exif(9)
 
 

@@ -1,7 +1,7 @@
 """The test files that come with pydicom and nibabel: each is read, or refused with its name and a reason.
 
-The table below lists every one that is refused. All others must be read, so a file of a newer version that neither is
-read nor stands here fails the test.
+The table below lists every one that is refused. All others must be read, so a file of a newer version that is neither
+read nor listed here fails the test.
 """
 
 from collections.abc import Iterator
@@ -35,14 +35,14 @@ PYDICOM_REFUSED = {
     "test_files/ExplVR_LitEndNoMeta.dcm": "without PixelData (RT Ion Plan Storage)",
     "test_files/JPEG-lossy.dcm": "cannot be decoded",  # its scan header breaks the standard; no decoder takes it
     "test_files/JPEG2000-embedded-sequence-delimiter.dcm": "cannot be decoded",  # made to be broken
-    "test_files/MR_truncated.dcm": "it is cut short",
+    "test_files/MR_truncated.dcm": "it is truncated",
     "test_files/UN_sequence.dcm": NO_PIXELS,
     "test_files/badVR.dcm": "cannot be decoded",
     "test_files/crayons.icc": UNKNOWN,
     "test_files/empty_charset_LEI.dcm": NO_PIXELS,
     "test_files/meta_missing_tsyntax.dcm": NO_PIXELS,
     "test_files/nested_priv_SQ.dcm": NO_PIXELS,
-    "test_files/no_meta.dcm": "no DICOM file",
+    "test_files/no_meta.dcm": "not a DICOM file",
     "test_files/no_meta_group_length.dcm": NO_PIXELS,
     "test_files/priv_SQ.dcm": NO_PIXELS,
     "test_files/reportsi.dcm": "without PixelData (Basic Text SR Storage)",
@@ -70,9 +70,9 @@ NIBABEL_REFUSED = {
     "nifti1.hdr": "data file is missing",
     "nifti2.hdr": "data file is missing",
     "resampled_anat_moved.nii": "% of the pixels are NaN",
-    "row_major.dconn.nii": "it holds no volume (Cifti2Image",
+    "row_major.dconn.nii": "it is not a volume (Cifti2Image",
 }
-# Formats that are no NIfTI and no MGH: PAR/REC, AFNI, MINC, ECAT, and streamlines, which are no images.
+# Other formats than NIfTI and MGH: PAR/REC, AFNI, MINC, ECAT, and streamlines, which are not images.
 NIBABEL_OTHER_FORMATS = (".PAR", ".REC", ".HEAD", ".BRIK", ".BRIK.gz", ".mnc", ".v", ".trk", ".tck", ".gitignore")
 
 
@@ -81,7 +81,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """Reason of a refusal, "" for a file that is read whole."""
+    """Reason of a refusal, "" for a file that is read completely."""
     try:
         for info in list_pictures(path):
             picture = read_picture(info)

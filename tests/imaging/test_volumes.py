@@ -95,7 +95,7 @@ def test_empty_slices_are_skipped(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", head.astype(np.float32))
     assert [info.index for info in list_pictures(path)] == [3, 4, 5, 6, 7, 8]
     assert [info.index for info in list_pictures(path, VolumeOptions("sagittal"))] == list(range(5, 15))
-    with pytest.raises(UnreadableImageError, match=r"none of the 2 slices in the range \[0.0, 0.1\] shows anything"):
+    with pytest.raises(UnreadableImageError, match=r"none of the 2 slices in the range \[0.0, 0.1\] has content"):
         list_pictures(path, VolumeOptions(slices=(0.0, 0.1)))
 
 
@@ -135,7 +135,7 @@ def test_unreadable_files_have_a_reason(tmp_path: Path) -> None:
     assert reason(write(tmp_path / "nan.nii", nan)) == "100.0% of the pixels are NaN or infinite"
     short = write(tmp_path / "short.nii.gz", voxels())
     short.write_bytes(short.read_bytes()[:200])
-    assert "cut short" in reason(short) or "nibabel cannot read it" in reason(short)
+    assert "truncated" in reason(short) or "nibabel cannot read it" in reason(short)
     short = write(tmp_path / "short.nii", voxels())
     short.write_bytes(short.read_bytes()[:-100])
     assert "cannot be read" in reason(short)
@@ -150,7 +150,7 @@ def test_unreadable_files_have_a_reason(tmp_path: Path) -> None:
     complex_ = nibabel.Nifti1Image(voxels().astype(np.complex64), np.eye(4))
     nibabel.save(complex_, tmp_path / "complex.nii")
     assert "complex64 numbers" in reason(tmp_path / "complex.nii")
-    assert reason(write(tmp_path / "flat.nii", voxels()[:, :, 0])).startswith("it holds no volume")
+    assert reason(write(tmp_path / "flat.nii", voxels()[:, :, 0])).startswith("it is not a volume")
     assert "no such file" in reason(tmp_path / "nowhere.nii")
 
 

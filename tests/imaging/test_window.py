@@ -1,4 +1,4 @@
-"""Windows: closed forms, pydicom's functions as the oracle, and what must not get lost."""
+"""Windows: closed forms, pydicom's functions as the oracle, and no loss of grey levels."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Writes small DICOM files whose headers hold identifying values."""
+"""Writes small DICOM files with identifying values in their headers."""
 
 __all__ = ["IDENTIFYING", "write_dicom"]
 

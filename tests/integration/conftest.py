@@ -1,4 +1,4 @@
-"""Interpreters of their own: what is tested here happens when one starts, and in what order it imports."""
+"""Separate interpreters: these tests depend on the start of an interpreter and the order of its imports."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def run(
 
 
 class Interpreter:
-    """A virtual environment without pip, which sees nothing but its own folder of packages."""
+    """A virtual environment without pip and with only its own folder of packages."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, with_pip=False, symlinks=os.name != "nt")

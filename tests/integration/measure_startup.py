@@ -1,8 +1,8 @@
-"""Measures what the plugin adds to the start of every interpreter. Not a test: times depend on the machine.
+"""Measures the time that the plugin adds to the start of every interpreter. Not a test: times depend on the machine.
 
     python tests/integration/measure_startup.py [--pairs 400]
 
-Starts an interpreter in turn with the start-up file and without it, in virtual environments that hold nothing else: a
+Starts an interpreter in turn with the start-up file and without it, in virtual environments without other packages: a
 first .pth file costs more than a further one. Prints medians of the paired differences with their 95 % intervals, of
 the time on the clock and of the processor time, which a busy machine disturbs less. Last comes the time of the line of
 the .pth file inside a starting interpreter.

@@ -1,4 +1,4 @@
-"""Looks the plugin's classes up in every way that anomalib has, and prints the outcome of each as JSON.
+"""Looks up the plugin's classes in every way that anomalib has, and prints the outcome of each as JSON.
 
 Run by test_lookup.py in an interpreter of its own: it never imports `anomalib_scrd`, and its first import is
 `anomalib.data`, the one that comes without anomalib's models.
@@ -22,7 +22,7 @@ outcomes: dict[str, Any] = {}
 
 
 def look(label: str, function: Callable[[], Any]) -> None:
-    """Note what the function returns, or the error that it ends with."""
+    """Note the function's result, or its error."""
     try:
         outcomes[label] = function()
     except (Exception, SystemExit) as error:  # noqa: BLE001  every look-up is reported

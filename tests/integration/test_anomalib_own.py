@@ -1,4 +1,4 @@
-"""What anomalib's own tests/integration/model/test_models.py does with every model, in a closed network.
+"""The steps of anomalib's tests/integration/model/test_models.py for every model, without a network.
 
 It builds each listed model by name, with no argument, then fits, validates, tests, predicts and exports it. The weights
 are random ones in a cache of Hugging Face's layout: those of the default backbone, wide_resnet50_2.

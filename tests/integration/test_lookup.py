@@ -1,4 +1,4 @@
-"""anomalib finds the plugin's classes by every kind of name, without an import of the user's."""
+"""anomalib finds the plugin's classes by every kind of name, without an import by the user."""
 
 import importlib.metadata
 import json
@@ -51,7 +51,7 @@ def test_get_model_from_every_kind_of_configuration(outcomes: dict[str, Any], fo
 
 
 def test_get_model_with_further_arguments(outcomes: dict[str, Any]):
-    # Not beside a Namespace of init_args: anomalib 2.7 fails there, with every model.
+    # Not together with a Namespace of init_args: anomalib 2.7 fails there, with every model.
     assert outcomes["dict and more"] == outcomes["omegaconf and more"] == 1.5
     assert outcomes["no init_args"] == MODEL
 

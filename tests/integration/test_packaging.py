@@ -1,4 +1,4 @@
-"""What a wheel holds, and what installing and uninstalling put beside the package."""
+"""Contents of a wheel, and the files next to the package after installing and uninstalling."""
 
 import ast
 import importlib.util
@@ -106,7 +106,7 @@ def test_editable_install_has_them_too(interpreter: Interpreter):
     assert left(interpreter) == set()
 
 
-# Where packages are imported that an extra brings, each only when it is needed.
+# Modules that import packages of an extra, each only when it is needed.
 EXTRAS = {"benchmark": "benchmark", "imaging": "medical", "edge": "benchmark"}
 PROVIDED_BY = {"PIL": "pillow", "sklearn": "scikit-learn"}
 

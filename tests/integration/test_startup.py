@@ -52,7 +52,7 @@ def installed(interpreter: Interpreter) -> Interpreter:
 
 
 def silent(interpreter: Interpreter, code: str, *flags: str, **variables: str) -> str:
-    """What the code printed; nothing may have come on the error stream."""
+    """Output of the code; the error stream must be empty."""
     done = interpreter(code, *flags, **variables)
     assert done.stderr == ""
     return done.stdout.strip()

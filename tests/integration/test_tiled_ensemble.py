@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def log(folder: Path) -> Iterator[str]:
-    """What the two pipelines wrote: a stage that fails says so there, and nowhere else."""
+    """Output of the two pipelines: only there a failed stage is reported."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     logging.getLogger("anomalib").addHandler(handler)

@@ -185,7 +185,7 @@ def test_fields_differ_and_come_again() -> None:
 
 
 def test_some_points_of_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In any order, and cut into pieces or not."""
+    """In any order, split into pieces or not."""
     state, form = sample_state(3, 4, generator()), {"period": 8.0, "persistence": 0.6}
     field = noise_field(state, 2, 9, 7, **form)
     points = Points(*(torch.randint(0, size, (50,), generator=generator(1)) for size in (3, 9, 7)))

@@ -118,7 +118,7 @@ def test_replay() -> None:
 
 
 def test_a_gpu_and_a_compiler_compute_all_points_of_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host does not know how many points lie in the rectangles there; the anomalies are the same."""
+    """The number of points in the rectangles is unknown to the host there; the anomalies are the same."""
     shape = (3, 2, 30, 40)
     anomalies = SimplexPatches(size=(0.2, 0.6))
     parameters = anomalies.sample(shape, generator=generator())
@@ -128,9 +128,9 @@ def test_a_gpu_and_a_compiler_compute_all_points_of_the_windows(monkeypatch: pyt
     torch.testing.assert_close(compiled(parameters, shape), expected)
     torch._dynamo.reset()
 
-    assert patches._number_is_at_hand(torch.device("cpu"))
-    assert not patches._number_is_at_hand(torch.device("cuda"))
-    monkeypatch.setattr(patches, "_number_is_at_hand", lambda _: False)
+    assert patches._count_is_known(torch.device("cpu"))
+    assert not patches._count_is_known(torch.device("cuda"))
+    monkeypatch.setattr(patches, "_count_is_known", lambda _: False)
     torch.testing.assert_close(anomalies.render(parameters, shape), expected)
 
 
@@ -145,7 +145,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_kernels_do_not_grow_with_octaves_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "_number_is_at_hand", lambda _: False)
+    monkeypatch.setattr(patches, "_count_is_known", lambda _: False)
     counts = set()
     for batch, octaves in [(2, 2), (2, 6), (4, 6)]:
         anomalies, shape = SimplexPatches(octaves=octaves), (batch, 3, 32, 32)

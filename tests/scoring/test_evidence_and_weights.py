@@ -37,7 +37,7 @@ def test_extents_do_not_depend_on_places() -> None:
 
 
 def test_extents_tell_local_from_diffuse() -> None:
-    """One bright place moves the largest and not the median; a shift moves all alike."""
+    """One bright place changes the largest value and not the median; a shift changes all equally."""
     flat = torch.full((1, 1, 20, 20), 0.2)
     spot = flat.clone()
     spot[..., 3, 4] = 0.9
@@ -53,7 +53,7 @@ def test_evidence_is_the_logarithm_map_by_map() -> None:
     result = evidence(maps)
     assert result.shape == (2, 24)
     np.testing.assert_allclose(result[1, 6:12].numpy(), np.log(extents(maps)[1, 1].numpy() + 1e-4), rtol=1e-5)
-    assert evidence(-maps)[0, 0] == pytest.approx(math.log(1e-4))  # rounding below 0 is no logarithm of a negative
+    assert evidence(-maps)[0, 0] == pytest.approx(math.log(1e-4))  # also for rounding below 0
     assert evidence(maps.half()).dtype == torch.float32
 
 
@@ -94,7 +94,7 @@ def test_fit_equals_the_loops() -> None:
 
 
 def test_images_that_the_student_knows_count_half_in_the_covariance() -> None:
-    """Their mean and their spread do not: the student has learned them."""
+    """Their mean and standard deviation are not used: the student was trained on these images."""
     mixing = normal(5, 5, seed=3)
     normals, anomalous = normal(12, 5) @ mixing, normal(60, 5, seed=1) @ mixing + 2
     trained = 0.5 * normal(200, 5, seed=2) @ mixing - 7

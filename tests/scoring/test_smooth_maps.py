@@ -1,4 +1,4 @@
-"""Smoothing of distance maps and the grids they are brought to."""
+"""Smoothing of distance maps and their grids."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Compiled forms: for the time of a training, in the mode that was asked for."""
+"""Compiled forms: during a training, in the requested mode."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""Cached features of the teacher: exact, bounded, counted, cleaned up, refused where images change."""
+"""Cached features of the teacher: exact, bounded, counted, cleaned up, refused if images change."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -206,7 +206,7 @@ def test_features_are_the_teachers_in_value_and_layout(backbone: str, noisy: boo
 
 
 def test_order_of_the_batch_is_kept() -> None:
-    """Every image gets its own features back, whatever stands beside it, twice included."""
+    """Every image gets its own features, in any batch, also if it is there twice."""
     torch.manual_seed(0)
     teacher = Teacher("resnet18", LAYERS, pre_trained=False)
     clean = images(6)
@@ -331,7 +331,7 @@ def test_steady_augmentations_are_fine(tiny_data: Callable, tmp_path: Path) -> N
 def test_hidden_changes_are_reported_at_the_end_of_the_epoch(
     change: Callable, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    """Whatever changes the images, and wherever: here a callback of the user's."""
+    """For any change of the images, here by a callback of the user."""
 
     class Hidden(Callback):
         def on_train_batch_start(self, trainer: Trainer, _module: object, batch: ImageBatch, *_: object) -> None:
@@ -375,7 +375,7 @@ def test_sets_without_a_length_are_refused(tiny_data: Callable, tmp_path: Path) 
 
 
 def test_a_change_in_one_process_stops_all() -> None:
-    """A process that goes on alone waits for the others until its group's time is over."""
+    """A process that continues alone would wait for the others until the timeout of its group."""
     asked: list[tuple[bool, bool]] = []
 
     def other_process_found_one(decision: bool, all: bool = True) -> bool:  # noqa: A002 - Lightning's name

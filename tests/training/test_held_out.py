@@ -1,4 +1,4 @@
-"""Normal training images that the student does not see."""
+"""Normal training images that the student is not trained on."""
 
 import copy
 import pickle
@@ -79,7 +79,7 @@ def test_anomalous_training_images_are_not_chosen() -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan"), True])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\), got"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\), got"):
         HeldOut(share)
 
 
@@ -184,7 +184,7 @@ def test_images_that_the_student_is_trained_on_are_some_of_the_others(tmp_path: 
     assert _paths(again._trained) == some
     model, before = build_model(), torch.get_rng_state()
     assert sum(map(len, again.images(model, trained=True))) == 200
-    assert torch.equal(torch.get_rng_state(), before)  # a look does not change what follows in the training
+    assert torch.equal(torch.get_rng_state(), before)  # reading them does not change the training
     assert list(HeldOut().images(model, trained=True)) == []
 
 
@@ -200,7 +200,7 @@ def test_held_out_images_stand_in_where_there_is_no_validation_set(
 
 
 class PlainData(LightningDataModule):
-    """A data module that is none of anomalib's."""
+    """A data module that is not one of anomalib's."""
 
     def __init__(self, data: Folder) -> None:
         super().__init__()

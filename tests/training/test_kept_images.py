@@ -1,6 +1,6 @@
-"""Training images in memory: the same training, each file read once, given back, and not kept where this is unsafe.
+"""Training images in memory: the same training, each file read once, released afterwards, not kept if unsafe.
 
-And on the device, which is the processor here: the same batches, selected from one tensor.
+On the device, which is the CPU here: the same batches, selected from one tensor.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""A training that goes on from any of its checkpoints ends as the one that was not interrupted."""
+"""A training that resumes from any of its checkpoints ends like an uninterrupted one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_no_checkpoint_is_written_while_gradients_wait(
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty", "other"])
 def test_a_damaged_checkpoint_is_named(damage: str, tiny_data: Callable, tmp_path: Path) -> None:
-    """The message does not suggest to load it with code; by `load_from_checkpoint` and by a trainer alike."""
+    """The message does not suggest loading it with code; for `load_from_checkpoint` and for a trainer."""
     model = build_model(layers=["layer1", "layer2"])
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False)
     engine.fit(model, datamodule=tiny_data())
@@ -117,6 +117,6 @@ def test_a_damaged_checkpoint_is_named(damage: str, tiny_data: Callable, tmp_pat
         lambda: AtomicCheckpointIO().load_checkpoint(path),
         lambda: build_engine(tmp_path).test(build_model(layers=["layer1", "layer2"]), tiny_data(), ckpt_path=path),
     ):
-        with pytest.raises(ValueError, match=r"checkpoint '.*model.ckpt' is damaged, or no checkpoint") as caught:
+        with pytest.raises(ValueError, match=r"checkpoint '.*model.ckpt' is damaged or not a checkpoint") as caught:
             load()
         assert "weights_only" not in str(caught.value)

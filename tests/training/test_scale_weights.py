@@ -1,4 +1,4 @@
-"""Synthetic anomalies come in after a share of a training; what they change is learned just before."""
+"""Synthetic anomalies begin after a share of a training; their effect is measured just before."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def difference(model: ScaleAwareCRD) -> torch.Tensor:
         ({"max_epochs": 2}, 0.5, 3),  # three batches an epoch, the held-out images taken off
         ({"max_steps": 6}, 0.0, 0),
         ({"max_steps": 4, "accumulate_grad_batches": 2}, 0.5, 3),  # steps of the optimiser: 2 + 1 batches an epoch
-        ({"max_epochs": -1, "max_time": {"seconds": 2}}, 0.9, 0),  # nobody knows how many steps there will be
+        ({"max_epochs": -1, "max_time": {"seconds": 2}}, 0.9, 0),  # the number of steps is unknown
     ],
 )
 def test_anomalies_come_in_after_a_share_of_the_steps(
@@ -106,7 +106,7 @@ def test_another_fit_learns_anew(tiny_data: Callable, tmp_path: Path) -> None:
 
 
 def test_a_student_that_may_have_seen_anomalies_is_not_learned_from(tiny_data: Callable, tmp_path: Path) -> None:
-    """A training goes on that had them from the first step, as one under a time limit has."""
+    """A resumed training that had anomalies from the first step, as under a time limit."""
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=4)
     fit(build(noise={"start": 0.0}), tiny_data(), tmp_path, keep, max_steps=4)
     model = build(noise={"start": 0.5})

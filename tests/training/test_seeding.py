@@ -101,7 +101,7 @@ def statistics(model: ScaleAwareCRD) -> State:
 
 
 def test_a_second_fit_measures_its_own_data(tiny_data: Callable, tmp_path: Path) -> None:
-    """The channels' statistics on the first data say nothing about the second."""
+    """The channels' statistics on the first data do not apply to the second."""
 
     class Brighter(Callback):
         def on_train_batch_start(self, _trainer: Trainer, _module: object, batch: object, _index: int) -> None:

@@ -1,4 +1,4 @@
-"""What a training step does, counted: passes, waits for the device, compilations, and steps of several processes."""
+"""Counts in a training step: passes, waits for the device, compilations, and steps of several processes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -110,7 +110,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.fail("a tensor was read by the host")
 
     with monkeypatch.context() as patch, NoWaiting():
-        patch.setattr(patches, "_number_is_at_hand", lambda _: False)
+        patch.setattr(patches, "_count_is_known", lambda _: False)
         for name in ("item", "tolist", "numpy", "cpu"):
             patch.setattr(torch.Tensor, name, refuse)
         yield
@@ -262,11 +262,11 @@ def test_kernels_and_buffers_are_made_once(monkeypatch: pytest.MonkeyPatch) -> N
 # --- Two processes ------------------------------------------------------------------------------------------------
 #
 # DistributedDataParallel averages the gradients of the processes: that is the gradient of the joint batch where the
-# loss is a mean over images. Three things of this model are more than that, each by its nature:
+# loss is a mean over images. Three parts of this model are not such means:
 # - batch norm takes the statistics of its own process's images; Lightning's `sync_batchnorm` joins them, on GPUs only;
 # - the channels' standardisation of the first 32 batches does the same;
-# - the published ratio divides means over a batch, and a mean of ratios is no ratio of means.
-# So the terms that are means are compared, with batch norm in evaluation mode and features as the teacher gives them.
+# - the published ratio divides means over a batch, and a mean of ratios is not a ratio of means.
+# So the terms that are means are compared, with batch norm in evaluation mode and without standardised features.
 
 MEANS = {
     "pull only": {"loss": {"restore": 0.0, "contrast": 0.0}, "student": {"feature_scaling": "none"}},

@@ -1,4 +1,4 @@
-"""When a fit validates and writes, and that what is stored at the end belongs together."""
+"""When a fit validates and writes; thresholds and weights stored at the end match."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,7 +17,7 @@ from anomalib_scrd.training import validation_times
 from anomalib_scrd.training.held_out import HeldOut
 from tests.models import build_engine, build_model
 
-UNIFORM = {"scoring": {"scale_adaptation": "uniform"}}  # nothing to fit: the times are looked at
+UNIFORM = {"scoring": {"scale_adaptation": "uniform"}}  # nothing to fit: only the times are tested
 
 
 class Log(Callback):

@@ -1,7 +1,7 @@
 """Children of a process that has imported everything: forked in milliseconds, killed, watched, counted.
 
-The parent must have no threads but its own, so it computes nothing with torch or OpenVINO. Moments are in seconds of
-the child's processor time, so that they fall within its work however busy the machine is.
+The parent must not have further threads, so it computes nothing with torch or OpenVINO. Moments are in seconds of the
+child's processor time, so that they are within its work on a busy machine too.
 """
 
 __all__ = ["Journal", "Row", "die_after", "in_child", "last_line", "one_thread", "processor_time"]
@@ -22,16 +22,16 @@ _PROCESS_TIME = 2  # CLOCK_PROCESS_CPUTIME_ID of Linux
 
 
 def one_thread() -> None:
-    """Keep this process, and the libraries that it will import, to one thread."""
+    """Limit this process, and the libraries that it will import, to one thread."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def die_after(seconds: float) -> None:
-    """Have the kernel kill this process, by signal 9, after so much more of its processor time (to about 10 ms).
+    """Make the kernel kill this process, by signal 9, after further processor time (accurate to about 10 ms).
 
-    No thread of Python is needed for it, so that it also strikes within a long call of C++.
+    It needs no Python thread, so it also works within a long call of C++.
     """
 
     class Event(ctypes.Structure):
@@ -111,17 +111,19 @@ def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log."""
+    """The last line of a log; of a C++ error the two lines before its stack."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "no output"
+    stack = bool(lines) and lines[-1].lstrip().startswith("frame #")
+    lines = [line for line in lines if not line.lstrip().startswith("frame #")]
+    return " ".join(lines[-2 if stack else -1 :]) or "no output"
 
 
 class Journal:
-    """Facts about numbered tries, a line of JSON each, so that a command that was stopped goes on where it was.
+    """Results of numbered tries, a line of JSON each, so that a stopped command can resume.
 
     Args:
         path: The file; None for none, and nothing is kept.
-        settings: What the tries depend on, but for their number. A file with other settings is refused.
+        settings: Settings of the tries, except for their number. A file with other settings is refused.
 
     Raises:
         ValueError: If the file is that of other settings.
@@ -139,7 +141,7 @@ class Journal:
             self._take(line)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # a line that was cut is written anew
+            # a truncated line is written again
             path.write_text("".join(line + "\n" for line in lines or [json.dumps(settings)]), encoding="utf-8")
 
     def _take(self, line: str) -> None:

@@ -1,9 +1,9 @@
 """Damaged inputs: ``python -m tests.trust.fuzz --times 1000 [--of images weights checkpoints exports settings]``.
 
-Each try damages a whole file (bytes flipped, overwritten, cut, doubled, numbers in headers replaced by large ones) and
-reads it as a user's would be. It survives if the file is read into a result that is possible, or refused by an error
-that names it. It is lost by any other exception, a crash, ten seconds of processor time without an answer, or two
-gibibytes of memory.
+Each try damages a complete file (bytes flipped, overwritten, removed, doubled, numbers in headers replaced by large
+ones) and reads it like a user's file. It survives if the file gives a possible result, or is refused by an error with
+its name. It is lost by any other exception, a crash, ten seconds of processor time without an answer, or two gibibytes
+of memory.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice((1, 1, 1, 2, 4, 16))):
         if not data:
             break
-        # headers are where lies are told
+        # mostly in the header
         place = draw.randrange(min(len(data), 512) if draw.random() < 0.6 else len(data))
         kind = draw.randrange(7)
         if kind == 0:
@@ -91,7 +91,7 @@ def damaged_text(content: str, draw: random.Random) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """A whole file of each format that is read."""
+    """A complete file of each supported format."""
     import nibabel
     import tifffile
     from PIL import Image

@@ -1,11 +1,10 @@
 """Signal 9 at random moments: ``python -m tests.trust.kill --times 100``; ``--of export``, ``benchmark`` or ``edge``.
 
-A training that was killed is started again with its newest checkpoint, or anew where there is none, and its weights,
-thresholds and weights of the scales are compared with those of a training that nobody killed, bit for bit. Moments:
-random times, and random times within a step, a validation or the writing of a checkpoint (after a random number of its
-bytes), in the first, a middle or the last epoch. Times are of the processor, so that they fall within the work however
-busy the machine is; what has ended before its moment does not count. With ``--journal`` a command that was stopped
-goes on where it was.
+A killed training is resumed from its newest checkpoint, or started again if there is none, and its weights, thresholds
+and weights of the scales are compared bit for bit with those of an uninterrupted training. Moments: random times, and
+random times within a step, a validation or the writing of a checkpoint (after a random number of its bytes), in the
+first, a middle or the last epoch. Times are processor times, so that they are within the work on a busy machine too; a
+process that ends before its moment is not counted. With ``--journal`` a stopped command can be resumed.
 """
 
 import argparse
@@ -174,7 +173,7 @@ Trial = Callable[[int, random.Random], tuple[str, str, "str | None"]]
 
 
 def kills(name: str, times: int, seed: int, journal: Path | None, trial: Trial) -> Row:
-    """Try until so many were killed before their end; what has ended before its moment is not counted."""
+    """Try until so many were killed before their end; processes that end before their moment are not counted."""
     row = Row(name)
     kept = Journal(journal, {"what": name, "seed": seed})
     number = 0
@@ -248,10 +247,10 @@ def _fit_and_die(images: Path, output: Path, setup: Setup, killer: tuple[str, in
 
 
 def _seconds(work: Callable[[], Any], log: Path) -> float:
-    """Processor time of something that nobody kills.
+    """Processor time of work that is not killed.
 
     Raises:
-        RuntimeError: If it fails all the same.
+        RuntimeError: If it fails.
     """
     taken = processor_time(work, log)
     if taken is None:

@@ -1,10 +1,10 @@
 """The newest anomalib, Lightning, timm and OpenVINO, beyond the pins: ``python -m tests.trust.next_versions``.
 
 Makes a virtual environment, installs this project and then the newest versions over it, runs the contract tests
-(``tests/integration/test_hooks.py``) and says which hook broke; the table in ``anomalib_scrd/integration/README.md``
-says what that means. ``--anomalib git+https://github.com/open-edge-platform/anomalib`` takes another anomalib, and
-``--pre`` pre-releases too. For a scheduled job: the exit status is 1 if a hook broke, 2 if the
-versions cannot be installed.
+(``tests/integration/test_hooks.py``) and prints the broken hooks, which the table in
+``anomalib_scrd/integration/README.md`` explains. ``--anomalib git+https://github.com/open-edge-platform/anomalib``
+takes another anomalib, and ``--pre`` pre-releases too. For a scheduled job: the exit status is 1 if a hook broke, 2 if
+the versions cannot be installed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def commands(python: str, anomalib: str, *, pre: bool) -> list[list[str]]:
     newer = [*install, "--upgrade", *(["--pre"] if pre else [])]
     return [
         [*install, "--editable", f"{ROOT}[test,offline]"],
-        # the project's own pins would win in one resolution: what they leave behind is what is to be seen
+        # in one resolution the project's own pins would win
         [*newer, "--no-deps", anomalib],
         [*newer, *NEWEST],
     ]

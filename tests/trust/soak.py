@@ -1,13 +1,12 @@
-"""Many times in one process: ``python -m tests.trust.soak --of torch --times 100000``.
+"""The same work many times in one process: ``python -m tests.trust.soak --of torch --times 100000``.
 
 Also ``--of openvino``, ``edge`` (predictions), ``trainings`` (of 20 steps), ``exports`` (loaded and asked once).
 
-After every hundredth of the work, memory, open files, threads and the time of the work since are noted, and printed to
-standard error. What is stopped by Ctrl-C or SIGTERM tells what it has seen, but for
-trainings: Lightning takes the signal. It survives if
-the memory of the last two thirds grows by less than a mebibyte in all, or its slope's 95 % interval holds zero; and if
-there are no more files and threads at the end than at a third. The slope of the latency is printed beside it, and says
-something on a quiet machine only.
+After every hundredth of the work, memory, open files, threads and the time of the work are noted and printed to
+standard error. After Ctrl-C or SIGTERM the results so far are printed, except for trainings: Lightning handles the
+signal. It survives if the memory of the last two thirds grows by less than a mebibyte in total, or the 95 % interval of
+its slope contains zero; and if there are no more files and threads at the end than after a third. The slope of the
+latency is also printed; it is meaningful on a quiet machine only.
 """
 
 import argparse
@@ -42,7 +41,7 @@ _SIDE = 32  # pixels of the images of tiny models
 
 @dataclass
 class Watch:
-    """What was seen of a process while it did something many times.
+    """Measurements of a process that repeats some work.
 
     Args:
         memory: Resident memory in bytes, a value per sample.
@@ -75,7 +74,7 @@ class Watch:
         return fit.slope, fit.slope - half, fit.slope + half
 
     def fault(self) -> str | None:
-        """What grew; None if nothing did."""
+        """The growing quantity; None if there is none."""
         slope, low, high = self.slope("memory")
         growth = slope * len(self.memory) * 2 / 3
         if low > 0 and growth > _MEBI:

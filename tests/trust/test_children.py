@@ -1,4 +1,4 @@
-"""What becomes of a child is told, or a script would count a crash as a survival."""
+"""The outcome of a child is reported; otherwise a script would count a crash as a survival."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""A full disk at each of the writes: one message, and the earlier file whole. Exports: tests/export/test_files.py."""
+"""A full disk at each of the writes: one message, the earlier file unchanged. Exports: tests/export/test_files.py."""
 
 import errno
 import resource
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the size
 
 
 def test_checkpoints(tiny_data: Callable, tmp_path: Path) -> None:
-    """The second training finds no room; what the first has written can be loaded."""
+    """The second training has no space; the first one's files can be loaded."""
     model = build_model(layers=["layer1", "layer2"])
     path = tmp_path / "model.ckpt"
     engine = build_engine(tmp_path, max_steps=1, logger=False)
@@ -93,7 +93,7 @@ def test_a_training_that_fails_so_tells_it_once(tiny_data: Callable, tmp_path: P
 
 
 def test_pages_of_the_edge_runner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A report or gallery that finds no room leaves the earlier one."""
+    """A report or gallery without space leaves the earlier one."""
     for index in range(4):
         save_grey(tmp_path / "images" / f"{index}.png", 60 * (1 + index))
     model = build_openvino(tmp_path / "model.xml")

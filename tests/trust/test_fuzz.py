@@ -1,4 +1,4 @@
-"""Some damaged files of each kind; `python -m tests.trust.fuzz` does as many as are asked for."""
+"""Some damaged files of each kind; `python -m tests.trust.fuzz` does any number of them."""
 
 import pytest
 

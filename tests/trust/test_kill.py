@@ -1,4 +1,4 @@
-"""A few kills of each kind; `python -m tests.trust.kill` does as many as are asked for."""
+"""A few kills of each kind; `python -m tests.trust.kill` does any number of them."""
 
 from tests.trust.scripts import LINUX, script
 

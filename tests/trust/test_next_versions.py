@@ -1,4 +1,4 @@
-"""The script that looks at the newest versions, without installing them."""
+"""The script for the newest versions, without installing them."""
 
 import sys
 from pathlib import Path

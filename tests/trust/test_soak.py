@@ -1,4 +1,4 @@
-"""The soak notices what it is there for."""
+"""The soak test detects growth."""
 
 import os
 

@@ -90,7 +90,7 @@ SETUPS = {
 def fit(
     root: Path, output: Path, setup: Setup, checkpoint: Path | None = None, callbacks: list[Callback] | None = None
 ) -> ScaleAwareCRD:
-    """Train, from the start or from a checkpoint, whatever the global random state is."""
+    """Train, from the start or from a checkpoint, with any global random state."""
     own = list(callbacks or [])
     if setup.every_step:
         own.append(ModelCheckpoint(filename="{step:03d}", save_top_k=-1, every_n_train_steps=1))

@@ -1,4 +1,4 @@
-"""Where a map lies on the original image, against the pixels that the transforms really show."""
+"""Position of a map on the original image, against the pixels after the transforms."""
 
 import pytest
 import torch

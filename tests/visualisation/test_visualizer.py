@@ -1,4 +1,4 @@
-"""Pictures that say what was decided, and the table of predictions."""
+"""Pictures with the decision, and the table of predictions."""
 
 import csv
 import errno
@@ -80,7 +80,7 @@ def test_a_map_is_shown_where_it_belongs() -> None:
     assert (columns.min(), columns.max()) == pytest.approx((64, 191), abs=2)
     assert (rows.min(), rows.max()) == pytest.approx((43, 127), abs=2)
     outside = inner[2, 2]
-    assert (outside < untouched[2, 2]).all()  # darker where the model did not look
+    assert (outside < untouched[2, 2]).all()  # darker outside of the model's input
 
 
 def test_outline_and_truth() -> None:
@@ -261,12 +261,12 @@ def test_images_that_pillow_cannot_show_are_drawn_from_the_input(tmp_path: Path)
         pred_label=torch.tensor(False),
     )
     panel = np.asarray(DecisionVisualizer()(item))[44:300, 2:258]
-    assert np.ptp(panel.astype(int)) > 60  # Pillow makes white of 16 bits
+    assert np.ptp(panel.astype(int)) > 60  # Pillow converts 16 bits to white
 
 
 @pytest.mark.parametrize("size", [8, 12.5, "x", True])
 def test_a_size_out_of_range_is_refused(size: object) -> None:
-    with pytest.raises(ValueError, match="size must be whole and at least 32 pixels, got"):
+    with pytest.raises(ValueError, match="size must be a whole number of pixels, at least 32, got"):
         DecisionVisualizer(size=size)
 
 

@@ -1,4 +1,4 @@
-"""Description of a benchmark, checked before anything is trained, and its expansion into single runs."""
+"""Configuration of a benchmark, checked before any training, and its expansion into single runs."""
 
 __all__ = ["BenchmarkConfig", "Export", "ModelSpec", "RunSpec"]
 
@@ -21,15 +21,15 @@ _COMPONENTS = {"pre_processor", "post_processor", "evaluator", "visualizer"}
 class ModelSpec(Entry):
     """One model of the benchmark, a subclass of anomalib's ``AnomalibModule``.
 
-    Pre-processor and post-processor are not among its arguments: the benchmark sets them alike for all models.
+    Pre-processor and post-processor are not among its arguments: the benchmark sets the same for all models.
 
     Args:
         max_steps: Length of its training in optimiser steps.
         max_epochs: Length of its training in epochs.
-        own_length: Leave the length to the model. Without a length, without this, and with a model that fixes none
-            in its ``trainer_arguments``, Lightning would train 1000 epochs unasked: that is an error.
-        image_size: (height, width) in place of the benchmark's.
-        exports: Exported forms of the trained model that predict the test images too.
+        own_length: Whether the model sets its own length. Without this, without a length and without one in the model's
+            ``trainer_arguments`` Lightning would train 1000 epochs, which is an error.
+        image_size: (height, width) instead of the benchmark's.
+        exports: Exported forms of the trained model that also predict the test images.
     """
 
     max_steps: int | None = None
@@ -39,10 +39,10 @@ class ModelSpec(Entry):
     exports: list[Export] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless the arguments make sense."""
+        """Raise ValueError if the arguments are inconsistent."""
         for name, value in self.length.items():
             require(value >= 1, name, value, "at least 1 or left out")
-        require(not (self.own_length and self.length), "own_length", True, f"false beside {self.length}")
+        require(not (self.own_length and self.length), "own_length", True, f"false together with {self.length}")
         known = get_args(Export)
         exports = isinstance(self.exports, list) and set(self.exports) <= set(known)
         require(exports, "exports", self.exports, f"a list of {known}")
@@ -51,7 +51,7 @@ class ModelSpec(Entry):
 
     @property
     def length(self) -> dict[str, int]:
-        """Arguments of the trainer that set the length of the training."""
+        """Trainer arguments for the length of the training."""
         lengths = {"max_steps": self.max_steps, "max_epochs": self.max_epochs}
         return {name: value for name, value in lengths.items() if value is not None}
 
@@ -61,29 +61,30 @@ class BenchmarkConfig:
     """A benchmark: every model on every data set with every seed.
 
     Args:
-        models: The models by the names they have in tables, each with the arguments of :class:`ModelSpec`.
-        data: The data sets by the names they have in tables: class and arguments of a data module. Its validation split
-            is always switched off. Environment variables are not part of a run's identity: a set may move.
-        output: Folder of everything written: one file per run, tables, figures.
-        seeds: One run of each model on each data set per seed. The seed is set before the model is built.
-        reference: Name of the model to which all others are compared in pairs. By default the first one.
-        rivals: Names of the models whose best, set by set, the reference is compared with.
-        leave_one_set_out: Groups of models by name. Of each group the model that is best on the other sets is reported
-            on the set left out, for each set in turn.
+        models: The models by their names in tables, each with the arguments of :class:`ModelSpec`.
+        data: The data sets by their names in tables: class and arguments of a data module, whose validation split is
+            switched off. Values of environment variables are not part of a run's identity, so a set may be moved.
+        output: Folder of all outputs: one file per run, tables, figures.
+        seeds: Seeds, with one run of each model on each data set per seed. The seed is set before the model is built.
+        reference: Name of the model with which all others are compared in pairs. By default the first one.
+        rivals: Names of models; the best of them on each set is compared with the reference.
+        leave_one_set_out: Groups of models by name. For each set in turn, the model of a group that is best on the
+            other sets is reported on this set.
         image_size: (height, width) to which the pre-processors resize.
         holdout: Share of the normal training images that no model is trained on, in [0, 1). The threshold of F1 and
-            accuracy comes from them; 0 leaves these two out.
+            accuracy comes from them; with 0 these two are omitted.
         split_seed: Seed of that split, the same for all models and seeds.
-        quantile: Share of the held-out normal images that is to lie at or below the threshold, in (0, 1].
+        quantile: Share of the held-out normal images at or below the threshold, in (0, 1].
         accelerator: Lightning's accelerator.
-        devices: Indices of the GPUs, each with one worker process of its own. On a CPU, see ``workers``.
-        workers: Runs at the same time on a CPU. Times of concurrent runs are marked in the report.
+        devices: Indices of the GPUs, each with its own worker process. On a CPU, see ``workers``.
+        workers: Number of concurrent runs on a CPU. Times of concurrent runs are marked in the report.
         precision: Lightning's precision.
-        cases: How many best anomalies, missed anomalies and false alarms the heat maps of a run show.
-        keep_checkpoints: Keep the state at the end of each training, which is the one scored, beside its result.
-        isolate: Give each run a process of its own: its memory is measured alone and its crash stays its own.
-        retry_failed: Run again what failed before, when the benchmark is started again.
-        report_only: Write tables and figures of what is finished, run nothing.
+        cases: Number of best anomalies, of missed anomalies and of false alarms in the heat maps of a run.
+        keep_checkpoints: Whether to keep the state at the end of each training, which is scored, next to its result.
+        isolate: Whether each run has its own process: its memory is measured separately, and a crash does not end the
+            others.
+        retry_failed: Whether failed runs are repeated when the benchmark is started again.
+        report_only: Write tables and figures of finished runs only, without running any.
     """
 
     models: dict[str, dict[str, Any]]
@@ -108,7 +109,7 @@ class BenchmarkConfig:
     report_only: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError, before anything is trained, for what is out of range or not there."""
+        """Raise ValueError, before any training, if an argument is out of range or a name is unknown."""
         self.output = Path(self.output)
         self.model_specs = described(ModelSpec, self.models, "models")
         self.data_specs = described(Entry, self.data, "data")
@@ -133,7 +134,7 @@ class BenchmarkConfig:
         require(self.cases >= 0, "cases", self.cases, "at least 0")
 
     def runs(self) -> list["RunSpec"]:
-        """All runs, seed by seed, so that an early look at the report compares all models on the first seed."""
+        """All runs, seed by seed, so that an early report compares all models on the first seed."""
         names = ("image_size", "holdout", "split_seed", "quantile", "accelerator", "precision")
         shared = {"schema": _SCHEMA, **{name: getattr(self, name) for name in names}}
         return [
@@ -151,7 +152,7 @@ class RunSpec:
     Args:
         model: Name of the model.
         data: Name of the data set.
-        seed: Seed of building and training.
+        seed: Seed of weights and training.
         description: All settings that determine the result.
     """
 
@@ -168,5 +169,5 @@ class RunSpec:
 
     @property
     def label(self) -> str:
-        """The run in words, for progress lines."""
+        """Name of the run in progress messages."""
         return f"{self.data} {self.model} seed {self.seed}"

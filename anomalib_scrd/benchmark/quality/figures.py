@@ -23,7 +23,7 @@ _GROUPS = {"best": "highest anomalies", "missed": "lowest anomalies", "false ala
 
 
 def draw_figures(config: BenchmarkConfig) -> list[Path]:
-    """Draw every figure that the finished runs allow, PNG files under ``figures/``; returns the files."""
+    """Draw the figures of all finished runs as PNG files under ``figures/``; return the files."""
     store, folder = RunStore(config.output), config.output / "figures"
     finished = {(run.data, run.model): run for run in reversed(config.runs()) if store.is_finished(run)}
     if not finished:
@@ -37,7 +37,7 @@ def draw_figures(config: BenchmarkConfig) -> list[Path]:
 
 
 def _scores(config: BenchmarkConfig) -> Figure:
-    """One panel per metric; models beside each other within each data set, with their intervals."""
+    """One panel per metric; models next to each other in each data set, with their intervals."""
     frame = results_frame(RunStore(config.output).all(config))
     scores = {metric: found for metric in _SCORES if not (found := score_frame(frame, metric)).empty}
     figure = Figure(figsize=(_PANEL * len(scores), _PANEL), layout="constrained")
@@ -85,5 +85,5 @@ def _cases(title: str, stored: Mapping[str, NDArray[Any]]) -> Figure:
 
 def _save(figure: Figure, path: Path) -> Path:
     with replacing(path) as part:
-        FigureCanvasAgg(figure).print_png(part)  # no display is needed, and no global state is touched
+        FigureCanvasAgg(figure).print_png(part)  # without a display and without global state
     return path

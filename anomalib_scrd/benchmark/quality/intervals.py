@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 class Estimate(NamedTuple):
-    """The mean of ``size`` values (NaN of none) and the ends of its interval (NaN of fewer than two)."""
+    """Mean of ``size`` values (NaN for none) and the ends of its interval (NaN for fewer than two)."""
 
     mean: float
     low: float
@@ -33,7 +33,7 @@ class PairedScores(NamedTuple):
 
 
 def estimate(values: Sequence[float] | pd.Series) -> Estimate:
-    """Mean and Student-t interval of independent values, one per seed for instance."""
+    """Mean and Student-t interval of independent values, for example one per seed."""
     array = pd.Series(np.asarray(values, dtype=np.float64))
     return paired_difference(array, 0 * array)
 
@@ -41,12 +41,12 @@ def estimate(values: Sequence[float] | pd.Series) -> Estimate:
 def paired_difference(candidate: pd.Series, reference: pd.Series) -> Estimate:
     """Mean and Student-t interval of candidate minus reference (``scipy.stats.ttest_rel``).
 
-    The interval takes the pairs as independent. Seeds of one data set are not wholly so: :func:`bootstrap_difference`
-    draws the sets too.
+    The interval assumes independent pairs. Seeds of one data set are not fully independent:
+    :func:`bootstrap_difference` also resamples the sets.
 
     Args:
-        candidate: Scores, indexed by whatever pairs them: the seed, or data set and seed.
-        reference: Scores. Pairs of which one is missing are left out.
+        candidate: Scores, indexed by seed, or by data set and seed, which defines the pairs.
+        reference: Scores. Incomplete pairs are left out.
 
     Returns:
         The estimate.
@@ -56,7 +56,7 @@ def paired_difference(candidate: pd.Series, reference: pd.Series) -> Estimate:
     if len(pairs) < 2:  # noqa: PLR2004
         return Estimate(mean, math.nan, math.nan, len(pairs))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of differences that are all the same: their interval is right
+        warnings.simplefilter("ignore", RuntimeWarning)  # of equal differences, whose interval is correct
         interval = stats.ttest_rel(pairs[:, 0], pairs[:, 1]).confidence_interval(CONFIDENCE)
     return Estimate(mean, float(interval.low), float(interval.high), len(pairs))
 
@@ -70,7 +70,7 @@ def bootstrap_difference(
     are the same for both models and all seeds.
 
     Args:
-        pairs: Scores of both models, one entry per seed, by data set. All entries of a set hold the same images.
+        pairs: Scores of both models, one entry per seed, by data set. All entries of a set have the same images.
         resamples: Number of resamples.
         seed: Seed of the draws.
 
@@ -87,7 +87,7 @@ def bootstrap_difference(
 
 def _resampled(seeds: Sequence[PairedScores], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Differences on one data set, (resamples,): images are drawn, then seeds."""
-    # an AUROC is a mean over pairs of images, so that of a resample is a quadratic form in how often each was drawn
+    # AUROC is a mean over pairs of images: that of a resample is a quadratic form of the numbers of draws
     kernels = [_order(pair.candidate, pair.labels) - _order(pair.reference, pair.labels) for pair in seeds]
     anomalous, normal = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in kernels[0].shape)
     by_seed = np.stack([((anomalous @ kernel) * normal).sum(axis=1) for kernel in kernels]) / kernels[0].size
@@ -102,7 +102,7 @@ def _order(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray
 
 
 def leave_one_set_out(scores: pd.DataFrame) -> pd.DataFrame:
-    """Choose a variant by its mean on all data sets but one, and report it on that one, for each set in turn.
+    """Choose a variant by its mean on all data sets except one, and report it on that one, for each set in turn.
 
     Args:
         scores: Scores by data set and seed (index) and variant (columns). Variants that lack a set are left out.

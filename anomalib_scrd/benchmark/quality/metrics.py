@@ -1,4 +1,4 @@
-"""Metrics of raw anomaly scores. All depend on the order of the scores only: no score is squashed or normalised."""
+"""Metrics of raw anomaly scores. All depend only on the order of the scores, which are not normalised."""
 
 __all__ = ["METRICS", "check_finite", "image_metrics", "pixel_metrics", "quantile_threshold", "thresholded_metrics"]
 
@@ -21,14 +21,14 @@ METRICS = {
 }
 """Titles of all metrics by name."""
 
-_FPR_LIMIT = 0.3  # where the curve of AUPRO ends (Bergmann et al., IJCV 2021)
+_FPR_LIMIT = 0.3  # upper limit of AUPRO's curve (Bergmann et al., IJCV 2021)
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.integer] | NDArray[np.bool_]
 
 
 def check_finite(scores: Floats, what: str) -> None:
-    """Raise ValueError, naming how many, if scores hold NaN or infinities: they have no rank."""
+    """Raise ValueError, with their number, if scores are NaN or infinite: they have no rank."""
     bad = int(np.size(scores) - np.isfinite(scores).sum())
     if bad:
         msg = f"{bad} of {np.size(scores)} {what} are not finite: they cannot be ranked"
@@ -36,7 +36,7 @@ def check_finite(scores: Floats, what: str) -> None:
 
 
 def image_metrics(scores: Floats, labels: Labels) -> dict[str, float]:
-    """Metrics of image scores that need no threshold, and the published ones that take theirs from the test set.
+    """Metrics of image scores without a threshold, and published ones with thresholds from the test set.
 
     Args:
         scores: (N,) raw scores.
@@ -44,7 +44,7 @@ def image_metrics(scores: Floats, labels: Labels) -> dict[str, float]:
 
     Returns:
         ``image_auroc``, ``image_ap``, ``f1_best_on_test`` and ``accuracy_best_on_test`` (each the maximum over all
-        thresholds on the test set: what papers print, and an optimistic figure).
+        thresholds on the test set, as in papers, which is optimistic).
     """
     labels = np.asarray(labels).astype(bool)
     precision, recall, _ = metrics.precision_recall_curve(labels, scores)
@@ -61,13 +61,13 @@ def image_metrics(scores: Floats, labels: Labels) -> dict[str, float]:
 def thresholded_metrics(scores: Floats, labels: Labels, threshold: float) -> dict[str, float]:
     """``f1`` and ``accuracy`` of ``score > threshold``, for (N,) raw scores and (N,) labels, 1 = anomalous."""
     labels = np.asarray(labels).astype(bool)
-    predicted = np.asarray(scores, dtype=np.float64) > threshold  # float32 would round a threshold just below a score
+    predicted = np.asarray(scores, dtype=np.float64) > threshold  # float32 could round up the threshold
     f1 = metrics.f1_score(labels, predicted, zero_division=0)
     return {"f1": float(f1), "accuracy": float(metrics.accuracy_score(labels, predicted))}
 
 
 def quantile_threshold(normal_scores: Floats, quantile: float) -> float:
-    """Smallest of the scores such that at least the share ``quantile`` of them does not exceed it."""
+    """Smallest score that at least the share ``quantile`` of the scores does not exceed."""
     return float(np.quantile(normal_scores, quantile, method="inverted_cdf"))
 
 

@@ -14,15 +14,15 @@ from torch.utils.benchmark import timer
 class PredictionCollector(Callback):
     """Keeps the raw predictions of a prediction loop and times its batches.
 
-    It precedes the model's pre-processor among the callbacks, so the time of a batch covers pre-processing and the
-    model, not the loading of images.
+    It precedes the model's pre-processor among the callbacks, so the time of a batch includes pre-processing and the
+    model, but not the loading of images.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all predictions."""
+        """Drop all predictions."""
         self.paths: list[str] = []
         self._parts: dict[str, list[torch.Tensor]] = {"scores": [], "labels": [], "maps": [], "masks": []}
         self._seconds: list[tuple[float, int]] = []
@@ -70,7 +70,7 @@ class PredictionCollector(Callback):
 
     @property
     def milliseconds_per_image(self) -> float:
-        """Median over the batches, the last smaller one and the first left out where others remain."""
+        """Median over full batches, without the first one if there are others."""
         most = max(size for _, size in self._seconds)
         full = [seconds / size for seconds, size in self._seconds if size == most]
         return 1000 * float(np.median(full[1:] or full))

@@ -1,4 +1,4 @@
-"""Writes what is finished: one CSV row per run, and a Markdown file with summary, pairs and leave-one-set-out."""
+"""Writes the results of finished runs: a CSV file with a row per run, and a Markdown report."""
 
 __all__ = ["write_report"]
 
@@ -41,7 +41,7 @@ Scores = dict[str, pd.DataFrame]
 
 
 def write_report(config: BenchmarkConfig, command: str = "") -> None:
-    """Write ``results.csv`` and ``report.md`` of what is finished, with the command line that made it on top."""
+    """Write ``results.csv`` and ``report.md`` of finished runs, with the command line on top."""
     results = RunStore(config.output).all(config)
     if not results:
         return
@@ -74,10 +74,10 @@ def _protocol(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
             f"are held out; the threshold of F1 and accuracy is their {config.quantile:g} quantile."
         )
     text = (
-        f"Input {config.image_size[0]} x {config.image_size[1]} unless a model has a size of its own, precision "
+        f"Input {config.image_size[0]} x {config.image_size[1]} unless a model has its own size, precision "
         f"{config.precision}, seeds {config.seeds}, set before a model is built. {held_out} The last state of each "
-        "training is scored, on raw scores; no test image chose anything, except where a table says so. Mean ± half of "
-        "the 95 % interval over seeds (Student's t); without ± there is one seed."
+        "training is scored, on raw scores; nothing is chosen on test images, except where a table says so. Mean ± "
+        "half of the 95 % interval over seeds (Student's t); without ± there is one seed."
     )
     parts = ("device", "threads", "torch", "anomalib")
     machines = {", ".join(f"{name} {result['machine'][name]}" for name in parts) for result in good}
@@ -97,20 +97,20 @@ def _warnings(config: BenchmarkConfig, results: list[dict[str, Any]]) -> list[st
         old = sorted({result["code"] for result in good if result["model"] == model} - {now})
         if old:
             found.append(
-                f"{model}: results made with other code ({', '.join(old)}) than there is now ({now}); remove their "
-                "files under runs/ to make them again"
+                f"{model}: results of other code ({', '.join(old)}) than the present ({now}); remove their "
+                "files under runs/ to repeat them"
             )
     for data in config.data:
         digests = sorted({result["data_digest"] for result in good if result["data"] == data})
         if len(digests) > 1:
             found.append(f"{data}: the images differ between runs ({', '.join(digests)})")
     if any(result.get("concurrent", 1) > 1 for result in results):
-        found.append("runs shared the processor: times are longer than alone")
+        found.append("runs shared the processor: times are longer than those of separate runs")
     return found
 
 
 def _rows(config: BenchmarkConfig, scores: pd.DataFrame) -> dict[str, pd.Series]:
-    """Rows of the tables: the model of each data set, either one for all sets or the one chosen for each."""
+    """Rows of the tables: for each data set the model, either the same for all sets or one chosen for each."""
     rows = {model: pd.Series(model, scores.index.unique("data")) for model in scores}
     rivals = scores[[name for name in config.rivals if name in scores]]
     if len(rivals.columns) > 1:
@@ -128,7 +128,7 @@ def _picked(scores: pd.DataFrame, models: pd.Series) -> pd.Series:
 
 
 def _mean_over_sets(scores: pd.DataFrame, models: pd.Series) -> str:
-    """Mean over the data sets for each seed that has them all, and its interval over the seeds."""
+    """Mean over the data sets for each seed with all sets, and its interval over the seeds."""
     by_seed = _picked(scores, models).groupby(level="seed")
     return _text(estimate(by_seed.mean()[by_seed.count() == scores.index.unique("data").size]))
 
@@ -138,7 +138,7 @@ def _summary(config: BenchmarkConfig, scores: Scores) -> list[str]:
         METRICS[metric]: {name: _mean_over_sets(found, models) for name, models in _rows(config, found).items()}
         for metric, found in scores.items()
     }
-    text = "Over the sets that have the metric; a model needs it on all of these."
+    text = "Over the sets that have the metric; only models with the metric on all of these."
     return [text, "", *markdown_table(pd.DataFrame(columns).rename_axis(_MEAN))]
 
 
@@ -153,7 +153,7 @@ def _by_set(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _differences(config: BenchmarkConfig, scores: Scores) -> list[str]:
-    """Every row less the reference, by set and over all pairs of set and seed."""
+    """Every row minus the reference, by set and over all pairs of set and seed."""
     lines: list[str] = []
     reference = str(config.reference)
     for metric, found in scores.items():
@@ -168,7 +168,7 @@ def _differences(config: BenchmarkConfig, scores: Scores) -> list[str]:
             images = image_scores(config, models.to_dict(), reference) if metric == "image_auroc" else {}
             if images:
                 cells[name]["sets, seeds and test images"] = _ends(*bootstrap_difference(images))
-        lines += markdown_table(pd.DataFrame(cells).T.rename_axis(f"{METRICS[metric]}, less {reference}'s"))
+        lines += markdown_table(pd.DataFrame(cells).T.rename_axis(f"{METRICS[metric]}, minus {reference}'s"))
     text = (
         "Mean and 95 % interval in square brackets: over the seeds of a set; over all pairs of set and seed; and for "
         "image AUROC that of a bootstrap over sets, seeds and test images. The best rival is chosen on the test set, "

@@ -1,4 +1,4 @@
-"""Finished runs: on disk, one JSON file each that is written in one move, and as tables."""
+"""Finished runs, on disk as one atomically written JSON file each, and as tables."""
 
 __all__ = ["RunStore", "image_scores", "results_frame", "score_frame"]
 
@@ -20,19 +20,19 @@ class RunStore:
     """The results of a benchmark's runs.
 
     Args:
-        root: Folder of the benchmark. A run lies at ``runs/<data>/<model>/seed<seed>-<key>.json``; its raw scores
-            (.npz), log (.log), error (.error.txt) and checkpoint (.ckpt) lie beside it.
+        root: Folder of the benchmark. A run is stored at ``runs/<data>/<model>/seed<seed>-<key>.json``, next to its raw
+            scores (.npz), log (.log), error (.error.txt) and checkpoint (.ckpt).
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
     def path(self, run: RunSpec, suffix: str = ".json") -> Path:
-        """Where a file of a run lies."""
+        """Path of a file of a run."""
         return self.root / "runs" / run.data / run.model / f"seed{run.seed}-{run.key}{suffix}"
 
     def load(self, run: RunSpec) -> dict[str, Any] | None:
-        """The result of a run, None if there is none (or one that can't be read, which counts as none)."""
+        """The result of a run, None if there is none or it cannot be read."""
         try:
             result = json.loads(self.path(run).read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -40,13 +40,13 @@ class RunStore:
         return result if isinstance(result, dict) and result.get("key") == run.key else None
 
     def save(self, run: RunSpec, result: dict[str, Any]) -> dict[str, Any]:
-        """Keep a result, which replaces an earlier one of the same run; returns it with the names of the run."""
+        """Store a result, replacing an earlier one of the same run; return it with the names of the run."""
         result = {"data": run.data, "model": run.model, "seed": run.seed, "key": run.key, **result}
         write_text(self.path(run), json.dumps(result | {"description": run.description}, indent=1, default=str))
         return result
 
     def is_finished(self, run: RunSpec, *, failed_too: bool = False) -> bool:
-        """Whether a run need not be made again."""
+        """Whether a run does not have to be repeated."""
         result = self.load(run)
         return result is not None and (failed_too or result.get("status") == "ok")
 
@@ -56,7 +56,7 @@ class RunStore:
 
 
 def results_frame(results: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run, and one per exported form of its model, which is named ``model (export)``.
+    """One row per run, and one per exported form of its model, named ``model (export)``.
 
     The columns are ``data``, ``model``, ``seed``, ``status``, all metrics, costs, counts, machine and code.
     """
@@ -77,7 +77,7 @@ def results_frame(results: list[dict[str, Any]]) -> pd.DataFrame:
 def score_frame(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """A metric of :func:`results_frame` by data set and seed (index ``data``, ``seed``) and model (columns).
 
-    All are in the order of the runs; data sets, seeds and models without a value are left out.
+    All are in the order of the runs, without data sets, seeds and models that have no value.
     """
     known = frame[(frame["status"] == "ok") & frame[metric].notna()]
     scores = known.pivot_table(index=["data", "seed"], columns="model", values=metric, sort=False)

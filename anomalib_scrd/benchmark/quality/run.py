@@ -31,10 +31,10 @@ from anomalib_scrd.benchmark.quality.splits import Splits, make_splits
 
 
 def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make one run of a benchmark in this process, whatever it raises.
+    """Execute one run of a benchmark in this process; errors are raised.
 
     Returns:
-        The result (metrics, times, memory, sizes, machine) and the arrays behind it (raw scores, pictured cases).
+        The result (metrics, times, memory, sizes, machine) and its arrays (raw scores, pictured cases).
     """
     spec, data = config.model_specs[run.model], config.data_specs[run.data]
     height, width = spec.image_size or config.image_size
@@ -51,7 +51,7 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         with splits.training_view():
             engine.fit(model, datamodule=module)
         cost = {"train_seconds": time.perf_counter() - started, "steps": engine.trainer.global_step}
-        module.setup()  # gives the other parts the model's resize, as the training part had it
+        module.setup()  # applies the model's resize to the other parts, as to the training part
         cost |= {"train_memory_mib": memory.read(), **model_size(model.model, engine.trainer.optimizers)}
         if config.keep_checkpoints:
             engine.trainer.save_checkpoint(RunStore(config.output).path(run, ".ckpt"))
@@ -72,7 +72,7 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
             try:
                 file = export_model(model, export, Path(scratch) / export, (height, width), module)
                 exports[export], more = _score(_predicted(file, splits), threshold)
-            except Exception as error:  # noqa: BLE001  (the trained model and its result are not lost)
+            except Exception as error:  # noqa: BLE001  (the result of the trained model is kept)
                 exports[export], more = {}, [f"{type(error).__name__}: {error}"]
             notes += [f"{export}: {note}" for note in more]
 
@@ -98,7 +98,7 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
 
 
 def execute_and_store(run: RunSpec, config: BenchmarkConfig) -> dict[str, Any]:
-    """Make one run and keep its result, as failed if it fails; returns the result as it was stored."""
+    """Execute one run and store its result, also if it fails; return the stored result."""
     store = RunStore(config.output)
     started = time.perf_counter()
     common = {
@@ -113,7 +113,7 @@ def execute_and_store(run: RunSpec, config: BenchmarkConfig) -> dict[str, Any]:
         with replacing(store.path(run, ".npz")) as part, part.open("wb") as file:
             np.savez_compressed(file, **arrays)
         error_file.unlink(missing_ok=True)
-    except Exception as error:  # noqa: BLE001  (whatever it was, the other runs go on)
+    except Exception as error:  # noqa: BLE001  (the other runs must go on)
         write_text(error_file, traceback.format_exc())
         result = {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": str(error_file)}
     return store.save(run, {**common, **result, "seconds": time.perf_counter() - started})
@@ -130,13 +130,13 @@ def _engine(
             "would train 1000 epochs"
         )
         raise ValueError(msg)
-    nothing = ModelCheckpoint(dirpath=scratch, save_top_k=0)  # or anomalib would write one at every epoch
+    nothing = ModelCheckpoint(dirpath=scratch, save_top_k=0)  # otherwise anomalib writes one at every epoch
     return Engine(
         callbacks=[collector, nothing],
         logger=False,
         default_root_dir=scratch,
         accelerator=config.accelerator,
-        devices=1,  # the worker process sees no other
+        devices=1,  # the only one visible in the worker process
         precision=config.precision,
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -155,7 +155,7 @@ def _predicted(file: Path, splits: Splits) -> PredictionCollector:
 
 
 def _score(collector: PredictionCollector, threshold: float | None) -> tuple[dict[str, float], list[str]]:
-    """Metrics of predictions of the test set, and notes on what is suspicious."""
+    """Metrics of predictions of the test set, and notes about suspicious results."""
     scores, labels, maps, masks = map(collector.array, ("scores", "labels", "maps", "masks"))
     metrics.check_finite(scores, "image scores")
     found = metrics.image_metrics(scores, labels)
@@ -173,7 +173,7 @@ def _score(collector: PredictionCollector, threshold: float | None) -> tuple[dic
 
 
 def _cases(collector: PredictionCollector, images: AnomalibDataset, count: int) -> dict[str, np.ndarray]:
-    """The best found anomalies, the missed ones and the false alarms, for pictures only."""
+    """Images and maps of the best anomalies, the missed ones and the false alarms."""
     scores, labels, maps, masks = map(collector.array, ("scores", "labels", "maps", "masks"))
     if maps is None or count == 0:
         return {}

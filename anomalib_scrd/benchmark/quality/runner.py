@@ -1,4 +1,4 @@
-"""Going through all runs: one at a time or one per device, each in its own process, restartable at any point."""
+"""Execution of all runs: one at a time or one per device, each in its own process, restartable at any point."""
 
 __all__ = ["run_benchmark"]
 
@@ -27,12 +27,12 @@ Results = Iterator[tuple[RunSpec, dict[str, Any]]]
 
 
 def run_benchmark(config: BenchmarkConfig, *, command: str = "", say: Callable[[str], None] = print) -> bool:
-    """Make every run that is not finished yet, then write tables and figures; returns whether all runs succeeded.
+    """Execute every unfinished run, then write tables and figures; return whether all runs succeeded.
 
     Args:
         config: What to run.
-        command: Command line that started it, printed in the report.
-        say: Takes the lines of progress.
+        command: Command line, printed in the report.
+        say: Function that prints progress messages.
     """
     store, runs = RunStore(config.output), config.runs()
     left = [run for run in runs if not store.is_finished(run, failed_too=not config.retry_failed)]
@@ -68,7 +68,7 @@ def _here(runs: list[RunSpec], config: BenchmarkConfig) -> Results:
 def _in_processes(runs: list[RunSpec], config: BenchmarkConfig, store: RunStore) -> Results:
     on_gpu = resolve_device(config.accelerator).type == "cuda"
     free, waiting = _slots(config, on_gpu=on_gpu), list(runs)
-    # A fork server imports the libraries once for all runs; a process that may have touched CUDA must not fork.
+    # A fork server imports the libraries once for all runs; a process that may have used CUDA must not fork.
     forks = not on_gpu and "forkserver" in multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     if forks:
@@ -78,7 +78,7 @@ def _in_processes(runs: list[RunSpec], config: BenchmarkConfig, store: RunStore)
         while waiting or workers:
             while waiting and free:
                 run, slot = waiting.pop(0), free.pop(0)
-                # not a daemon: data modules start loader processes of their own
+                # not a daemon: data modules start loader processes
                 process = context.Process(target=_work, args=(run, config, slot), name=run.label)
                 process.start()
                 workers[process.sentinel] = (process, run, slot, time.monotonic())
@@ -87,7 +87,7 @@ def _in_processes(runs: list[RunSpec], config: BenchmarkConfig, store: RunStore)
                 process.join()
                 free.append(slot)
                 result = store.load(run)
-                if process.exitcode != 0 or result is None:  # it left no result
+                if process.exitcode != 0 or result is None:  # without a result
                     code = process.exitcode or 0
                     cause = f"signal {-code}" if code < 0 else f"exit status {code}"
                     error = f"the process ended by {cause} (out of memory?); its output is in the log"
@@ -106,7 +106,7 @@ def _slots(config: BenchmarkConfig, *, on_gpu: bool) -> list[dict[str, str]]:
         if visible and max(config.devices) >= len(visible):
             msg = f"devices {config.devices} go beyond the {len(visible)} devices of CUDA_VISIBLE_DEVICES"
             raise ValueError(msg)
-        # some models set Lightning's `devices` to 1 themselves: they use the only GPU that is visible
+        # some models set Lightning's `devices` to 1: they use the only visible GPU
         return [{"CUDA_VISIBLE_DEVICES": visible[index] if visible else str(index)} for index in config.devices]
     if config.workers == 1:
         return [{}]
@@ -131,7 +131,7 @@ def _work(run: RunSpec, config: BenchmarkConfig, slot: dict[str, str]) -> None:
 
 
 def _die_with_parent() -> None:
-    """Stop with the parent: an orphan would go on training, and a restarted benchmark would repeat its run."""
+    """Exit with the parent: an orphan would continue training, and a restarted benchmark would repeat its run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

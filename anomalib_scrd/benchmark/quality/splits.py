@@ -31,7 +31,7 @@ class Splits:
 
     @contextmanager
     def training_view(self) -> Iterator[None]:
-        """Take held-out and test images out of the data module during a training."""
+        """Remove held-out and test images from the data module during a training."""
         for subset in ("val_data", "test_data"):
             if hasattr(self.module, subset):
                 delattr(self.module, subset)
@@ -43,7 +43,7 @@ class Splits:
                 self.module.val_data = self.held_out
 
     def loader(self, images: AnomalibDataset) -> DataLoader:
-        """Load one of the parts as the data module loads its images, in its batches for tests."""
+        """Loader of one of the parts, with the data module's settings for tests."""
         collate = self.module.external_collate_fn or images.collate_fn
         return DataLoader(images, self.module.eval_batch_size, num_workers=self.module.num_workers, collate_fn=collate)
 
@@ -54,7 +54,7 @@ class Splits:
         return {"fit": len(self.module.train_data), "held_out": len(self.held_out or ()), **test}
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that change with the names and folders of the images, wherever these lie."""
+        """Eight hexadecimal digits that depend on names and parent folders of the images, not on their location."""
         parts = [self.module.train_data, *([] if self.held_out is None else [self.held_out]), self.test]
         names = [["/".join(Path(path).parts[-2:]) for path in part.samples.image_path] for part in parts]
         return hashlib.sha256(repr(names).encode()).hexdigest()[:8]
@@ -66,9 +66,9 @@ def make_splits(module: AnomalibDataModule, holdout: float, seed: int) -> Splits
     anomalib's modules validate on test images by default; here every test image stays in the test set.
 
     Args:
-        module: A data module that was not set up yet.
+        module: A data module before its ``setup``.
         holdout: Share of the normal training images to hold out, in [0, 1).
-        seed: Seed of the choice. It goes by the sorted file names, so all models get the same split.
+        seed: Seed of the choice among the sorted file names, so all models get the same split.
 
     Returns:
         The parts.
@@ -77,9 +77,9 @@ def make_splits(module: AnomalibDataModule, holdout: float, seed: int) -> Splits
         ValueError: If there are too few images for a held-out part, or test images of one kind only.
     """
     module.val_split_mode = ValSplitMode.NONE
-    if module.seed is None:  # a module that takes its normal test images from the training set would draw afresh
+    if module.seed is None:  # or a split of normal test images would differ each time
         module.seed = seed
-    module.setup(TrainerFn.FITTING)  # with the trainer's own stage the trainer doesn't set it up again
+    module.setup(TrainerFn.FITTING)  # with this stage the trainer does not set it up again
     test, train = module.test_data, module.train_data
     if not (test.has_normal and test.has_anomalous):
         msg = f"the test set of {module.name!r} needs normal and anomalous images, its {len(test)} are of one kind"

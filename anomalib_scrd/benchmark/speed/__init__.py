@@ -1,7 +1,7 @@
-"""The command ``speed``: what training steps and predictions cost, measured side by side.
+"""The command ``speed``: time of training steps and predictions, measured side by side.
 
-``config`` says what to measure, ``timing`` runs contenders in turn and summarises, ``training_step`` makes the steps of
-a Lightning module; ``step`` and ``prediction`` measure, ``runner`` calls them, ``report`` writes.
+``config`` describes the measurements, ``timing`` runs contenders in turn and summarises, ``training_step`` runs the
+steps of a Lightning module; ``step`` and ``prediction`` measure, ``runner`` calls them, ``report`` writes the results.
 """
 
 __all__: list[str] = []

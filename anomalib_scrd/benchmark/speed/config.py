@@ -20,8 +20,8 @@ class Contender(Entry):
     """A model, a subclass of anomalib's ``AnomalibModule``, and the way it is run.
 
     Args:
-        precision: Of the steps, and of torch's predictions: 32, or bf16 by autocast.
-        compile: Compile the model of the training steps with torch.compile.
+        precision: Precision of the steps and of torch's predictions: 32 (default), or bf16 by autocast.
+        compile: Whether to compile the model of the training steps with torch.compile.
     """
 
     precision: str = "32"
@@ -39,18 +39,18 @@ class SpeedConfig:
 
     Args:
         models: The contenders by name, each with the arguments of :class:`Contender`.
-        step: Names of those whose training steps are timed.
-        prediction: Names of those whose predictions are timed, with each of the ``engines``.
-        reference: The contender that others are compared with. By default the first one.
-        image_sizes: Heights and widths of the input; with several, all are timed side by side and growth is shown.
-        batch: Images of a training step.
+        step: Names of the models whose training steps are timed.
+        prediction: Names of the models whose predictions are timed, with each of the ``engines``.
+        reference: Name of the model with which others are compared. By default the first one.
+        image_sizes: Sides of the square input, in pixels; several are timed side by side, with the growth of the time.
+        batch: Images per training step.
         engines: Engines of the predictions: torch on ``device``, all others on the CPU.
         prediction_batches: Images per prediction.
         device: ``auto``, or torch's name of the device.
-        rounds: How often each contender is timed. Six are the least that give a 95 % interval.
-        warmup: Untimed runs of each contender before that.
-        threads: Threads of torch, OpenVINO and ONNX Runtime; None leaves torch's own choice, which the others then get.
-        seed: Of weights and images.
+        rounds: Number of timed runs of each model. A 95 % interval needs at least six.
+        warmup: Number of untimed runs of each model before.
+        threads: Threads of torch, OpenVINO and ONNX Runtime; None for torch's default, which is then used for all.
+        seed: Seed of weights and images.
         output: Folder of speed.md and speed.csv.
     """
 
@@ -70,7 +70,7 @@ class SpeedConfig:
     output: Path = Path("results/speed")
 
     def __post_init__(self) -> None:
-        """Raise ValueError, before anything is measured, for what is out of range or not there."""
+        """Raise ValueError, before any measurement, if an argument is out of range or a name is unknown."""
         self.output = Path(self.output)
         self.contenders = described(Contender, self.models, "models")
         self.reference = self.reference or next(iter(self.models))

@@ -24,7 +24,7 @@ _MEBI = 2**20
 
 
 class _Opened(NamedTuple):
-    """A contender with an engine and its model: an exported file, or for torch the module."""
+    """A contender with an engine and its model: an exported file, or the module for torch."""
 
     name: str
     side: int
@@ -37,7 +37,7 @@ class _Opened(NamedTuple):
 
 
 def measure(config: SpeedConfig) -> Section:
-    """Export every model for every engine and predict with all in turn.
+    """Export every model for every engine and time all predictions in turn.
 
     Ratios are to the reference under the same engine and to the model itself under OpenVINO in float32; times per pixel
     are relative to the first size.

@@ -20,8 +20,8 @@ class Section:
     Args:
         tables: Tables by title, their cells as text.
         samples: All times in seconds by group: a row per round, a column per contender.
-        errors: Why a contender is missing, by its name.
-        notes: How to read the tables.
+        errors: Reason why a contender is missing, by its name.
+        notes: Explanations of the tables.
     """
 
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
     def attempt(self, name: str, work: Callable[[], Any]) -> Any:
-        """The result of some work; where it fails None, and the error is kept under a name."""
+        """Return the result of some work; if it fails None, and keep the error under a name."""
         try:
             return work()
         except Exception as error:  # noqa: BLE001  (one failure leaves the others)

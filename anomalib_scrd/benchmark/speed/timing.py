@@ -1,4 +1,4 @@
-"""Runs contenders in turn under one clock, and summarises the times."""
+"""Times contenders in turn, and summarises the times."""
 
 __all__ = ["Factories", "interleave", "milliseconds", "ratio", "reason", "relative"]
 
@@ -21,14 +21,14 @@ def interleave(
     """Time contenders in turn, each round in another order.
 
     A disturbance that lasts longer than a round affects all contenders, so ratios within a round vary less than times.
-    The order varies because caches and threads of a contender affect the next. One that fails is left out.
+    The order varies because caches and threads of a contender affect the next. A contender that fails is left out.
 
     Args:
         factories: Builders of the contenders.
         rounds: Timed runs of each.
-        warmup: Untimed runs of each before, also in turn.
+        warmup: Untimed runs of each before the timed ones, also in turn.
         settle: Untimed runs of a contender directly before each timed one.
-        clock: Returns the time in seconds after all earlier work is done; torch's waits for the accelerator.
+        clock: Returns the time in seconds after all earlier work is done; torch's timer waits for the accelerator.
 
     Returns:
         The times in seconds, a row per round and a column per contender, and the errors by contender.
@@ -40,7 +40,7 @@ def interleave(
     def attempt(name: str, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return work(*arguments)
-        except Exception as error:  # noqa: BLE001  (whatever a contender raises, the others go on)
+        except Exception as error:  # noqa: BLE001  (the other contenders must go on)
             errors[name] = reason(error)
             running.pop(name, None)
             times.pop(name, None)
@@ -61,7 +61,7 @@ def interleave(
         for name, work in list(running.items()):
             attempt(name, work)
     times |= {name: [] for name in running}
-    order = random.Random(0)  # noqa: S311  (every measurement of the same contenders in the same orders)
+    order = random.Random(0)  # noqa: S311  (the same orders in every measurement of the same contenders)
     gc.collect()
     gc.freeze()  # later collections skip the objects that exist already
     try:
@@ -80,7 +80,7 @@ def interleave(
 
 
 def reason(error: Exception) -> str:
-    """An error on one line."""
+    """An error as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -93,8 +93,8 @@ def milliseconds(seconds: pd.Series) -> str:
 def ratio(numerator: pd.Series, denominator: pd.Series) -> tuple[float, float, float]:
     """Median of the ratios round by round, and the ends of a 95 % interval for that median.
 
-    The interval is that of the order statistics: it supposes nothing about the distribution, and is NaN for fewer
-    rounds than it takes (6).
+    The interval is that of the order statistics: it makes no assumption about the distribution, and is NaN for fewer
+    than 6 rounds.
     """
     ratios = (numerator / denominator).to_numpy(dtype=np.float64)
     median = float(np.median(ratios))
@@ -103,7 +103,7 @@ def ratio(numerator: pd.Series, denominator: pd.Series) -> tuple[float, float, f
 
 
 def relative(seconds: pd.DataFrame, name: str, reference: str, scale: float = 1.0) -> str:
-    """Ratio of two contenders in words, times a factor, ``-`` where one of them is missing."""
+    """Ratio of two contenders as text, times a factor, ``-`` if one of them is missing."""
     if name not in seconds or reference not in seconds:
         return "-"
     median, low, high = (scale * value for value in ratio(seconds[name], seconds[reference]))

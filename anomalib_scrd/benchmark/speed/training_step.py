@@ -1,4 +1,4 @@
-"""One real training step of a Lightning module, without the loop around it."""
+"""A complete training step of a Lightning module, without Lightning's loop."""
 
 __all__ = ["TrainingStep", "autocast", "build_contender", "random_images"]
 
@@ -13,7 +13,7 @@ from anomalib_scrd.benchmark.machine import resolve_device
 from anomalib_scrd.benchmark.models import build_model
 from anomalib_scrd.benchmark.speed.config import SpeedConfig
 
-# A typical step: the standardisation of the teacher's channels is updated in the first few only.
+# State of a typical step: only the first steps update the standardisation of the teacher's channels.
 _STATE = {"state_dict": {}, "anomalib_scrd": {"batches_seen": 1000, "seed": 0}}
 
 
@@ -24,26 +24,26 @@ def random_images(config: SpeedConfig, batch: int, side: int) -> torch.Tensor:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast as Lightning's mixed precision has it; none for float32."""
+    """Autocast as in Lightning's mixed precision; disabled for float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def build_contender(config: SpeedConfig, name: str, side: int) -> Any:
-    """Build the model of a contender for images of a size, on the CPU; the seed is that of the configuration."""
+    """Build the model of a contender for square images of a side, on the CPU, with the configuration's seed."""
     torch.manual_seed(config.seed)
     contender = config.contenders[name]
     return build_model(contender.class_path, contender.init_args, (side, side), post_processor=True)
 
 
 class TrainingStep:
-    """A contender's own training step, backward, optimiser and learning rate schedule; only logging is a stub."""
+    """A contender's training step, backward pass, optimiser and learning rate schedule; only logging is a stub."""
 
     def __init__(self, config: SpeedConfig, name: str, side: int) -> None:
         contender = config.contenders[name]
         self.precision = contender.precision
         self.images = random_images(config, config.batch, side)
         self.module: Any = build_contender(config, name, side).to(self.images.device).train()
-        # the attributes of a trainer that a step reads; the module keeps a weak reference only
+        # the trainer's attributes that a step reads; the module keeps only a weak reference
         self.trainer: Any = SimpleNamespace(
             **dict.fromkeys(("global_rank", "global_step", "current_epoch"), 0),
             **dict.fromkeys(("estimated_stepping_batches", "max_steps"), 40_000),
@@ -65,7 +65,7 @@ class TrainingStep:
         self.scheduler = found["lr_scheduler"]["scheduler"] if isinstance(found, dict) else None
 
     def __call__(self) -> None:
-        """Make a step, in Lightning's order."""
+        """Run a step, in Lightning's order."""
         batch = ImageBatch(image=self.images, image_path=[str(number) for number in range(len(self.images))])
         with autocast(self.images.device, self.precision):
             loss = self.module.training_step(batch, 0)

@@ -1,1 +1,1 @@
-"""Pictures by score in static HTML pages, with a slider for the threshold."""
+"""Static HTML pages of pictures, sorted by score, with a slider for the threshold."""

@@ -1,4 +1,4 @@
-"""The command ``gallery``: scores a folder and writes pages with its pictures into the folder of results."""
+"""The command ``gallery``: scores a folder and writes pages of its pictures to the folder of results."""
 
 __all__ = ["main"]
 
@@ -29,18 +29,18 @@ def main(words: list[str]) -> int:
     """Run the command.
 
     Args:
-        words: Command line behind the command's name.
+        words: Arguments after the command's name.
 
     Returns:
         Exit status, see :mod:`anomalib_scrd.edge.run`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m anomalib_scrd.edge gallery",
-        description="Score images and write gallery.html, and further pages, into the folder of results.",
+        description="Score images and write gallery.html, and further pages, to the folder of results.",
     )
     add_run_arguments(parser)
     add_truth_arguments(parser)
-    parser.add_argument("--per-page", type=int, default=500, help="pictures of a page")
+    parser.add_argument("--per-page", type=int, default=500, help="pictures per page; default: 500")
     arguments = parser.parse_args(words)
     if arguments.per_page < 1:
         msg = f"--per-page must be at least 1, got {arguments.per_page}"
@@ -65,7 +65,7 @@ def main(words: list[str]) -> int:
 
 
 def _everything(records: Sequence[Record], scored: Scored) -> str:
-    """Scores and truth of all pictures, for the counts: JSON that is safe inside a script element."""
+    """Scores and truth of all pictures, for the counts, as JSON that is safe in a script element."""
     labels = [scored.cases.anomalous(record) for record in records]
     data = {
         "scores": [round(record.score or 0.0, _DIGITS) for record in records],
@@ -112,7 +112,7 @@ def _card(record: Record, full: Case | None, threshold: float, scales: Scales | 
     name = escape(record.path) + (f" picture {record.picture}" if record.pictures > 1 else "")
     value = round(record.score or 0.0, _DIGITS)
     if full is None:
-        return f'<div class="card" data-score="{value}"><p>{name}<br>score {value:.4g}; it cannot be shown</p></div>'
+        return f'<div class="card" data-score="{value}"><p>{name}<br>score {value:.4g}; cannot be shown</p></div>'
     case = full.shrunk(_SIDE)
     strength = heat(case.anomaly_map, threshold)
     alpha = (255 * opacities(strength)).round().astype(np.uint8)[..., None]

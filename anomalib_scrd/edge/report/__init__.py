@@ -1,1 +1,1 @@
-"""The report about an exported model, for clinicians, inspectors and auditors: one HTML file."""
+"""The report about an exported model, as one HTML file for clinicians, inspectors and auditors."""

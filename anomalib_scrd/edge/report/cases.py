@@ -1,4 +1,4 @@
-"""Scored pictures as they are shown: the image, its map and its mask upright."""
+"""Scored pictures for display: image, map and mask, turned upright."""
 
 __all__ = ["Case", "Cases", "picture_uri"]
 
@@ -42,10 +42,10 @@ class Case:
     mask: np.ndarray | None
 
     def shrunk(self, side: int) -> "Case":
-        """Shrink image, map and mask so that the longer side has at most so many pixels.
+        """Shrink image, map and mask so that the longer side has at most ``side`` pixels.
 
         Args:
-            side: Pixels.
+            side: Number of pixels.
 
         Returns:
             Another case, or this one if it is small enough.
@@ -65,7 +65,7 @@ class Cases:
     Args:
         sources: The files that were scored.
         names: Names of files in the results.
-        inputs: Reads files as the model does.
+        inputs: Reads files for the model.
         output: Folder of results.
         truth: Labels and masks of the images.
     """
@@ -79,18 +79,18 @@ class Cases:
         self._labels: dict[tuple[str, int], bool | None] = {}
 
     def path(self, record: Record) -> PurePosixPath | None:
-        """Path of a record's file below the folder of images; None if it is gone or has changed."""
+        """Path of a record's file below the folder of images; None if the file was removed or has changed."""
         source = self._sources.get(record.path)
         return source.relative if source is not None and source.signature == record.signature else None
 
     def file(self, record: Record) -> Path | None:
-        """The file itself, likewise."""
+        """Path of a record's file; None if the file was removed or has changed."""
         return None if self.path(record) is None else self._sources[record.path].path
 
     def anomalous(self, record: Record) -> bool | None:
-        """Whether it is anomalous; None if that is not known.
+        """Whether the picture is anomalous; None if it is not known.
 
-        Of an anomalous file with several pictures and a mask, those that the mask leaves empty are normal.
+        In an anomalous file with several pictures and a mask, pictures with an empty mask are normal.
         """
         key = record.path, record.picture
         if key not in self._labels:
@@ -109,7 +109,7 @@ class Cases:
         return label
 
     def _info(self, record: Record) -> PictureInfo:
-        """Where the picture is; a volume is listed once, which reads it whole."""
+        """Entry of the picture; a volume is listed only once, because this reads it completely."""
         if record.path not in self._listed:
             infos = self._inputs.pictures(self._sources[record.path].path)
             self._listed[record.path] = {info.index: info for info in infos}
@@ -119,10 +119,10 @@ class Cases:
         """Read a picture and its map.
 
         Args:
-            record: Of a picture that was scored with its map.
+            record: Record of a picture that was scored with its map.
 
         Returns:
-            The case; None if a file is gone or has changed.
+            The case; None if a file was removed or has changed.
         """
         path = self.path(record)
         if path is None or record.map is None:
@@ -143,7 +143,7 @@ class Cases:
 
 
 def picture_uri(pixels: np.ndarray) -> str:
-    """Put a picture into an address, for a page that needs no other file.
+    """Encode a picture as a data URI, for a page without other files.
 
     Args:
         pixels: (H, W) or (H, W, 3) in [0, 1], or uint8 of three or four channels.

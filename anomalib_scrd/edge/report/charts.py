@@ -1,4 +1,4 @@
-"""Charts as SVG inside a page: no script, no other file."""
+"""Charts as inline SVG, without scripts and other files."""
 
 __all__ = ["histogram", "scatter"]
 
@@ -31,7 +31,7 @@ def histogram(series: Sequence[Series], threshold: float | None, label: str) -> 
     """Draw the distribution of scores.
 
     Args:
-        series: One or two kinds of scores, drawn one over the other, each as shares of its own number.
+        series: One or two kinds of scores, drawn over each other, each as shares of its number.
         threshold: Position of the threshold's line; None for none.
         label: Label of the axis.
 
@@ -84,7 +84,7 @@ def histogram(series: Sequence[Series], threshold: float | None, label: str) -> 
 
 
 def scatter(pairs: Sequence[tuple[float, float]], across: str, up: str) -> str:
-    """Draw pairs that should be equal, with the diagonal.
+    """Draw pairs of values that should be equal, with the diagonal.
 
     Args:
         pairs: Points (x, y).

@@ -27,25 +27,25 @@ from anomalib_scrd.edge.report.scored import Scored, add_truth_arguments, score
 from anomalib_scrd.edge.report.speed import Speed, measure
 
 _SHOWN = 6
-_MEASURED = 64  # pictures that take part in a measurement of speed
+_MEASURED = 64  # number of pictures for a measurement of speed
 
 
 def main(words: list[str]) -> int:
     """Run the command.
 
     Args:
-        words: Command line behind the command's name.
+        words: Arguments after the command's name.
 
     Returns:
         Exit status, see :mod:`anomalib_scrd.edge.run`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m anomalib_scrd.edge report",
-        description="Score images and write report.html into the folder of results.",
+        description="Score images and write report.html to the folder of results.",
     )
     add_run_arguments(parser)
     add_truth_arguments(parser)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of speed, 0 for none")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement of speed, 0 for none; default: 3")
     arguments = parser.parse_args(words)
     training = None if arguments.training is None else read_records(arguments.training)
     if training == []:
@@ -84,7 +84,7 @@ def _report(
                 counts.add(case)
         metrics = metrics.with_pixels(counts)
     parity = None if training is None else compare(training, records)
-    origin = "given by hand" if arguments.threshold is not None else "the model's own"
+    origin = "given on the command line" if arguments.threshold is not None else "the model's own"
     order = np.argsort([-value for value in scores], kind="stable")
     body = [
         "<h1>Report of an exported model</h1>",
@@ -121,23 +121,21 @@ def _key_figures(
 
 
 def _cases_section(records: Sequence[Record], labels: Sequence[bool | None], scored: Scored) -> str:
-    """Cases with the highest and lowest scores of each kind; records from the highest score on."""
+    """Cases with the highest and lowest scores of each kind; records are sorted from the highest score."""
     kinds: list[tuple[str, str, list[Record]]] = []
     normal = [record for record, label in zip(records, labels, strict=True) if label is False]
     anomalous = [record for record, label in zip(records, labels, strict=True) if label]
     if normal:
-        kinds.append(
-            ("Normal pictures with the highest scores", "False alarms, or the nearest to them.", normal[:_SHOWN])
-        )
+        kinds.append(("Normal pictures with the highest scores", "False alarms, or closest to them.", normal[:_SHOWN]))
     if anomalous:
         kinds.append(
-            ("Anomalous pictures with the lowest scores", "Missed, or the nearest to it.", anomalous[::-1][:_SHOWN])
+            ("Anomalous pictures with the lowest scores", "Missed, or closest to it.", anomalous[::-1][:_SHOWN])
         )
         kinds.append(("Anomalous pictures with the highest scores", "Found most clearly.", anomalous[:_SHOWN]))
     if normal:
         kinds.append(("Normal pictures with the lowest scores", "Maps without findings.", normal[::-1][:_SHOWN]))
     if not normal and not anomalous:
-        kinds.append(("Highest scores", "To be looked at first.", list(records[:_SHOWN])))
+        kinds.append(("Highest scores", "The first to look at.", list(records[:_SHOWN])))
         if scored.threshold is not None:
             threshold = scored.threshold
             near = sorted(records, key=lambda record: abs((record.score or 0.0) - threshold))
@@ -155,7 +153,7 @@ def _loaded(cases: Cases, records: Sequence[Record]) -> list[Case]:
 
 
 def _speed(arguments: argparse.Namespace, engine: Engine, scored: Scored, loaded: float) -> tuple[Speed | None, float]:
-    """Times of the model and milliseconds of reading a picture."""
+    """Times of the model, and milliseconds for reading a picture."""
     inputs = Inputs(engine.facts, engine.size)
     paths = [path for record in scored.pictures if (path := scored.cases.file(record)) is not None][:_MEASURED]
     if arguments.seconds <= 0 or not paths:
@@ -176,15 +174,15 @@ def _speed(arguments: argparse.Namespace, engine: Engine, scored: Scored, loaded
 
 _HOW_TO_READ = """
 <h2>How to read this</h2>
-<p><b>Score</b>: how far a picture is from what the model has learned as normal; above the threshold the picture is
+<p><b>Score</b>: how much a picture differs from the normal pictures of the training; above the threshold the picture is
 called anomalous. <b>False-alarm rate</b>: share of normal pictures above the threshold. <b>Sensitivity</b>: share of
-anomalous pictures above it. <b>AUROC</b>: how often an anomalous picture has the higher score of an anomalous and a
-normal one, 0.5 by chance. <b>Dice</b>: twice the common area of found and true regions over the sum of both.</p>
-<p><b>Intervals</b> contain the true value of pictures like these in 95 of 100 such reports; they say nothing about
+anomalous pictures above it. <b>AUROC</b>: probability that an anomalous picture has a higher score than a normal one,
+0.5 by chance. <b>Dice</b>: twice the common area of found and true regions over the sum of both.</p>
+<p><b>Intervals</b> contain the true value of pictures like these in 95 of 100 such reports; they do not apply to
 pictures of another device or another population. Shares: Wilson. AUROC of pictures: DeLong. The rest: 1,000 resamples
 of the pictures, seed 0.</p>
 <p><b>Maps</b>: from three quarters of the map's threshold on, colours are laid over the picture, from black over red to
-yellow. In a picture that is called anomalous, a cyan line surrounds what exceeds the threshold of maps, or the peak
-where nothing does; one that is called normal has no line. A map says where a picture differs from normal ones, not
-why.</p>
+yellow. In a picture that is called anomalous, a cyan line surrounds the regions above the threshold of maps, or the
+peak if there are none; a picture that is called normal has no line. A map shows where a picture differs from normal
+ones, not why.</p>
 """

@@ -21,7 +21,7 @@ from anomalib_scrd.edge.report.resampling import (
     share,
 )
 
-_BINS = 1024  # of the values of a map, half of them below its threshold
+_BINS = 1024  # bins of a map's values, half of them below its threshold
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Metrics:
     Args:
         auroc: Area under the ROC curve of pictures.
         precision: Average precision.
-        f1: At the threshold.
+        f1: F1 score at the threshold.
         false_alarms: Share of normal pictures above the threshold.
         sensitivity: Share of anomalous pictures above it.
         pixel_auroc: Area under the ROC curve of pixels.
@@ -52,10 +52,10 @@ class Metrics:
         """Add the metrics of pixels.
 
         Args:
-            counts: Of all pictures with known masks.
+            counts: Counts of all pictures with known masks.
 
         Returns:
-            Other metrics.
+            New metrics.
         """
         normal, anomalous = counts.arrays()
         if not anomalous.any() or not normal.any():
@@ -69,7 +69,7 @@ class PixelCounts:
     """Numbers of normal and anomalous pixels by the value of the map, picture by picture.
 
     Args:
-        threshold: Of the map, above 0; bins reach to twice it.
+        threshold: Threshold of the map, above 0; the bins end at twice the threshold.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -81,11 +81,11 @@ class PixelCounts:
         """Count the pixels of a picture.
 
         Args:
-            case: With a mask; without one it does not count.
+            case: The picture; ignored without a mask.
         """
         if case.mask is None:
             return
-        # a value of just the threshold is not above it
+        # a value equal to the threshold is not above it
         bins = np.ceil(np.asarray(case.anomaly_map, np.float64) * (_BINS / self._top)).astype(np.int64) - 1
         bins = np.clip(bins, 0, _BINS - 1)
         self._normal.append(np.bincount(bins[~case.mask], minlength=_BINS))
@@ -142,11 +142,11 @@ def group_aurocs(records: Sequence[Record], labels: Sequence[bool | None]) -> di
     """Area under the ROC curve of the scores of patients and of volumes.
 
     Args:
-        records: Pictures, those of a file one behind the other.
+        records: Pictures, those of a file next to each other.
         labels: Their truth, None where it is not known.
 
     Returns:
-        AUROC by ``patient`` and ``volume``; one is left out if no two pictures share it or all groups are of one kind.
+        AUROC by ``patient`` and ``volume``; without one if no two pictures share it or all groups are of one kind.
     """
     found = {}
     for by in GROUPS:

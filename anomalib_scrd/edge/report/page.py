@@ -5,7 +5,7 @@ __all__ = ["definitions", "page", "table"]
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-# The policy makes a browser refuse all external resources, whatever else the page contains.
+# With this policy a browser refuses all external resources.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _STYLE = """
 :root { --ink: #1b1b1a; --soft: #5f5e5a; --line: #dddcd6; --ground: #fff; --card: #f7f6f2;
@@ -42,16 +42,16 @@ svg { max-width: 100%; height: auto; } .tick, .mark { font-size: 12px; fill: var
 
 
 def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """Put a page together.
+    """Build a page.
 
     Args:
         title: Its title.
         body: HTML.
-        style: More of the style sheet.
+        style: Further style rules.
         script: JavaScript that runs at the end.
 
     Returns:
-        The whole file.
+        Content of the file.
     """
     script = f"<script>{script}</script>" if script else ""
     return (
@@ -64,12 +64,12 @@ def page(title: str, body: str, *, style: str = "", script: str = "") -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[int] = ()) -> str:
-    """A table.
+    """Build a table.
 
     Args:
         head: Names of the columns.
         rows: Their values, as text.
-        numbers: Columns that are set to the right.
+        numbers: Indices of right-aligned columns.
 
     Returns:
         HTML.
@@ -84,10 +84,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequen
 
 
 def definitions(values: Mapping[str, object]) -> str:
-    """Names and their values, one a line; those that are None or empty are left out.
+    """List of names and values, one per line; None and empty values are left out.
 
     Args:
-        values: By name.
+        values: Values by name.
 
     Returns:
         HTML.

@@ -1,4 +1,4 @@
-"""Scores of an export beside those of the training."""
+"""Comparison of an export's scores with those of the training."""
 
 __all__ = ["Parity", "compare"]
 
@@ -12,12 +12,12 @@ from anomalib_scrd.edge.records import Record
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an export's scores are from training's.
+    """Differences between the scores of an export and those of the training.
 
     Args:
-        pairs: Score of the training and of the export, picture by picture.
+        pairs: Scores of the training and of the export for each picture.
         flipped: Number of pictures with different decisions.
-        missing: Pictures that only one of the two has scored.
+        missing: Number of pictures with only one of the two scores.
     """
 
     pairs: list[tuple[float, float]]
@@ -26,13 +26,13 @@ class Parity:
 
     @property
     def differences(self) -> np.ndarray:
-        """Sizes of the differences, (N,)."""
+        """Absolute differences, (N,)."""
         values = np.array(self.pairs, np.float64).reshape(-1, 2)
         return np.abs(values[:, 1] - values[:, 0])
 
 
 def compare(training: Sequence[Record], export: Sequence[Record]) -> Parity:
-    """Compare pictures that both have scored.
+    """Compare the pictures with both scores.
 
     Args:
         training: Records of the training.

@@ -1,4 +1,4 @@
-"""Metrics of an export with 95 % intervals, in NumPy alone."""
+"""Metrics of an export with 95 % intervals, in NumPy only."""
 
 __all__ = [
     "Interval",
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Counts = NDArray[np.int64]
 
-_Z = 1.959963984540054  # of the normal distribution, two-sided 95 %
+_Z = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 _RESAMPLES = 1000
 
 
@@ -29,7 +29,7 @@ class Interval:
     """An estimate and its 95 % confidence interval.
 
     Args:
-        value: The estimate, NaN where there is none.
+        value: The estimate, NaN if there is none.
         low: Lower end.
         high: Upper end.
         count: Number of images, or of other units.
@@ -42,14 +42,14 @@ class Interval:
 
 
 def share(hits: int, count: int) -> Interval:
-    """A share with Wilson's interval (1927), which holds near 0 and 1 and in small samples.
+    """A share with Wilson's interval (1927), which is valid near 0 and 1 and in small samples.
 
     Args:
         hits: Number of hits.
         count: Number of trials.
 
     Returns:
-        The share in [0, 1]; NaN of no trials.
+        The share in [0, 1]; NaN without trials.
     """
     if count == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -67,14 +67,14 @@ def auroc(normal: Floats, anomalous: Floats) -> Interval:
         anomalous: (n,) scores.
 
     Returns:
-        Probability that an anomalous score exceeds a normal one, ties counting half; NaN if one of them is empty. An
-        area of 1 or 0 has no variance to estimate: its interval is Wilson's for as many pairs as the smaller group has
-        members.
+        Probability that an anomalous score exceeds a normal one, ties counting half; NaN if one of them is empty. The
+        variance of an area of 1 or 0 cannot be estimated: its interval is Wilson's, with the size of the smaller group
+        as the number of trials.
     """
     m, n = len(normal), len(anomalous)
     if not m or not n:
         return Interval(math.nan, math.nan, math.nan, m + n)
-    above = _exceeded(anomalous, normal)  # of each anomalous score, the share of normal ones that it exceeds
+    above = _exceeded(anomalous, normal)  # share of normal scores that each anomalous one exceeds
     below = 1 - _exceeded(normal, anomalous)
     area = float(above.mean())
     if area in {0.0, 1.0} or min(m, n) == 1:
@@ -94,7 +94,7 @@ def average_precision(scores: Floats, labels: NDArray[np.bool_]) -> float:
         labels: (N,), true for anomalous.
 
     Returns:
-        In [0, 1], NaN without anomalous images. Images of equal score count together.
+        In [0, 1], NaN without anomalous images. Images of equal score form one step.
     """
     if not labels.any():
         return math.nan
@@ -108,10 +108,10 @@ def average_precision(scores: Floats, labels: NDArray[np.bool_]) -> float:
 def bootstrap(
     statistic: Callable[[NDArray[np.int64]], float], normal: NDArray[np.int64], anomalous: NDArray[np.int64]
 ) -> Interval:
-    """Percentile interval over 1,000 resamples of the images, of both kinds as many as there are, seed 0.
+    """Percentile interval over 1,000 resamples of the images, stratified by kind, seed 0.
 
     Args:
-        statistic: Of the indices of images.
+        statistic: Function of the indices of images.
         normal: Indices of the normal ones.
         anomalous: Indices of the anomalous ones.
 
@@ -129,14 +129,14 @@ def bootstrap(
 
 
 def pixel_auroc(normal: Counts, anomalous: Counts) -> Interval:
-    """Area under the ROC curve of pixels, with an interval over images, whose pixels are not independent.
+    """Area under the ROC curve of pixels, with an interval over images, as pixels of an image are not independent.
 
     Args:
         normal: (N, bins) number of normal pixels of each image by the value of the map, ascending.
-        anomalous: (N, bins) of anomalous ones.
+        anomalous: (N, bins) number of anomalous pixels.
 
     Returns:
-        Pixels of one bin count as ties.
+        The area and its interval; pixels of one bin are ties.
     """
 
     def area(counts: NDArray[np.int64]) -> Floats:
@@ -150,7 +150,7 @@ def pixel_auroc(normal: Counts, anomalous: Counts) -> Interval:
 
 
 def pixel_dice(normal: Counts, anomalous: Counts, first: int) -> Interval:
-    """Overlap of the regions above a threshold with the true ones, over the pixels of all images.
+    """Dice overlap of the regions above a threshold with the true ones, over the pixels of all images.
 
     Args:
         normal: See :func:`pixel_auroc`.
@@ -186,7 +186,7 @@ def _over_images(statistic: Callable[[NDArray[np.int64]], Floats], count: int) -
 
 
 def _resampled(counts: Counts, times: NDArray[np.int64]) -> Floats:
-    """Sum over images, each as often as it was drawn: (resamples, bins), exact below 2^53."""
+    """Sum over images, weighted by how often each was drawn: (resamples, bins), exact below 2^53."""
     result: Floats = times.astype(np.float64) @ counts.astype(np.float64)
     return result
 

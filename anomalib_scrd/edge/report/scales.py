@@ -1,4 +1,4 @@
-"""Maps of the scales, as ``anomalib_scrd.export.training_scores`` writes them beside the scores of the training."""
+"""Maps of the scales, as written by ``anomalib_scrd.export.training_scores``."""
 
 __all__ = ["Scales", "load_scales"]
 
@@ -18,7 +18,7 @@ class Scales:
 
     Args:
         maps: (K, h, w), standardised, finest level first.
-        weights: (K,) weights of the levels in the picture's map.
+        weights: (K,) weights of the levels in the anomaly map.
         layers: Names of the levels.
     """
 
@@ -27,7 +27,7 @@ class Scales:
     layers: tuple[str, ...]
 
     def pictures(self) -> Iterator[tuple[str, np.ndarray, float, float]]:
-        """Colour the levels on one scale up to their highest value.
+        """Colour the levels on a common scale up to their highest value.
 
         Yields:
             Name of the level, (h, w, 3) uint8, its weight, its highest value.
@@ -45,7 +45,7 @@ def load_scales(folder: Path, record: Record) -> Scales | None:
         record: The picture.
 
     Returns:
-        The levels; None where there are none.
+        The levels; None if there are none.
     """
     path = folder / "scales" / f"{record.path}.{record.picture:04d}.npz"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Common start of report and gallery: a folder scored with maps, and the truth about its images."""
+"""Common first part of report and gallery: scoring of a folder with maps, and the truth about its images."""
 
 __all__ = ["Scored", "add_truth_arguments", "score"]
 
@@ -18,7 +18,7 @@ from anomalib_scrd.edge.run import SIGNALLED, UNREADABLE, run
 from anomalib_scrd.edge.scoring import Outputs
 from anomalib_scrd.edge.sources import walk
 
-_MAP_THRESHOLD = 0.5  # where anomalib's post-processor puts it
+_MAP_THRESHOLD = 0.5  # of anomalib's post-processor
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Scored:
     Args:
         pictures: Records of the pictures whose files are unchanged, in the order of the results.
         failures: Records of files that could not be read.
-        cases: Reads them.
+        cases: Reader of pictures and maps.
         threshold: Score above which a picture is anomalous; None without one.
         map_threshold: The same for maps.
         status: Exit status if the run was stopped early, else 0.
@@ -52,7 +52,7 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         type=Path,
         metavar="CSV",
-        help="columns path and label (0 or 1); else what lies in folders named good or normal is normal",
+        help="columns path and label (0 or 1); default: images in folders named good or normal are normal",
     )
     parser.add_argument(
         "--training",
@@ -64,17 +64,17 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def score(arguments: argparse.Namespace, engine: Engine) -> Scored:
-    """Score a folder with maps, as far as results are missing.
+    """Score the images of a folder that have no results yet, with maps.
 
     Args:
-        arguments: Of ``add_run_arguments`` and :func:`add_truth_arguments`.
+        arguments: Parsed arguments of ``add_run_arguments`` and :func:`add_truth_arguments`.
         engine: The loaded model.
 
     Returns:
         The scored folder.
 
     Raises:
-        ValueError: As :func:`~anomalib_scrd.edge.run.run`, or the labels cannot be used.
+        ValueError: As in :func:`~anomalib_scrd.edge.run.run`, or if the labels are invalid.
         OSError: If results cannot be written.
     """
     for name in ("labels", "masks", "training"):

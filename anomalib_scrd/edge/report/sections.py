@@ -42,7 +42,7 @@ def tiles(values: Mapping[str, str]) -> str:
     """Key figures at the top.
 
     Args:
-        values: By name.
+        values: Values by name.
 
     Returns:
         HTML.
@@ -59,8 +59,8 @@ def decision_section(
     Args:
         scores: (N,).
         labels: (N,), None where the truth is not known.
-        metrics: Of those whose truth is known.
-        threshold: Above it a picture is anomalous; None without one.
+        metrics: Metrics of the pictures with known truth.
+        threshold: Score above which a picture is anomalous; None without a threshold.
         origin: Origin of the threshold.
 
     Returns:
@@ -76,7 +76,7 @@ def decision_section(
     if threshold is None:
         return text + "<p>The model writes raw scores, and no threshold was given: there are no decisions.</p>"
     above = sum(score > threshold for score in scores)
-    text += f"<p>Threshold {threshold:.4g}, {origin}. Above it lie {above} of {len(scores)} pictures.</p>"
+    text += f"<p>Threshold {threshold:.4g}, {origin}. {above} of {len(scores)} pictures are above it.</p>"
     if metrics.false_alarms is None or metrics.sensitivity is None:
         return text
     rows = [
@@ -98,7 +98,7 @@ def metrics_section(metrics: Metrics) -> str:
     if metrics.auroc is None:
         return (
             "<h2>Metrics</h2><p>It is not known which pictures are anomalous, or all are of one kind, so there are no "
-            "metrics. They need folders named good or normal beside others, or a table (--labels).</p>"
+            "metrics. They need folders named good or normal in addition to others, or a table (--labels).</p>"
         )
     rows = [
         (name, _shown(value), f"{value.count} {unit}")
@@ -153,10 +153,10 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
 
     Args:
         folder: Folder of the training's scores.
-        records: Pictures to show, the first few of which are there.
+        records: Pictures, of which the first four with maps are shown.
 
     Returns:
-        HTML; "" where there is nothing.
+        HTML; "" without maps.
     """
     shown: list[tuple[Record, Scales]] = []
     weights: list[np.ndarray] = []
@@ -164,7 +164,7 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
         scales = load_scales(folder, record)
         if scales is not None:
             weights.append(scales.weights)
-            if len(shown) < _SCALES_SHOWN:  # the maps of all would not fit into memory
+            if len(shown) < _SCALES_SHOWN:  # all maps may not fit into memory
                 shown.append((record, scales))
     if not shown:
         return ""
@@ -183,8 +183,8 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
     means = np.mean(weights, axis=0)
     mean = ", ".join(f"{layer} {value:.3f}" for layer, value in zip(layers, means, strict=True))
     return (
-        "<h2>Scales</h2><p>Standardised maps of the scales, finest first, in colours that reach to the highest value "
-        "of each picture, and the weights that the model gives to the scales of that picture.</p>"
+        "<h2>Scales</h2><p>Standardised maps of the scales, finest first, in colours scaled to the highest value "
+        "of each picture, and the weights of the scales in its map.</p>"
         f"<table><tr>{head}</tr>{rows}</table><p>Mean weights of {len(weights)} pictures: {mean}.</p>"
     )
 
@@ -212,12 +212,12 @@ def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str
         ("largest difference", f"{differences.max():.2e}"),
         ("mean difference", f"{differences.mean():.2e}"),
         ("95 % of the differences are below", f"{np.quantile(differences, 0.95):.2e}"),
-        ("pictures decided otherwise", f"{parity.flipped} of {len(parity.pairs)}"),
+        ("pictures with another decision", f"{parity.flipped} of {len(parity.pairs)}"),
     ]
     verdict = (
-        "The scores are those of the training."
+        "The scores equal those of the training."
         if differences.max() <= _F32_TOLERANCE
-        else f"The largest difference exceeds {_F32_TOLERANCE:g}, the tolerance of float32, as is normal for "
+        else f"The largest difference exceeds {_F32_TOLERANCE:g}, the tolerance of float32, which is normal for "
         "quantised files and lower precision."
     )
     chart = scatter(parity.pairs, "score of the training", "score of the export")
@@ -228,11 +228,11 @@ def parity_section(parity: Parity | None, engine: Engine, precision: str) -> str
 
 
 def speed_section(speed: Speed | None, reading_ms: float) -> str:
-    """Times on this machine.
+    """Times measured on this machine.
 
     Args:
         speed: Measured times; None if nothing was measured.
-        reading_ms: Milliseconds of reading and preparing one picture in one thread.
+        reading_ms: Milliseconds to read and prepare one picture in one thread.
 
     Returns:
         HTML.
@@ -240,8 +240,8 @@ def speed_section(speed: Speed | None, reading_ms: float) -> str:
     if speed is None:
         return ""
     rows = [
-        ("one picture by itself, median", f"{np.median(speed.latency_ms):.2f} ms"),
-        ("one picture by itself, 95 % are below", f"{np.quantile(speed.latency_ms, 0.95):.2f} ms"),
+        ("single picture, median", f"{np.median(speed.latency_ms):.2f} ms"),
+        ("single picture, 95 % are below", f"{np.quantile(speed.latency_ms, 0.95):.2f} ms"),
         ("pictures per second, all cores, from memory", f"{speed.per_second:.0f}"),
         ("reading and preparing one picture, one thread", f"{reading_ms:.2f} ms"),
         ("loading and compiling the model", f"{speed.first_s:.2f} s"),
@@ -274,7 +274,7 @@ def model_section(engine: Engine, model: Path, digest: str) -> str:
             "threshold of scores": facts.image_threshold,
             "threshold of maps": facts.pixel_threshold,
             "requested false-alarm rate": facts.false_alarm_rate,
-            "window and padding": json.dumps(facts.window) if facts.window else "8-bit images as they are",
+            "window and padding": json.dumps(facts.window) if facts.window else "8-bit images, unchanged",
         }
     )
     if facts.training:
@@ -313,7 +313,7 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _flat(values: Mapping[str, object], before: str = "") -> dict[str, object]:
-    """Nested values under names with dots."""
+    """Flatten nested values, with dots in their names."""
     result: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

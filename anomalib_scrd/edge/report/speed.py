@@ -1,4 +1,4 @@
-"""Speed of an export on the machine that makes the report."""
+"""Speed of an export on this machine."""
 
 __all__ = ["Speed", "machine", "measure"]
 
@@ -20,9 +20,9 @@ class Speed:
     """Measured times.
 
     Args:
-        latency_ms: Milliseconds of one image by itself, one after the other; (number,).
-        per_second: Images per second with as many requests at once as keep the cores busy, from memory.
-        first_s: Seconds in which the model was loaded and compiled.
+        latency_ms: Milliseconds per image, one request at a time; (number,).
+        per_second: Images per second from memory, with enough parallel requests to keep all cores busy.
+        first_s: Seconds to load and compile the model.
     """
 
     latency_ms: np.ndarray
@@ -34,10 +34,10 @@ def measure(latency: Engine, throughput: Engine, images: Sequence[np.ndarray], s
     """Measure both engines.
 
     Args:
-        latency: Loaded with the hint ``latency``.
-        throughput: Loaded with the hint ``throughput``.
-        images: Inputs of the model's size, taken in turn.
-        seconds: Length of each measurement.
+        latency: Engine with the hint ``latency``.
+        throughput: Engine with the hint ``throughput``.
+        images: Inputs of the model's size, used in turn.
+        seconds: Duration of each measurement.
         first_s: See :class:`Speed`.
 
     Returns:
@@ -67,10 +67,10 @@ def measure(latency: Engine, throughput: Engine, images: Sequence[np.ndarray], s
 
 
 def machine() -> dict[str, str]:
-    """Describe the machine: processor, cores, memory, system; no names.
+    """Describe the machine: processor, cores, memory, system; without its name.
 
     Returns:
-        By name.
+        Values by name.
     """
     model, memory = platform.processor() or platform.machine(), ""
     try:
@@ -91,7 +91,7 @@ def machine() -> dict[str, str]:
 
 def _filled(engine: Engine, images: Sequence[np.ndarray], start: int) -> Request:
     request = engine.request()
-    assert request is not None  # it waits for one
+    assert request is not None  # request() waits for a free one
     index = start
     while request.put(images[index % len(images)]):
         index += 1

@@ -1,4 +1,4 @@
-"""Truth about the images: labels and masks."""
+"""True labels and masks of the images."""
 
 __all__ = ["Truth"]
 
@@ -23,14 +23,15 @@ class Truth:
     """Labels by folder or from a table, and masks.
 
     Args:
-        labels: CSV file with the columns path and label (0 or 1, normal or anomalous); None takes folders: images in
-            one named ``good`` or ``normal`` are normal, and if there is such a folder all others are anomalous.
+        labels: CSV file with the columns path and label (0 or 1, normal or anomalous); None for labels by folder:
+            images in a folder named ``good`` or ``normal`` are normal, and all others are anomalous if there is such a
+            folder.
         masks: Folder of masks with the same relative paths as the images; None for none.
         paths: Paths of all images below their folder.
 
     Raises:
         ValueError: If the table lacks a column or has another label.
-        OSError: If it cannot be read.
+        OSError: If the table cannot be read.
     """
 
     def __init__(self, labels: Path | None, masks: Path | None, paths: Iterable[PurePosixPath]) -> None:
@@ -45,7 +46,7 @@ class Truth:
         """Whether an image is anomalous.
 
         Args:
-            path: Its path below the folder of images.
+            path: The image's path below the folder of images.
 
         Returns:
             None if it is not known.
@@ -60,11 +61,11 @@ class Truth:
         Args:
             path: The image's path below the folder of images.
             info: The picture.
-            options: Options of volumes that it was listed with.
+            options: Options of volumes with which it was listed.
             orientation: Its orientation.
 
         Returns:
-            (H, W) bool in the order of display; None if there is no mask, or none that can be read.
+            (H, W) bool in the display's order; None if there is no readable mask.
         """
         if self._masks is None:
             return None

@@ -1,9 +1,9 @@
-"""Registers the plugin right after `anomalib.data` and `anomalib.models` were imported, so that anomalib finds it.
+"""Registers the plugin right after `anomalib.data` and `anomalib.models` are imported.
 
-An installation puts this file beside the package as `anomalib_scrd_startup.py` (a wheel has it only there), with
-`anomalib_scrd.pth`, whose one line imports it at every start of the interpreter. It imports nothing but `sys` and puts
-a finder on `sys.meta_path` that waits for these two imports. From Python 3.15 on, `anomalib_scrd.start` calls `start`
-in place of the line.
+An installation puts this file next to the package as `anomalib_scrd_startup.py` (a wheel has it only there), with
+`anomalib_scrd.pth`, whose one line imports it at every start of the interpreter. It imports only `sys` and puts a
+finder on `sys.meta_path` that waits for these two imports. From Python 3.15 on, `anomalib_scrd.start` calls `start`
+instead of the line.
 """
 
 import sys
@@ -15,13 +15,13 @@ _FOLLOWED_BY = {
     "anomalib.models": ("anomalib_scrd.lightning_model", ""),
 }
 
-# What anomalib 2.7's own models import is deprecated by timm and by anomalib: nothing that a user can change.
-_OF_ANOMALIB = (
+# Deprecation warnings of timm and anomalib about imports of anomalib 2.7 itself, which a user cannot change.
+_IGNORED_WARNINGS = (
     "Importing from timm.models.layers is deprecated",
     "The anomalib.models.components.dinov2 package is deprecated",
 )
 
-# Those modules of anomalib that are still to be imported.
+# Modules of anomalib that are not yet imported.
 _waiting: "set[str]" = set()
 
 
@@ -38,7 +38,7 @@ class _Loader:
         return self._loader.create_module(spec)  # type: ignore[attr-defined]
 
     def exec_module(self, module: "object") -> None:
-        # The module gets its own loader back first, for code that reloads or inspects it.
+        # The module's own loader is restored first, for code that reloads or inspects it.
         module.__loader__ = module.__spec__.loader = self._loader  # type: ignore[attr-defined]
         _silence()
         self._loader.exec_module(module)  # type: ignore[attr-defined]
@@ -51,15 +51,15 @@ class _Loader:
 
 
 def _silence() -> None:
-    """Drop warnings about anomalib's own imports. For good: the end of `catch_warnings` would undo others' filters."""
+    """Ignore warnings about anomalib's imports, permanently: `catch_warnings` would undo filters set meanwhile."""
     import warnings
 
-    for message in _OF_ANOMALIB:
+    for message in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message, FutureWarning)
 
 
 def _follow(name: str) -> None:
-    """Register the classes that belong to an imported module of anomalib."""
+    """Register the plugin's classes for an imported module of anomalib."""
     try:
         from importlib import import_module
 
@@ -68,7 +68,7 @@ def _follow(name: str) -> None:
         if function:
             getattr(imported, function)()
     except Exception as error:  # noqa: BLE001  a broken plugin must not break anomalib
-        _waiting.clear()  # a failure is not repeated, nor reported again
+        _waiting.clear()  # a failure is neither repeated nor reported again
         if not (isinstance(error, ModuleNotFoundError) and error.name == "anomalib_scrd"):
             import warnings
 
@@ -78,14 +78,14 @@ def _follow(name: str) -> None:
 class _Finder:
     """Waits on `sys.meta_path` for the imports that trigger a registration, and then removes itself."""
 
-    # A marker instead of an isinstance check: the copy beside the package is another module with another class.
+    # A marker instead of an isinstance check: the copy next to the package is another module with another class.
     anomalib_scrd = True
 
     @staticmethod
     def find_spec(name: str, path: "object" = None, target: "object" = None) -> "object":
         if name not in _waiting:
             return None
-        # A search for the spec need not be an import: the finder stays until the module has been executed.
+        # The spec can be searched without an import, so the finder stays until the module has been executed.
         for finder in sys.meta_path:
             find_spec = None if _is_ours(finder) else getattr(finder, "find_spec", None)
             spec = find_spec(name, path, target) if find_spec else None
@@ -109,7 +109,7 @@ def start() -> None:
 
 
 def register_now_or_later() -> None:
-    """Register with imported modules of anomalib now, and with the others right after their import."""
+    """Register with modules of anomalib that are imported now, and with the others right after their import."""
     _wait()
     for name in _FOLLOWED_BY:
         module = sys.modules.get(name)

@@ -1,4 +1,4 @@
-"""Models that train in an instant, misbehave on demand and leave a line whenever they are built."""
+"""Models that train in an instant, fail on demand and write a line when they are built."""
 
 __all__ = ["StubModel"]
 
@@ -38,7 +38,7 @@ class StubModel(AnomalibModule):
 
     Args:
         offset: Added to all scores.
-        journal: File that gets a line for every model built, and one for what the training saw.
+        journal: File that gets a line for every model built, and one for the images of the training.
         misbehaviour: ``raise`` in training, ``die`` by a signal, ``nan`` scores, or ``sleep`` while STUB_SLEEP is set.
     """
 

@@ -1,4 +1,4 @@
-"""Descriptions of benchmarks: those of the project load, mistakes are named, keys follow the settings."""
+"""Configurations of benchmarks: those of the project load, mistakes are named, keys depend on the settings."""
 
 import shlex
 from pathlib import Path
@@ -23,7 +23,7 @@ def _config(**kwargs: object) -> BenchmarkConfig:
 
 
 def _loaded(path: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> BenchmarkConfig:
-    """What the command in the first line of a file comes to."""
+    """The parsed command in the first line of a file."""
     monkeypatch.chdir(ROOT)
     command = path.read_text(encoding="utf-8").splitlines()[0]
     words = shlex.split(command.removeprefix("# "))

@@ -1,4 +1,4 @@
-"""Exported models in a benchmark: the same images, scored by the file."""
+"""Exported models in a benchmark score the same images."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -90,7 +90,7 @@ def test_report(config: BenchmarkConfig) -> None:
     assert _row(report, "Paired differences to mine", "forms: chosen on the other sets")[2].startswith("-0.0950 [")
     assert _row(report, "Summary", "forms: chosen on the other sets")[0].startswith("0.7700")
 
-    assert "mine: results made with other code (0ld)" in report
+    assert "mine: results of other code (0ld)" in report
     assert _row(report, "Costs", "mine")[:2] == ["2", "2"]
     frame = pd.read_csv(config.output / "results.csv")
     assert len(frame) == 14

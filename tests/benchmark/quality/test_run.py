@@ -1,4 +1,4 @@
-"""Whole benchmarks on a tiny data set, in this process."""
+"""Complete benchmarks on a tiny data set, in this process."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def test_runs_of_all_models_and_seeds_end_in_tables_and_figures(benchmark_of: Ma
     outcome = {(r["model"], r["seed"]): r for r in results}
     assert [r["status"] for r in results] == ["ok", "failed", "ok"] * 2
 
-    # what failed is recorded with its reason, and stopped nothing
+    # failures are recorded with their reason and do not stop other runs
     broken = outcome["Broken", 0]
     assert broken["error"] == "RuntimeError: as requested"
     assert "training_step" in (config.output / broken["traceback"]).read_text()
@@ -83,7 +83,7 @@ def test_runs_of_all_models_and_seeds_end_in_tables_and_figures(benchmark_of: Ma
         "## Failed runs",
         "RuntimeError: as requested",
         "| Padim | ",
-        "image AUROC, less Stub's",
+        "image AUROC, minus Stub's",
     ):
         assert part in table
     figures = {path.name for path in (config.output / "figures").iterdir()}
@@ -93,10 +93,10 @@ def test_runs_of_all_models_and_seeds_end_in_tables_and_figures(benchmark_of: Ma
     first = _journal(tmp_path, "built")
     means = [line.split()[-1] for line in first]
     assert means[0] == means[1] != means[2] == means[3]
-    # the training could not reach any test or held-out image
+    # the training had no access to test and held-out images
     assert {line.split(" ", 1)[1] for line in _journal(tmp_path, "saw")} == {"saw test False val False"}
 
-    # again: what is finished is not repeated, what failed is
+    # again: finished runs are not repeated, failed ones are
     again, _ = _run(config)
     assert len(_journal(tmp_path, "built")) == len(first) + 2
     assert [r["metrics"] for r in again if r["status"] == "ok"] == [
@@ -128,14 +128,14 @@ def test_threshold_does_not_depend_on_the_test_set(
         assert result["threshold"] == np.sort(arrays["held_out_scores"])[-1]  # 0.95 of four scores
         found.append((result["threshold"], result["metrics"]["f1_best_on_test"], result["metrics"]["f1"]))
     (easy, best_easy, _), (hard, best_hard, f1_hard) = found
-    assert easy == hard  # the same training images, wholly different test images
+    assert easy == hard  # the same training images, other test images
     assert best_hard < best_easy == 1.0
     assert f1_hard <= best_hard
 
 
 def test_split_is_the_same_for_all_and_has_no_overlap(tiny_data: Path) -> None:
     def split(seed: int) -> tuple[list[str], list[str], list[str]]:
-        torch.rand(seed + 3)  # whatever was drawn before
+        torch.rand(seed + 3)  # with any random state before
         splits = make_splits(Folder(**folder_arguments(str(tiny_data))["init_args"]), 0.2, seed)
         assert splits.held_out is not None
         parts = (splits.module.train_data, splits.held_out, splits.test)
@@ -220,4 +220,4 @@ def test_result_of_other_code_is_marked(benchmark_of: Make, stub: Make) -> None:
     store.save(run, result | {"code": "0ld"})
     config.report_only = True
     _run(config)
-    assert "made with other code (0ld)" in (config.output / "report.md").read_text()
+    assert "results of other code (0ld)" in (config.output / "report.md").read_text()

@@ -1,4 +1,4 @@
-"""Descriptions of speed benchmarks: the project's files load, mistakes are named."""
+"""Configurations of speed benchmarks: the project's files load, mistakes are named."""
 
 from pathlib import Path
 from typing import Any

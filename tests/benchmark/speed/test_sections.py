@@ -1,4 +1,4 @@
-"""The sections of the speed benchmark run on tiny models and say what they measured."""
+"""The sections of the speed benchmark run on tiny models and report their measurements."""
 
 import subprocess
 import sys
@@ -121,7 +121,7 @@ def test_a_section_that_fails_is_recorded(config: Callable[..., SpeedConfig], mo
     settings = config(prediction=["default"])
     assert not runner.run_speed(settings)
     markdown = (settings.output / "speed.md").read_text()
-    assert "FAILED, the whole section step: RuntimeError: as requested" in markdown
+    assert "FAILED, the complete section step: RuntimeError: as requested" in markdown
     assert "done" in markdown
 
 

@@ -13,7 +13,7 @@ from anomalib_scrd.benchmark.speed.timing import Factories, interleave, millisec
 
 
 class Clock:
-    """A clock that only work moves on."""
+    """A clock that advances only by work."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -97,7 +97,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             augmentations.
         compile_model: Whether to train with ``torch.compile``, which needs a compiler; validation, tests and exports
             run uncompiled. ``reduce-overhead`` also records the kernels of a GPU as CUDA graphs, for small students,
-            whose kernels take less time than their launches.
+            whose kernels take less time than their launches; accumulated gradients are not allowed with it.
         seed: Seed of the student's weights, of the order of the training images and of the synthetic anomalies, in
             [0, 2**63 - 1], also on anomalib's command line, where ``--seed_everything`` has no effect. A resumed
             training gives the same result as an uninterrupted one, also if it stopped within an epoch. None draws from
@@ -174,7 +174,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             with seeded_weights(seed):
                 self.model = ScaleAwareCRDModel(preset, backbone, layers, pre_trained, student, scoring)
             mode = REDUCE_OVERHEAD if compile_model == REDUCE_OVERHEAD else None
-            self.compiled = CompiledModules(*((self.model, self.model.teacher) if compile_model else ()), mode=mode)
+            parts = (self.model, self.model.teacher, self.loss) if compile_model else ()
+            self.compiled = CompiledModules(*parts, mode=mode)
             self._seed = seed
             self._batches_seen = self._epoch_began = 0
             self._full_batches = FullBatches()
@@ -279,8 +280,12 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         if spoil:
             generator = step_generator(self._seed or 0, self._batches_seen, rank=self.global_rank, device=images.device)
             count = math.ceil(self.hparams["noise"]["share"] * len(images))
-            noisy, mask = self.synthetic_anomalies(
-                images[:count], generator=generator, normalisation=self._normalisation, turn=self._batches_seen
+            noisy, mask = self.compiled.anomalies(
+                self.synthetic_anomalies,
+                images[:count],
+                generator=generator,
+                turn=self._batches_seen,
+                normalisation=self._normalisation,
             )
         self.compiled.begin_step()
         standardise = self.model.standardise
@@ -294,7 +299,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             features = self.compiled(self.model)(
                 images, noisy, restore=self.loss.needs_restored, teacher_features=known
             )
-        terms = self.loss(
+        terms = self.compiled(self.loss)(
             features.clean,
             features.student,
             noisy=features.noisy,
@@ -304,10 +309,9 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             anomalies=spoil,
         )
         # Logging synchronises with the host: the terms are kept, and logged only in steps that write a row.
+        # The same holds for the number in the progress bar, which Lightning reads in every step, even without a bar.
         self._terms = terms._replace(total=terms.total.detach()), images.shape[0]
-        self.log(
-            "train_loss", self._terms[0].total, on_step=True, on_epoch=True, prog_bar=True, batch_size=images.shape[0]
-        )
+        self.log("train_loss", self._terms[0].total, on_step=True, on_epoch=True, batch_size=images.shape[0])
         return terms.total
 
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -328,6 +332,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         if self.global_step % steps == 0 or self.trainer.should_stop:
             terms, batch_size = self._terms
             self.log_dict(named_terms(terms, self.model.teacher.layers), batch_size=batch_size)
+            self.log("loss", terms.total.cpu(), prog_bar=True, logger=False, batch_size=batch_size)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

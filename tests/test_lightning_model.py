@@ -143,7 +143,7 @@ def without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def assert_ordinary(model: ScaleAwareCRD) -> None:
-    for module in (model.model, model.model.teacher):
+    for module in (model.model, model.model.teacher, model.loss):
         assert model.compiled(module) is module
         assert module._compiled_call_impl is None
     assert not any("_orig_mod" in name for name in model.state_dict())
@@ -164,7 +164,7 @@ def test_a_compiled_training_is_the_same_and_leaves_an_ordinary_model(
             model, datamodule=tiny_data()
         )
         losses.append(recorder.losses)
-    assert compiled == ["ScaleAwareCRDModel", "Teacher"]
+    assert compiled == ["ScaleAwareCRDModel", "Teacher", "ScaleAwareContrastiveLoss"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert len(losses[0]) == 4
     assert_ordinary(model)

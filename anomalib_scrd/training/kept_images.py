@@ -1,4 +1,4 @@
-"""Training images that are read once and kept in memory, where they fit."""
+"""Training images that are read once and kept in memory, where they fit, and then on the model's device."""
 
 __all__ = ["KeptDataset", "KeptImages"]
 
@@ -7,14 +7,18 @@ import logging
 from typing import Any
 
 import torch
+from anomalib.data import ImageBatch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, Subset
 
+from anomalib_scrd.training.device_rows import on_device
 from anomalib_scrd.training.feature_cache import unsteady_step
 
 logger = logging.getLogger(__name__)
 
 _MEMORY = 2**30  # bytes, in each process of a training
+_SHARE = 0.25  # of the free memory of a GPU
 
 
 class KeptImages(Callback):
@@ -24,8 +28,14 @@ class KeptImages(Callback):
     of the time of a step of a small backbone, and starting worker processes for each of hundreds of epochs takes longer
     than the steps. Images that are kept need no worker processes; those of validation and test images stay.
 
+    An epoch that begins when each image has been read moves them to the model's device, as one batch of all, for which
+    a CPU needs twice the memory for a moment. From then on a batch is a selection of its rows: nothing is collated or
+    copied from the host.
+
     The images and their order are those of a training without it. Nothing is kept where a transform of the training
-    images may be random, where the data set reads its images in a way of its own, or without a data module.
+    images may be random, where the data set reads its images in a way of its own, or without a data module. Images of
+    several sizes, with a collate function of the user's, or too many for a quarter of a GPU's free memory stay in that
+    of the host.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -55,6 +65,13 @@ class KeptImages(Callback):
             # torch allows the two others with worker processes only.
             loader.num_workers, loader.prefetch_factor, loader.timeout = 0, None, 0
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the images to the device, if each has been read."""
+        loader = trainer.train_dataloader
+        kept = getattr(loader, "dataset", None)
+        if isinstance(kept, KeptDataset) and getattr(loader, "collate_fn", None) == kept.collate_fn:
+            kept.move(pl_module.device)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data module its own training set back."""
         del pl_module, stage
@@ -62,6 +79,7 @@ class KeptImages(Callback):
         dataset = getattr(datamodule, "train_data", None)
         if isinstance(dataset, KeptDataset):
             datamodule.train_data = dataset.dataset
+            dataset.forget()  # the trainer's loader keeps it
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the training set back after a fit that failed."""
@@ -78,18 +96,48 @@ class KeptDataset(Subset):
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset, range(len(dataset)))
+        self.forget()
+
+    def forget(self) -> None:
+        """Free the memory."""
         self._items: dict[int, Any] = {}
+        self._all: ImageBatch | None = None
+
+    def move(self, device: torch.device) -> None:
+        """Make one batch of all items on a device, if each has been read, all have one form, and there is room."""
+        forms = {tuple((name, _form(value)) for name, value in vars(item).items()) for item in self._items.values()}
+        room = _SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _MEMORY
+        if len(self._items) < len(self) or len(forms) != 1 or len(self) * _bytes_of_first(self) > room:
+            return
+        everything = self.dataset.collate_fn([self._items[index] for index in range(len(self))])
+        if isinstance(everything, ImageBatch):
+            self._all, self._items = move_data_to_device(everything, device), {}
+            logger.info("The %d training images are on %s.", len(self), device)
 
     def __getitem__(self, index: int) -> Any:
         """An item, read if it was not; its tensors are shared with all later ones of the same index."""
         item = self._items.get(index)
         if item is None:
-            item = self._items[index] = self.dataset[index]
+            item = self.dataset[index]
+            if self._all is None:
+                self._items[index] = item
         return copy.copy(item)
 
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        """Items of a batch."""
-        return [self[index] for index in indices]
+    def __getitems__(self, indices: list[int]) -> Any:
+        """Items of a batch, or the batch itself if they are on the device."""
+        if self._all is None:
+            return [self[index] for index in indices]
+        rows = on_device(indices, self._all.image.device)
+        fields: dict[str, Any] = {
+            name: values.index_select(0, rows) if isinstance(values, torch.Tensor) else [values[i] for i in indices]
+            for name, values in vars(self._all).items()
+            if values is not None
+        }
+        return type(self._all)(**fields)
+
+    def collate_fn(self, items: Any) -> Any:
+        """Make a batch of items, unless they are one."""
+        return items if isinstance(items, ImageBatch) else self.dataset.collate_fn(items)
 
     def __getattr__(self, name: str) -> Any:
         """Any other attribute of the data set."""
@@ -103,6 +151,11 @@ def _steady(dataset: Any) -> bool:
     read = getattr(type(dataset), "__getitem__", None)
     known = getattr(read, "__module__", "").partition(".")[0] in {"anomalib", "anomalib_scrd"}
     return known and hasattr(dataset, "samples") and unsteady_step(dataset) is None
+
+
+def _form(value: Any) -> Any:
+    """What has to be the same in all items: batches of images of several sizes resize them to the largest."""
+    return (value.shape, value.dtype) if isinstance(value, torch.Tensor) else type(value)
 
 
 def _bytes_of_first(dataset: Any) -> int:

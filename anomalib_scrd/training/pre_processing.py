@@ -1,15 +1,52 @@
-"""Normalisation of a model's pre-processing."""
+"""The pre-processing of training images, and facts about it that a model needs."""
 
-__all__ = ["normalisation"]
+__all__ = ["TrainingPreProcessor", "normalisation"]
 
+import copy
 from typing import Any
 
 import torch
+from anomalib.data import Batch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torchvision import transforms as transforms_v1
-from torchvision.transforms.v2 import Normalize
+from torchvision.transforms.v2 import Normalize, Transform
 
 from anomalib_scrd.noise import Normalisation
+
+
+class TrainingPreProcessor(PreProcessor):
+    """anomalib's pre-processor; in training steps its mean and standard deviation are on the device already.
+
+    torchvision makes tensors of them in every call, and the host waits until a GPU has done all that is in its queue.
+    """
+
+    def __init__(self, transform: Transform | None = None) -> None:
+        super().__init__(transform)
+        self._copies: list[Transform] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the transform; its own numbers stay in lists, which checkpoints need."""
+        del trainer
+        self._copies = [copy.deepcopy(self.transform)] if self.transform else []
+        steps: list[Any] = [step for copied in self._copies for step in extract_transforms_by_type(copied, Normalize)]
+        for step in steps:
+            step.mean, step.std = (torch.as_tensor(values, device=pl_module.device) for values in (step.mean, step.std))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Transform a batch."""
+        if not self._copies:
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        for transform in self._copies:
+            batch.image, batch.gt_mask = transform(batch.image, batch.gt_mask)
+
+    def on_train_end(self, *_: Any) -> None:
+        """Drop the copy."""
+        self._copies = []
+
+    on_exception = on_train_end  # type: ignore[assignment]
 
 
 def normalisation(transform: Any) -> Normalisation | None:

@@ -147,7 +147,7 @@ def test_half_precision_and_accumulated_gradients(tiny_folder: Path, tmp_path: P
     class Look(Callback):
         def on_train_epoch_end(self, _trainer: Trainer, module: ScaleAwareCRD) -> None:
             if module.feature_cache is not None:
-                stores.extend(row.dtype for kept in module.feature_cache._kept.values() for row in kept)
+                stores.extend(table.dtype for table in module.feature_cache._kept)
 
     form = FORMS["ratio"]
     arguments = form | {"feature_cache": FIVE / 2}
@@ -246,8 +246,7 @@ def test_the_bound_is_respected_and_the_rest_is_reported(
 
     class Look(Callback):
         def on_train_epoch_end(self, _trainer: Trainer, module: ScaleAwareCRD) -> None:
-            kept = [row for rows in module.feature_cache._kept.values() for row in rows]
-            sizes.append(sum(row.untyped_storage().nbytes() for row in kept))
+            sizes.append(sum(table.untyped_storage().nbytes() for table in module.feature_cache._kept))
 
     with caplog.at_level(logging.INFO, logger="anomalib_scrd.training.feature_cache"):
         train(tiny_folder, tmp_path, ALL_TRAINED | {"feature_cache": memory}, callbacks=[Look()], max_epochs=1)
@@ -261,7 +260,7 @@ def test_the_bound_is_respected_and_the_rest_is_reported(
 def test_memory_goes_with_the_training(tiny_folder: Path, tmp_path: Path) -> None:
     model = build_model(feature_cache=ALL)
     build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False).fit(model, datamodule=data(tiny_folder))
-    assert model.feature_cache._kept == {}
+    assert model.feature_cache._kept == []
 
 
 def test_a_step_from_the_cache_never_makes_the_host_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +349,16 @@ def test_batches_without_paths_are_refused() -> None:
     model.feature_cache.begin(2)
     with pytest.raises(ValueError, match=r"feature_cache needs batches with image_path"):
         model.training_step(ImageBatch(image=images()))
+
+
+def test_more_paths_than_images_are_refused() -> None:
+    """Names that are new in every epoch would find nothing in the cache."""
+    cache = FeatureCache(ALL)
+    cache.begin(3)
+    teacher = Teacher("resnet18", LAYERS, pre_trained=False)
+    cache.features(teacher, images(2), None, ["a", "b"])
+    with pytest.raises(ValueError, match="each with its own path; of 3 images there are 4 paths by now"):
+        cache.features(teacher, images(2), None, ["c", "d"])
 
 
 def test_sets_without_a_length_are_refused(tiny_data: Callable, tmp_path: Path) -> None:

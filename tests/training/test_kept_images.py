@@ -1,4 +1,7 @@
-"""Training images in memory: the same training, each file read once, released afterwards, not kept if unsafe."""
+"""Training images in memory: the same training, each file read once, released afterwards, not kept if unsafe.
+
+On the device, which is the CPU here: the same batches, selected from one tensor.
+"""
 
 import copy
 import pickle
@@ -8,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch
 from anomalib.data.datasets.base import image as reader
 from anomalib.data.datasets.image.folder import FolderDataset
 from lightning.pytorch import Callback, Trainer
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from anomalib_scrd import PhantomSlices
 from anomalib_scrd.training import kept_images
 from anomalib_scrd.training.kept_images import KeptDataset, KeptImages
 from tests.models import build_engine, build_model
@@ -23,12 +27,29 @@ STEPS = 12  # of four of nine images
 
 
 class Look(Callback):
-    """What the training loads from, and its worker processes."""
+    """What the training loads from, its worker processes, and its batches, and whether those are on the device."""
 
-    def on_train_epoch_start(self, trainer: Trainer, *_: object) -> None:
+    def __init__(self) -> None:
+        self.on_device: list[bool] = []
+        self.batches: list[ImageBatch] = []
+
+    def on_train_batch_start(self, trainer: Trainer, _module: object, batch: ImageBatch, _index: int) -> None:
         assert isinstance(trainer.train_dataloader, DataLoader)
         self.dataset = trainer.train_dataloader.dataset
         self.workers = trainer.train_dataloader.num_workers
+        self.on_device.append(getattr(self.dataset, "_all", None) is not None)
+        self.batches.append(copy.copy(batch))
+
+
+def assert_same_batch(one: ImageBatch, other: ImageBatch) -> None:
+    assert type(one) is type(other)
+    for (name, value), expected in zip(vars(one).items(), vars(other).values(), strict=True):
+        assert type(value) is type(expected), name
+        if isinstance(value, torch.Tensor):
+            assert value.dtype == expected.dtype, name
+            assert torch.equal(value, expected), name
+        else:
+            assert value == expected, name
 
 
 def name_of(path: str) -> str:
@@ -67,6 +88,9 @@ def test_a_training_is_the_same_and_reads_each_image_once(
     assert isinstance(look.dataset, KeptDataset)
     assert look.workers == 0
     trained_on = set(map(name_of, look.dataset.samples.image_path))
+    batches, steps = look.batches, -(-len(look.dataset) // 4)
+    # The workers of the first epoch keep their images to themselves.
+    assert look.on_device == [number >= 2 * steps for number in range(STEPS)]
     # Once, though the first epoch has worker processes; without held-out images thresholds need them once more.
     assert {reads[name] for name in trained_on} <= {1, 2}
     assert type(data.train_data) is FolderDataset
@@ -75,6 +99,9 @@ def test_a_training_is_the_same_and_reads_each_image_once(
     reads.clear()
     plain, look = fit(tmp_path / "plain", tiny_data(), **arguments)
     assert type(look.dataset) is FolderDataset
+    assert not any(look.on_device)
+    for batch, expected in zip(batches, look.batches, strict=True):
+        assert_same_batch(batch, expected)
     assert min(reads[name] for name in trained_on) >= STEPS * 4 // 12
     torch.testing.assert_close(kept, plain, rtol=0, atol=0, equal_nan=True)
 
@@ -139,6 +166,52 @@ def kept(tiny_data: Callable[..., Folder]) -> KeptDataset:
     data = tiny_data()
     data.setup()
     return KeptDataset(data.train_data)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_batches_on_the_device_are_those_of_the_loader(own: bool, tiny_data: Callable[..., Folder]) -> None:
+    data = PhantomSlices(root="drawn", image_size=32, n_train=12, num_workers=0) if own else tiny_data()
+    data.prepare_data()
+    data.setup()
+    plain, kept = data.train_data, KeptDataset(data.train_data)
+    for index in range(11):
+        kept[index]
+    kept.move(torch.device("cpu"))
+    assert kept._all is None  # one has not been read
+    kept[11]
+    kept.move(torch.device("cpu"))
+    assert kept._all is not None
+    assert kept._items == {}
+    for indices in ([3, 1, 1, 11], [0], list(range(12))):
+        batch = kept.collate_fn(kept.__getitems__(indices))
+        assert_same_batch(batch, plain.collate_fn([plain[index] for index in indices]))
+        batch.image.zero_()  # nobody's image but this batch's
+    assert torch.equal(kept[0].image, plain[0].image)
+    assert kept._items == {}
+    kept.forget()
+    assert kept._all is None
+
+
+def test_images_of_several_sizes_stay_where_they_are(kept: KeptDataset) -> None:
+    """Batches of them are resized to their largest image."""
+    items = [kept[index] for index in range(12)]
+    items[3].image = items[3].image[:, :40]
+    kept._items = dict(enumerate(items))
+    kept.move(torch.device("cpu"))
+    assert kept._all is None
+
+
+def test_a_collate_function_of_the_users_is_asked(tiny_data: Callable[..., Folder], tmp_path: Path) -> None:
+    def collate(items: list) -> ImageBatch:
+        batch = ImageBatch.collate(items)
+        batch.image_path = ["mine" for _ in items]
+        return batch
+
+    data = tiny_data()
+    data.external_collate_fn = collate
+    _, look = fit(tmp_path, data, steps=7, scoring={"held_out": 0.0}, layers=["layer1", "layer2"])
+    assert not any(look.on_device)
+    assert [batch.image_path for batch in look.batches] == [["mine"] * 4] * 7
 
 
 def test_items_are_those_of_the_data_set(kept: KeptDataset) -> None:

@@ -1,9 +1,11 @@
 """Counts in a training step: passes, waits for the device, compilations, and steps of several processes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from anomalib.data import ImageBatch
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.noise import patches, step_generator
 from anomalib_scrd.scoring import smoothing
-from tests.models import build_model, merged
+from tests.models import build_engine, build_model, merged
 
 BATCH = 2
 FORMS: dict[str, dict[str, Any]] = {
@@ -35,8 +38,7 @@ def ready(rank: int = 0, **arguments: Any) -> ScaleAwareCRD:
     """A model in training mode that steps without a trainer."""
     model = build_model(**({"seed": 3} | arguments))
     model.log = model.log_dict = lambda *_args, **_kwargs: None
-    # logs everything in every step
-    model._trainer = SimpleNamespace(global_rank=rank, global_step=0, log_every_n_steps=1, should_stop=False)
+    model._trainer = SimpleNamespace(global_rank=rank, global_step=0, log_every_n_steps=2, should_stop=False)
     model.on_fit_start()
     return model.train()
 
@@ -129,6 +131,7 @@ def test_a_step_never_makes_the_host_wait(arguments: dict[str, Any], monkeypatch
     with no_waiting(monkeypatch):
         loss = model.training_step(batch)
         loss.backward()
+        model._trainer.global_step = 1
         model.on_train_batch_end({"loss": loss}, batch, 0)
 
 
@@ -150,6 +153,58 @@ def test_waiting_is_noticed(wait: Callable[[torch.Tensor], Any], monkeypatch: py
     numbers = torch.rand(3)
     with pytest.raises(pytest.fail.Exception), no_waiting(monkeypatch):
         wait(numbers)
+
+
+class Watch(Callback):
+    """Refuses waiting in Lightning's whole loop, from the second batch of the third epoch to the end of its last one.
+
+    Tensors that are made of Python's numbers are counted: each is a copy to the device.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.watching = ExitStack()
+        self.steps = self.made = 0
+
+    def on_train_batch_start(self, trainer: Trainer, _module: object, _batch: object, index: int) -> None:
+        if (trainer.current_epoch, index) == (2, 1):
+            patch = self.watching.enter_context(self.monkeypatch.context())
+            for name in ("tensor", "as_tensor", "from_numpy"):
+                patch.setattr(torch, name, partial(self.count, getattr(torch, name)))
+            self.watching.enter_context(no_waiting(self.monkeypatch))
+
+    def count(self, make: Callable[..., torch.Tensor], data: Any, **arguments: Any) -> torch.Tensor:
+        self.made += not isinstance(data, torch.Tensor)
+        return make(data, **arguments)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, _module: object, _outputs: object, _batch: object, index: int
+    ) -> None:
+        if trainer.current_epoch == 2 and index:
+            self.steps += 1
+        if self.steps == 2:
+            self.watching.close()
+
+    def on_exception(self, *_: object) -> None:
+        self.watching.close()
+
+
+@pytest.mark.parametrize(("arguments", "copies"), [({}, 1), ({"feature_cache": 1.0}, 3)])
+def test_the_loop_around_a_step_never_makes_the_host_wait(
+    arguments: dict[str, Any], copies: int, tiny_data: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader, the pre-processor, the hooks, the optimiser and the progress bar's numbers included.
+
+    What goes to the device are numbers of rows: of the one batch that is loaded in this time, and of both in the cache.
+    """
+    watch = Watch(monkeypatch)
+    model = build_model(
+        seed=3, noise={"start": 0.0}, scoring={"held_out": 0.0}, layers=["layer1", "layer2"], **arguments
+    )
+    build_engine(tmp_path, max_epochs=3, limit_val_batches=0, logger=False, callbacks=[watch]).fit(
+        model, datamodule=tiny_data()
+    )
+    assert (watch.steps, watch.made) == (2, copies)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_replayed_anomalies_are_those_of_ordinary_calls(kind: str, monkeypatch: 
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
     monkeypatch.setattr(compilation, "_GRAPHS_ON", {"cpu"})
-    monkeypatch.setattr(patches, "_number_is_at_hand", lambda _: False)
+    monkeypatch.setattr(patches, "_count_is_known", lambda _: False)
     make = SyntheticAnomalies(kind, [0.1, 0.4], [0.05, 0.5], 0.125, 6, 0.6)
     compiled = CompiledModules(nn.Identity(), mode="reduce-overhead")
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)

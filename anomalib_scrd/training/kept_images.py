@@ -4,7 +4,7 @@ __all__ = ["KeptDataset", "KeptImages"]
 
 import copy
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from anomalib.data import ImageBatch
@@ -96,6 +96,7 @@ class KeptDataset(Subset):
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset, range(len(dataset)))
+        self.dataset: Any
         self.forget()
 
     def forget(self) -> None:
@@ -127,7 +128,7 @@ class KeptDataset(Subset):
         """Items of a batch, or the batch itself if they are on the device."""
         if self._all is None:
             return [self[index] for index in indices]
-        rows = on_device(indices, self._all.image.device)
+        rows = on_device(indices, cast("torch.Tensor", self._all.image).device)
         fields: dict[str, Any] = {
             name: values.index_select(0, rows) if isinstance(values, torch.Tensor) else [values[i] for i in indices]
             for name, values in vars(self._all).items()

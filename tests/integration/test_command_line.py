@@ -115,7 +115,7 @@ def test_help_lists_the_arguments(printed: dict[str, str]):
     text = succeeded(printed, "help")
     for name in ("backbone", "layers", "pre_trained", "preset", "scoring", "noise", "optimiser"):
         assert f"--model.{name}" in text
-    assert "Name of a timm model: the teacher." in text
+    assert "Name of a timm model, the teacher; None for the preset" in text
 
 
 def test_saved_configuration_runs_again(folder: Path, printed: dict[str, str]):

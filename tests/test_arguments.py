@@ -32,6 +32,7 @@ WRONG = {
     "student.depth": ([0, -1, 1.5, NAN, True, "1", [], [1, 1, 0], [1, 1, 1.5], 1000], "or one of them for each scale"),
     "student.feature_scaling": (["whiten"], "one of"),
     "student.places": ([1, -1, 2.5, "8", True, 2000], r"0 or a whole number in \[2, 1000\]"),
+    "student.image_side": ([1, -1, 63, 100.5, "128", True, 20_000], r"0 or a whole number in \[64, 10000\]"),
     "loss.pull": WEIGHT,
     "loss.restore": WEIGHT,
     "loss.contrast": WEIGHT,

@@ -85,6 +85,9 @@ def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None
             os.dup2(file, 1)
             os.dup2(file, 2)
             sys.stdout = sys.stderr = os.fdopen(file, "a")  # pytest's own do not write there
+            if torch := sys.modules.get("torch"):
+                # A fork leaves torch to make a new thread pool at its next use; two threads at once would find none.
+                torch.set_num_threads(torch.get_num_threads())
             if kill_after is not None:
                 die_after(kill_after)
             work()

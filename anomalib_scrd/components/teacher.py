@@ -22,7 +22,6 @@ from anomalib_scrd.components.pretrained_weights import (
     installed_weights,
     read_state_dict,
 )
-from anomalib_scrd.components.resampling import AxisMatrices, averaged
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +103,6 @@ class Teacher(nn.Module):
         self.eval()
         fixed_size = _fixed_size(complete)
         self.image_side = 0 if fixed_size else image_side
-        self._averaged = AxisMatrices(averaged)
         example = _example(fixed_size or _PROBE_SIZE)
         self.non_negative = self._probe(backbone, example)
         fold_batch_norms(self.backbone, example.contiguous(memory_format=torch.channels_last))
@@ -135,7 +133,9 @@ class Teacher(nn.Module):
             One (B, C_k, H_k, W_k) per layer, finest first, without gradient; of the averaged images if they are larger
             than ``image_side``.
         """
-        images = self._averaged_down(images)
+        size = self.backbone_size(images.shape[-2:])
+        if size != tuple(images.shape[-2:]):
+            images = F.adaptive_avg_pool2d(images, size)
         if torch.compiler.is_exporting():
             return self.backbone(images)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -145,14 +145,6 @@ class Teacher(nn.Module):
             return self.backbone(images)
         pieces = [self.backbone(piece) for piece in images.tensor_split(min(number, len(images)))]
         return [torch.cat(parts) for parts in zip(*pieces, strict=True)]
-
-    def _averaged_down(self, images: torch.Tensor) -> torch.Tensor:
-        size, (rows, columns) = images.shape[-2:], self.backbone_size(images.shape[-2:])
-        if (rows, columns) == tuple(size):
-            return images
-        if size[0] % rows or size[1] % columns:
-            return self._averaged(images, (rows, columns)).to(images.dtype)
-        return F.avg_pool2d(images, (size[0] // rows, size[1] // columns))
 
     def _probe(self, backbone: str, image: torch.Tensor) -> tuple[bool, ...]:
         """Run the network once to check the published channels and to find the maps that end in a ReLU."""

@@ -76,8 +76,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     Li, Shi, Hu, Zhu, Mou: "Scale-Aware Contrastive Reverse Distillation for Unsupervised Medical Anomaly Detection",
     ICLR 2025. The preset ``published`` has the paper's settings.
 
-    A training without a number of steps or epochs and without a time limit ends automatically, after 7,000 steps at the
-    latest: see :class:`~anomalib_scrd.training.own_length.OwnLength`.
+    A training without a number of steps or epochs and without a time limit ends automatically, after 3,000 or 7,000
+    steps (40,000 without a schedule): see :class:`~anomalib_scrd.training.own_length.OwnLength`.
 
     Args:
         preset: Defaults of all arguments: ``default``, ``published`` (the paper's) or ``edge`` (a small teacher and
@@ -100,8 +100,8 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             whose kernels take less time than their launches; accumulated gradients are not allowed with it.
         seed: Seed of the student's weights, of the order of the training images and of the synthetic anomalies, in
             [0, 2**63 - 1], also on anomalib's command line, where ``--seed_everything`` has no effect. A resumed
-            training gives the same result as an uninterrupted one, also if it stopped within an epoch. None draws from
-            the global random state.
+            training gives the same result as an uninterrupted one, also if it stopped within an epoch, but not if
+            Ctrl-C interrupted a step. None draws from the global random state.
         pre_processor: Pre-processor, or whether to use the default one.
         post_processor: Post-processor, or whether to use the default one.
         evaluator: Evaluator, or whether to use the default one.

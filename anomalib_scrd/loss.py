@@ -126,8 +126,8 @@ def visibility_weights(
         masks: Places of the anomalies at each scale, K tensors (B, H_k, W_k) float32, 0 or 1.
 
     Returns:
-        (B, K) float32 without gradient; each row sums to K, or is 0 where the anomaly does not change the teacher's
-        features.
+        (B, K) float32 without gradient; each row sums to K, or to less where the anomaly hardly changes the teacher's
+        features: the sum of the gaps is below 1e-4.
     """
     with torch.no_grad():
         gaps = [

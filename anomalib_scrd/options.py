@@ -346,9 +346,10 @@ class NoiseOptions(Options):
             ``simplex`` for the published one.
         share: Images with synthetic anomalies per clean image of a batch, in (0, 1], at least one image. Default 0.375;
             1 is published.
-        start: Share of the training before the first synthetic anomalies, in [0, 1). Default 0.3; 0 is published. Their
-            effect on the score is measured at that step, on a student trained on normal images only. If the number of
-            steps is unknown (only a time limit) or ``loss.pull`` is 0, they begin with the first step.
+        start: Share of the training, or of the first cycle of one without a given length (1,000 steps), before the
+            first synthetic anomalies, in [0, 1). Default 0.3; 0 is published. Their effect on the score is measured at
+            that step, on a student trained on normal images only. If the number of steps is unknown (only a time limit)
+            or ``loss.pull`` is 0, they begin with the first step.
         strength: Factor of the simplex noise in units of an image in [0, 1], or a range (low, high); in [0, 100].
             Default (0.2, 0.5).
         size: Smallest and largest extent of an anomaly relative to the image, in (0, 1]. Default (0.03, 0.5).

@@ -42,11 +42,11 @@ class SimplexPatches:
 
     def __init__(
         self,
-        strength: Sequence[float] = (0.2, 0.2),
-        size: Sequence[float] = (10 / 256, 31 / 256),
-        period: float = 32 / 256,
-        octaves: int = 6,
-        persistence: float = 0.6,
+        strength: Sequence[float],
+        size: Sequence[float],
+        period: float,
+        octaves: int,
+        persistence: float,
     ) -> None:
         self.strength = (float(strength[0]), float(strength[1]))
         self.size = (float(size[0]), float(size[1]))

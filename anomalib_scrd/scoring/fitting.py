@@ -4,14 +4,15 @@ __all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "learn_
 
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from anomalib_scrd.loss import places_of
 from anomalib_scrd.noise import MIXED, Normalisation, SyntheticAnomalies
+from anomalib_scrd.presets import PRESETS
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from anomalib_scrd.training.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from anomalib_scrd.torch_model import ScaleAwareCRDModel
@@ -62,7 +63,7 @@ def fit_weights(
     scoring = model.map_and_score
     if scoring.published:
         return None
-    with _evaluated(model):
+    with evaluation_mode(model):
         normal, normal_levels = _evidence(model, images)
         anomalous = places = trained = None
         if not scoring.uniform:
@@ -96,7 +97,7 @@ def learn_difference(
     scoring = model.map_and_score
     if scoring.published or scoring.uniform or scoring.score_weights.learned:
         return
-    with _evaluated(model):
+    with evaluation_mode(model):
         normal, _ = _evidence(model, images)
         anomalous, _ = _anomalous_evidence(model, images, normalisation, seed)
     scoring.score_weights.learn_difference(normal, anomalous)
@@ -129,22 +130,14 @@ def left_out_scores(
     return torch.cat(scores)
 
 
-@contextmanager
-def _evaluated(model: "ScaleAwareCRDModel") -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
 def _anomalous_evidence(
     model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Evidence of images with anomalies, (M, F), and mean distances of their levels inside these, (M, K)."""
     generator = torch.Generator(images.device).manual_seed(seed)
-    anomalies = SyntheticAnomalies("mixed", (0.2, 0.5), FIT_EXTENTS[-1], period=0.125, octaves=6, persistence=0.6)
+    noise = PRESETS["default"].noise  # whatever the student is trained with
+    form = {name: getattr(noise, name) for name in ("kind", "strength", "period", "octaves", "persistence")}
+    anomalies = SyntheticAnomalies(size=FIT_EXTENTS[-1], **form)
     pool = images.float() if normalisation is None else normalisation.undo(images)
     features, inside = [], []
     for name in MIXED:  # the extents in one pass: few images at a time take longer

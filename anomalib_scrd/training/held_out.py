@@ -52,8 +52,8 @@ class HeldOut(Callback):
 
     Args:
         share: Share of the normal training images, in [0, 1); 0 for none. At least the smaller of 8 images and a
-            quarter of the set is held out, and at most :data:`ENOUGH` images.
-        seed: Seed of the choice. A checkpoint stores share and seed, which a resumed fit uses.
+            quarter of the set is held out, and at most :data:`ENOUGH` images; at least one image remains.
+        seed: Seed of the choice, 0 by default. A checkpoint stores share and seed, which a resumed fit uses.
 
     Attributes:
         dataset: The held-out images, read and augmented like validation images; None if there are none.
@@ -64,7 +64,7 @@ class HeldOut(Callback):
         ValueError: If share is not in [0, 1).
     """
 
-    def __init__(self, share: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, share: float, seed: int = 0) -> None:
         if isinstance(share, bool) or not 0 <= share < 1:
             msg = f"the share of held-out images must be in [0, 1), got {share!r}"
             raise ValueError(msg)
@@ -77,6 +77,7 @@ class HeldOut(Callback):
         self._num_workers = 0
         self._collate: Callable | None = None
         self._taken_from: tuple[AnomalibDataModule, AnomalibDataset, bool] | None = None
+        self._request: tuple[Any, Any, Transform | None, bool] | None = None
 
     def __len__(self) -> int:
         """Number of images that are held out."""
@@ -148,6 +149,7 @@ class HeldOut(Callback):
         """
         self.give_back()
         self.dataset = self._trained = self.left_out_scores = None
+        self._request = datamodule, getattr(datamodule, "train_data", None), transform, validate
         if not self.share:
             return
         obstacle = _obstacle(datamodule)
@@ -183,6 +185,7 @@ class HeldOut(Callback):
 
     def give_back(self) -> None:
         """Restore the data module's own training set; the held-out images stay available here."""
+        self._request = None
         if self._taken_from is None:
             return
         datamodule, whole, filled_in = self._taken_from
@@ -211,14 +214,16 @@ class HeldOut(Callback):
         if state_dict == self.state_dict():
             return
         self.share, self.seed = float(state_dict["share"]), int(state_dict["seed"])
-        if self._taken_from is not None:
-            datamodule, _, filled_in = self._taken_from
-            transform = None if self.dataset is None else self.dataset.augmentations
-            self.take(datamodule, transform, validate=filled_in)
+        if self._request is not None:  # within a fit
+            datamodule, whole, transform, validate = self._request
+            self.give_back()
+            if whole is not None:  # other callbacks may have wrapped it
+                datamodule.train_data = whole
+            self.take(datamodule, transform, validate=validate)
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the images: an exported or copied model does not need the paths of its training set."""
-        gone = ("dataset", "_trained", "left_out_scores", "_collate", "_taken_from")
+        gone = ("dataset", "_trained", "left_out_scores", "_collate", "_taken_from", "_request")
         return {**self.__dict__, **dict.fromkeys(gone)}
 
 
@@ -249,7 +254,8 @@ def held_out_indices(
         names = [name.removesuffix(Path(name).suffix) for name in names]
     candidates = [index for index in range(len(names)) if normal is None or normal[index]]
     wanted = min(max(round(share * len(candidates)), min(_FEW, len(candidates) // _SMALL_SET_SHARE)), ENOUGH)
-    if not share or not wanted:
+    wanted = min(wanted, len(candidates) - 1)
+    if not share or wanted < 1:
         return []
     known = _first_names(together or [""] * len(names), names)
     keys = [name or _LAST_NUMBER.sub("#", names[index]) for index, name in enumerate(known)]

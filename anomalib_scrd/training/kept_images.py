@@ -38,6 +38,9 @@ class KeptImages(Callback):
     of the host.
     """
 
+    def __init__(self) -> None:
+        self._kept: KeptDataset | None = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Wrap the training set of the data module, before its loader exists.
 
@@ -54,7 +57,7 @@ class KeptImages(Callback):
         kept = KeptDataset(dataset)
         needed = len(kept) * _bytes_of_first(kept)
         if 0 < needed <= _MEMORY:
-            datamodule.train_data = kept
+            datamodule.train_data = self._kept = kept
             logger.info("The %d training images are kept in memory (%.3f GiB).", len(kept), needed / 2**30)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,13 +76,16 @@ class KeptImages(Callback):
             kept.move(pl_module.device)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the data module its own training set back."""
+        """Free the memory, and give the data module its own training set back."""
         del pl_module, stage
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        kept.forget()  # the trainer's loader keeps the object
+        whole = kept.dataset
         datamodule: Any = getattr(trainer, "datamodule", None)
-        dataset = getattr(datamodule, "train_data", None)
-        if isinstance(dataset, KeptDataset):
-            datamodule.train_data = dataset.dataset
-            dataset.forget()  # the trainer's loader keeps it
+        if getattr(datamodule, "train_data", None) is kept:  # HeldOut may have restored the complete set
+            datamodule.train_data = whole
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the training set back after a fit that failed."""

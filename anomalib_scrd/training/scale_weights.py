@@ -6,6 +6,7 @@ import math
 from typing import Any, cast
 
 import torch
+from torchvision.transforms.v2.functional import resize
 
 from anomalib_scrd.integration.mixin_base import ModelMixin
 from anomalib_scrd.loss import ScaleAwareContrastiveLoss
@@ -14,6 +15,12 @@ from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights, learn_diff
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.own_length import OwnLength
 from anomalib_scrd.training.pre_processing import normalisation
+
+# Bytes of the held-out images to which the weights are fitted, 500 of 256 x 256 pixels; and the fewest of larger ones.
+_MEMORY = 2**29
+_FEWEST_LARGE = 20
+# Images whose range is looked at at a time.
+_AT_ONCE = 16
 
 
 class ScaleWeights(ModelMixin):
@@ -57,7 +64,8 @@ class ScaleWeights(ModelMixin):
             return
         model: Any = self.model
         images, normalised, seed = self._fitted_on()
-        cast("Any", self).note_range(images if normalised is None else normalised.undo(images))
+        for some in images.split(_AT_ONCE):
+            cast("Any", self).note_range(some if normalised is None else normalised.undo(some))
         known = map(model.tiles, self.held_out.images(self, trained=True))
         scores = fit_weights(model, images, normalised, seed, known)
         # With tiles these are scores of tiles, not of images.
@@ -71,8 +79,24 @@ class ScaleWeights(ModelMixin):
     def _fitted_on(self) -> tuple[torch.Tensor, Normalisation | None, int]:
         """Held-out images, or their tiles, their normalisation, and the seed of their anomalies."""
         model: Any = self.model
-        images = model.tiles(torch.cat(list(self.held_out.images(self))))
+        images = model.tiles(self._held_out_images())
         if model.tiling is not None:  # only the first get anomalies: mix tiles of all places
             order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
             images = images[order.to(images.device)]
         return images, self.normalisation(), self._seed or 0
+
+    def _held_out_images(self) -> torch.Tensor:
+        """Held-out images as one batch: of several sizes enlarged to the largest, as anomalib's batches are.
+
+        If they need more than 512 MiB, every n-th is taken, but at least 20.
+        """
+        parts: list[torch.Tensor] = []
+        seen = step = 0
+        for batch in self.held_out.images(self):
+            step = step or math.ceil(len(self.held_out) / max(_FEWEST_LARGE, _MEMORY // batch[0].nbytes))
+            taken = batch[-seen % step :: step]
+            seen += len(batch)
+            if len(taken):
+                parts.append(taken.clone())  # a slice would keep all of its batch
+        largest = [max(part.shape[axis] for part in parts) for axis in (2, 3)]
+        return torch.cat([part if list(part.shape[2:]) == largest else resize(part, largest) for part in parts])

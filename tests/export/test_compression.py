@@ -56,15 +56,19 @@ def quantised_nodes(path: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(("kind", "mean", "largest"), [("FP16", 4e-3, 0.015), ("INT8", 0.1, 0.25)])
-def test_compressed_weights(kind: str, mean: float, largest: float, compress: Callable, edge: Trained) -> None:
+@pytest.mark.parametrize(
+    ("kind", "mean", "largest", "correlation"), [("FP16", 4e-3, 0.015, 0.999), ("INT8", 0.1, 0.25, 0.9)]
+)
+def test_compressed_weights(
+    kind: str, mean: float, largest: float, correlation: float, compress: Callable, edge: Trained
+) -> None:
     path = compress(kind)
     original = edge_size(edge, path)
     assert original < 0.75
     found = differences(path, edge)
     assert found[0] < mean
     assert found[1] < largest
-    assert min(found[2:]) > 0.95
+    assert min(found[2:]) > correlation
 
 
 def edge_size(edge: Trained, path: Path) -> float:

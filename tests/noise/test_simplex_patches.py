@@ -7,10 +7,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from anomalib_scrd.noise import patches, step_generator
 from anomalib_scrd.noise.patches import sample_rectangles
 from anomalib_scrd.noise.simplex_patches import SimplexPatches
+from anomalib_scrd.presets import PRESETS
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def published(**changes: object) -> SimplexPatches:
+    noise = PRESETS["published"].noise
+    form = {"strength": (noise.strength, noise.strength), "size": noise.size, "period": noise.period}
+    form |= {"octaves": noise.octaves, "persistence": noise.persistence}
+    return SimplexPatches(**(form | changes))  # type: ignore[arg-type]
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -19,14 +27,14 @@ def images(*shape: int) -> torch.Tensor:
 
 def test_no_strength_is_the_identity() -> None:
     x = images(3, 3, 40, 30)
-    noisy, mask = SimplexPatches(strength=(0.0, 0.0))(x, generator=generator())
+    noisy, mask = published(strength=(0.0, 0.0))(x, generator=generator())
     assert torch.equal(noisy, x)
     assert not mask.any()
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (4, 1, 33, 71), (2, 5, 100, 40)])
 def test_changes_lie_in_the_rectangles(shape: tuple) -> None:
-    anomalies = SimplexPatches(strength=(0.5, 0.5), size=(0.1, 0.4))
+    anomalies = published(strength=(0.5, 0.5), size=(0.1, 0.4))
     parameters = anomalies.sample(shape, generator=generator())
     anomaly, mask = anomalies.render(parameters, shape)
     expected = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.bool)
@@ -45,7 +53,7 @@ def test_the_noise_in_a_rectangle_is_the_field() -> None:
     """One patch: what is added equals strength times the field from its corner on."""
     from anomalib_scrd.noise.fields import noise_field
 
-    anomalies = SimplexPatches(strength=(0.3, 0.3), size=(0.2, 0.5))
+    anomalies = published(strength=(0.3, 0.3), size=(0.2, 0.5))
     shape = (3, 3, 40, 40)
     parameters = anomalies.sample(shape, generator=generator())
     anomaly, _ = anomalies.render(parameters, shape)
@@ -59,7 +67,7 @@ def test_the_noise_in_a_rectangle_is_the_field() -> None:
 
 def test_published_sizes_reach_both_ends() -> None:
     """10 to 31 pixels of 256, every value and both axes; half of that of 128."""
-    anomalies = SimplexPatches()
+    anomalies = published()
     sizes = anomalies.sample((4000, 3, 256, 256), generator=generator()).rectangles[..., 2:]
     for axis in range(2):
         counts = torch.bincount(sizes[..., axis].flatten(), minlength=32)
@@ -80,23 +88,23 @@ def test_places_are_even() -> None:
 
 
 def test_strength_range_and_linearity() -> None:
-    strengths = SimplexPatches(strength=(0.1, 0.5)).sample((2000, 3, 64, 64), generator=generator()).strengths
+    strengths = published(strength=(0.1, 0.5)).sample((2000, 3, 64, 64), generator=generator()).strengths
     assert strengths.min() == pytest.approx(0.1, abs=0.01)
     assert strengths.max() == pytest.approx(0.5, abs=0.01)
     x = torch.zeros(4, 3, 64, 64)
-    weak, _ = SimplexPatches(strength=(0.1, 0.1))(x, generator=generator())
-    strong, _ = SimplexPatches(strength=(0.4, 0.4))(x, generator=generator())
+    weak, _ = published(strength=(0.1, 0.1))(x, generator=generator())
+    strong, _ = published(strength=(0.4, 0.4))(x, generator=generator())
     torch.testing.assert_close(strong, 4 * weak)
 
 
 def test_nothing_is_clipped() -> None:
-    noisy, _ = SimplexPatches(strength=(5.0, 5.0), size=(0.9, 1.0))(torch.ones(2, 3, 32, 32), generator=generator())
+    noisy, _ = published(strength=(5.0, 5.0), size=(0.9, 1.0))(torch.ones(2, 3, 32, 32), generator=generator())
     assert noisy.max() > 1.5
     assert noisy.min() < 0.5
 
 
 def test_seed_decides() -> None:
-    anomalies, x = SimplexPatches(strength=(0.3, 0.3)), images(2, 3, 64, 64)
+    anomalies, x = published(strength=(0.3, 0.3)), images(2, 3, 64, 64)
     first, _ = anomalies(x, generator=generator(1))
     assert torch.equal(first, anomalies(x, generator=generator(1))[0])
     assert not torch.equal(first, anomalies(x, generator=generator(2))[0])
@@ -104,7 +112,7 @@ def test_seed_decides() -> None:
 
 def test_every_image_and_step_is_fresh() -> None:
     """The released generator gives every patch of a training the same corner of one field."""
-    anomalies, source = SimplexPatches(size=(1.0, 1.0)), generator()
+    anomalies, source = published(size=(1.0, 1.0)), generator()
     batches = torch.cat([anomalies(torch.zeros(4, 1, 32, 32), generator=source)[0] for _ in range(3)])
     for first in range(12):
         for second in range(first):
@@ -112,7 +120,7 @@ def test_every_image_and_step_is_fresh() -> None:
 
 
 def test_replay() -> None:
-    anomalies = SimplexPatches()
+    anomalies = published()
     parameters = anomalies.sample((2, 3, 64, 64), generator=generator())
     assert torch.equal(anomalies.render(parameters, (2, 3, 64, 64))[0], anomalies.render(parameters, (2, 3, 64, 64))[0])
 
@@ -120,7 +128,7 @@ def test_replay() -> None:
 def test_a_gpu_and_a_compiler_compute_all_points_of_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of points in the rectangles is unknown to the host there; the anomalies are the same."""
     shape = (3, 2, 30, 40)
-    anomalies = SimplexPatches(size=(0.2, 0.6))
+    anomalies = published(size=(0.2, 0.6))
     parameters = anomalies.sample(shape, generator=generator())
     expected = anomalies.render(parameters, shape)
 
@@ -148,7 +156,7 @@ def test_kernels_do_not_grow_with_octaves_and_images(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(patches, "_count_is_known", lambda _: False)
     counts = set()
     for batch, octaves in [(2, 2), (2, 6), (4, 6)]:
-        anomalies, shape = SimplexPatches(octaves=octaves), (batch, 3, 32, 32)
+        anomalies, shape = published(octaves=octaves), (batch, 3, 32, 32)
         parameters = anomalies.sample(shape, generator=generator())
         with Operations() as operations:
             anomalies.render(parameters, shape)
@@ -168,7 +176,7 @@ def test_step_generator_depends_on_all_it_is_given() -> None:
 
 
 def test_compiles_without_a_break() -> None:
-    anomalies = SimplexPatches(size=(0.2, 0.5), octaves=2)
+    anomalies = published(size=(0.2, 0.5), octaves=2)
     parameters = anomalies.sample((2, 3, 32, 32), generator=generator())
     compiled = torch.compile(lambda p: anomalies.render(p, (2, 3, 32, 32)), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(parameters)[0], anomalies.render(parameters, (2, 3, 32, 32))[0])

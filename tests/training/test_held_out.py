@@ -38,7 +38,16 @@ def _paths(dataset: object) -> set[str]:
 
 @pytest.mark.parametrize(
     ("images", "share", "count"),
-    [(500, 0.1, 50), (48, 0.1, 8), (12, 0.1, 3), (4, 0.1, 1), (3, 0.1, 0), (20_000, 0.1, ENOUGH), (100, 0.0, 0)],
+    [
+        (500, 0.1, 50),
+        (48, 0.1, 8),
+        (12, 0.1, 3),
+        (4, 0.1, 1),
+        (3, 0.1, 0),
+        (20_000, 0.1, ENOUGH),
+        (100, 0.0, 0),
+        (20, 0.99, 19),
+    ],
 )
 def test_number_of_images(images: int, share: float, count: int) -> None:
     paths = [f"/data/{index:05d}.png" for index in range(images)]
@@ -121,12 +130,13 @@ def test_a_failed_fit_gives_the_images_back(tiny_data: Callable, tmp_path: Path)
     assert len(data.train_data) == 12
 
 
-def test_a_resumed_fit_holds_the_checkpoints_images_out(tiny_data: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_a_resumed_fit_holds_the_checkpoints_images_out(share: float, tiny_data: Callable, tmp_path: Path) -> None:
     first = build_model()
-    first.held_out = HeldOut(seed=5)
+    first.held_out = HeldOut(0.1, seed=5)
     engine = build_engine(tmp_path / "a", max_epochs=1)
     engine.fit(first, datamodule=tiny_data())
-    model, data, seen = build_model(), tiny_data(), Seen()
+    model, data, seen = build_model(scoring={"held_out": share}), tiny_data(), Seen()
     assert model.held_out.seed != 5
     build_engine(tmp_path / "b", max_epochs=2, callbacks=[seen]).fit(
         model, datamodule=data, ckpt_path=engine.best_model_path
@@ -171,7 +181,7 @@ def test_images_that_the_student_is_trained_on_are_some_of_the_others(tmp_path: 
     data.setup()
     data.train_data.samples.loc[:9, "label_index"] = 1
     anomalous = set(data.train_data.samples.image_path[:10])
-    held_out = HeldOut()
+    held_out = HeldOut(0.1)
     held_out.take(data)
     some = _paths(held_out._trained)
     assert len(some) == 200
@@ -179,13 +189,13 @@ def test_images_that_the_student_is_trained_on_are_some_of_the_others(tmp_path: 
     assert some <= _paths(data.train_data)
     assert held_out._trained.augmentations is held_out.dataset.augmentations
     held_out.give_back()
-    again = HeldOut()
+    again = HeldOut(0.1)
     again.take(data)
     assert _paths(again._trained) == some
     model, before = build_model(), torch.get_rng_state()
     assert sum(map(len, again.images(model, trained=True))) == 200
     assert torch.equal(torch.get_rng_state(), before)  # reading them does not change the training
-    assert list(HeldOut().images(model, trained=True)) == []
+    assert list(HeldOut(0.1).images(model, trained=True)) == []
 
 
 def test_held_out_images_stand_in_where_there_is_no_validation_set(
@@ -241,7 +251,7 @@ def test_a_data_modules_own_collation_is_used(tiny_data: Callable) -> None:
         return batch
 
     data.external_collate_fn = tile
-    held_out = HeldOut()
+    held_out = HeldOut(0.1)
     held_out.take(data)
     assert next(iter(held_out.loader())).image.shape == (3, 3, 32, 32)
 
@@ -249,7 +259,7 @@ def test_a_data_modules_own_collation_is_used(tiny_data: Callable) -> None:
 def test_copies_and_pickles_hold_no_training_paths(tiny_data: Callable) -> None:
     data = tiny_data()
     data.setup()
-    held_out = HeldOut()
+    held_out = HeldOut(0.1)
     held_out.take(data)
     path = next(iter(_paths(held_out.dataset)))
     assert Path(path).parent.name.encode() not in pickle.dumps(held_out)

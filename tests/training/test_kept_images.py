@@ -93,6 +93,7 @@ def test_a_training_is_the_same_and_reads_each_image_once(
     assert look.on_device == [number >= 2 * steps for number in range(STEPS)]
     # Once, though the first epoch has worker processes; without held-out images thresholds need them once more.
     assert {reads[name] for name in trained_on} <= {1, 2}
+    assert (look.dataset._all, look.dataset._items) == (None, {})
     assert type(data.train_data) is FolderDataset
     assert (len(data.train_data), data.num_workers) == (12, 2)
     monkeypatch.setattr(kept_images, "_MEMORY", 0)
@@ -133,11 +134,12 @@ class Stops(Callback):
 
 
 def test_the_training_set_is_given_back_after_a_failure(tiny_data: Callable[..., Folder], tmp_path: Path) -> None:
-    data = tiny_data()
+    data, look = tiny_data(), Look()
     with pytest.raises(RuntimeError, match="on purpose"):
-        build_engine(tmp_path, max_steps=2, callbacks=[Stops()]).fit(build_model(), datamodule=data)
+        build_engine(tmp_path, max_steps=2, callbacks=[look, Stops()]).fit(build_model(), datamodule=data)
     assert type(data.train_data) is FolderDataset
     assert len(data.train_data) == 12
+    assert (look.dataset._all, look.dataset._items) == (None, {})
 
 
 class Flickering(FolderDataset):

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 import torch
 from anomalib.callbacks import ModelCheckpoint
+from anomalib.data import Folder
+from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
+from PIL import Image
+from torchvision.transforms.v2 import Resize
 
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.scoring.fitting import learn_difference
+from anomalib_scrd.training import scale_weights
+from anomalib_scrd.training.held_out import HeldOut
 from tests.models import build_engine, build_model
 
 
@@ -138,3 +144,45 @@ def test_a_resumed_training_has_the_same_difference(tiny_data: Callable, tmp_pat
         fit(resumed, tiny_data(), tmp_path, checkpoint=checkpoint, max_steps=6)
         for name, value in whole.model.state_dict().items():
             torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0, msg=f"{step}: {name}")
+
+
+def shapes(root: Path) -> Folder:
+    """Portrait and landscape images, in batches of one for validation."""
+    generator = torch.Generator().manual_seed(0)
+    for kind, count in (("good", 16), ("bad", 2)):
+        (root / kind).mkdir(parents=True)
+        for index in range(count):
+            noise = torch.rand(40, 30, generator=generator).mul(255).byte().numpy()
+            Image.fromarray(noise if index % 2 else noise.T).save(root / kind / f"{index:02d}.png")
+    split = {"test_split_mode": "from_dir", "val_split_mode": "same_as_test"}
+    return Folder("shapes", "good", root, "bad", train_batch_size=4, eval_batch_size=1, num_workers=0, seed=0, **split)
+
+
+def test_held_out_images_of_several_shapes(tmp_path: Path) -> None:
+    """The aspect ratio is preserved, so batches of one image differ in size."""
+    model = build(noise={"start": 0.5}, pre_processor=PreProcessor(transform=Resize(32)))
+    fit(model, shapes(tmp_path / "images"), tmp_path / "results", max_steps=4)
+    sizes = {tuple(images.shape[2:]) for images in model.held_out.images(model)}
+    assert len(sizes) == 2
+    assert model._held_out_images().shape[2:] == tuple(map(max, zip(*sizes, strict=True)))
+    assert model.model.map_and_score.score_weights.fitted
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_held_out_images_that_need_much_memory_are_thinned(
+    batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = build(pre_processor=False), shapes(tmp_path)
+    data.setup()
+    data.eval_batch_size = batch
+    data.val_data.augmentations = Resize((32, 32))
+    model.held_out = HeldOut(0.75)
+    model.held_out.take(data)
+    everything = model._held_out_images()
+    assert len(everything) == 10
+    monkeypatch.setattr(scale_weights, "_FEWEST_LARGE", 2)
+    for room, step in ((10, 1), (9, 2), (5, 2), (4, 3), (3, 4), (1, 5)):
+        monkeypatch.setattr(scale_weights, "_MEMORY", room * everything[0].nbytes)
+        found = model._held_out_images()
+        assert len(found) == len(everything[::step]), (room, len(found))
+        assert torch.equal(found, everything[::step]), room

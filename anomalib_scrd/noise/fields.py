@@ -1,12 +1,12 @@
 """Fields of simplex noise: octaves over (channel, row, column)."""
 
-__all__ = ["NoiseState", "noise_at", "noise_field", "sample_state"]
+__all__ = ["NoiseState", "noise_at", "sample_state"]
 
 from typing import NamedTuple
 
 import torch
 
-from anomalib_scrd.noise.patches import Points, grid_points
+from anomalib_scrd.noise.patches import Points
 from anomalib_scrd.noise.simplex import simplex
 
 # Range of the random offsets, in periods: fields are far from each other, and float32 is precise enough.
@@ -38,35 +38,6 @@ def sample_state(count: int, octaves: int, generator: torch.Generator) -> NoiseS
     return NoiseState(seeds.to(torch.int32), offsets)
 
 
-def noise_field(
-    state: NoiseState,
-    channels: int,
-    height: int,
-    width: int,
-    *,
-    period: float,
-    persistence: float,
-) -> torch.Tensor:
-    """Compute noise fields.
-
-    ``sum_o persistence**o * noise(2**o * (c, i, j) / period)``, unnormalised, as the paper's generator adds them.
-
-    Args:
-        state: What is random, for N fields.
-        channels: Number of channels; adjacent channels are adjacent in the noise.
-        height: Rows.
-        width: Columns.
-        period: Period of the first octave in pixels, above 0.
-        persistence: Amplitude of an octave relative to the one before.
-
-    Returns:
-        (N, channels, height, width) float32 with a standard deviation of about 0.41 at six octaves and persistence 0.6.
-    """
-    points = grid_points(len(state.seeds), height, width, state.seeds.device)
-    field = noise_at(state, points, channels, period=period, persistence=persistence)
-    return field.view(channels, -1, height, width).transpose(0, 1).contiguous()
-
-
 def noise_at(
     state: NoiseState,
     points: Points,
@@ -76,6 +47,9 @@ def noise_at(
     persistence: float,
 ) -> torch.Tensor:
     """Compute noise fields at some of their points.
+
+    ``sum_o persistence**o * noise(2**o * (c, i, j) / period)``, unnormalised, as the paper's generator adds them; the
+    standard deviation is about 0.41 at six octaves and persistence 0.6. Adjacent channels are adjacent in the noise.
 
     Args:
         state: What is random, for N fields.

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from anomalib_scrd.noise import fields
-from anomalib_scrd.noise.fields import noise_at, noise_field, sample_state
+from anomalib_scrd.noise.fields import noise_at, sample_state
 from anomalib_scrd.noise.hashing import PRIMES, hash_lattice, uniform
 from anomalib_scrd.noise.patches import Points
 from anomalib_scrd.noise.simplex import AMPLITUDE, STRETCH, simplex
+from tests.noise.whole_fields import noise_field
 
 
 def generator(seed: int = 0) -> torch.Generator:

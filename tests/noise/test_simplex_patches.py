@@ -8,6 +8,7 @@ from anomalib_scrd.noise import patches, step_generator
 from anomalib_scrd.noise.patches import sample_rectangles
 from anomalib_scrd.noise.simplex_patches import SimplexPatches
 from anomalib_scrd.presets import PRESETS
+from tests.noise.whole_fields import noise_field
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,8 +52,6 @@ def test_changes_lie_in_the_rectangles(shape: tuple) -> None:
 
 def test_the_noise_in_a_rectangle_is_the_field() -> None:
     """One patch: what is added equals strength times the field from its corner on."""
-    from anomalib_scrd.noise.fields import noise_field
-
     anomalies = published(strength=(0.3, 0.3), size=(0.2, 0.5))
     shape = (3, 3, 40, 40)
     parameters = anomalies.sample(shape, generator=generator())

@@ -61,9 +61,9 @@ def unwritten(path: Path, what: str, cause: OSError) -> OSError:
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """Find the system's error in the chain of causes: torch wraps it in an error of its own."""
+    """Find the system's error in the chain of causes: torch wraps it in a RuntimeError of its own."""
     while error is not None:
         if isinstance(error, OSError):
             return error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (error.__context__ if isinstance(error, RuntimeError) else None)
     return None

@@ -7,12 +7,14 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import distributions
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from anomalib_scrd.benchmark.models import find_class
 
 _MEBI = 2**20
 _LIBRARIES = ("anomalib", "timm", "openvino", "onnxruntime")
@@ -53,9 +55,8 @@ class PeakMemory:
 
 def resolve_device(name: str) -> torch.device:
     """Turn ``auto``, a name of torch's or one of Lightning's accelerators into a device."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device("cuda" if name == "gpu" else name)
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device({"auto": auto, "gpu": "cuda"}.get(name, name))
 
 
 def model_size(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, float]:
@@ -95,11 +96,9 @@ def _proc(file: str, name: str) -> Iterator[str]:
 
 def code_digest(class_path: str) -> str:
     """Eight hexadecimal digits of the code of a class's package; of this benchmark only its models are included."""
-    package = class_path.partition(".")[0] if "." in class_path else "anomalib"
-    spec = find_spec(package)
-    digest = hashlib.sha256()
-    own = Path(__file__).parent
-    for root in map(Path, (spec and spec.submodule_search_locations) or []):
+    package = find_class(class_path, object, "anomalib.models").__module__.partition(".")[0]
+    digest, own = hashlib.sha256(), Path(__file__).parent
+    for root in map(Path, import_module(package).__path__):
         for file in sorted(root.rglob("*.py")):
             if own not in file.parents or file.name == "baselines.py":
                 digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())

@@ -1,6 +1,6 @@
 """Calibrated scores and maps, with the threshold at 0.5, and the decision."""
 
-__all__ = ["calibrated", "labels_and_outlines"]
+__all__ = ["calibrated", "labels_and_outlines", "uncalibrated"]
 
 import torch
 
@@ -33,6 +33,22 @@ def calibrated(values: torch.Tensor, threshold: torch.Tensor, scale: torch.Tenso
     return torch.where(torch.isnan(threshold), raw, torch.where(distance > 0, above, below))
 
 
+def uncalibrated(values: torch.Tensor, threshold: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Map calibrated values back to raw ones: the inverse of :func:`calibrated`.
+
+    Args:
+        values: Calibrated values in [0, 1], any shape.
+        threshold: (); NaN for none: the values are then returned unchanged.
+        scale: (), above 0.
+
+    Returns:
+        Raw values, float32, in the shape of ``values``; minus infinity for 0 and infinity for 1.
+    """
+    shown = values.float()
+    distance = torch.where(shown > 0.5, 0.5 / (1 - shown) - 1, 1 - 0.5 / shown)  # noqa: PLR2004 - the threshold
+    return torch.where(torch.isnan(threshold), shown, threshold + scale * distance)
+
+
 def labels_and_outlines(
     scores: torch.Tensor,
     maps: torch.Tensor | None,
@@ -41,8 +57,9 @@ def labels_and_outlines(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Label images as normal or anomalous and outline the anomalous ones, consistently.
 
-    A normal image has no outline. In an anomalous image the pixels above the map's threshold are outlined; if there are
-    none, those with at least 0.9 of the map's highest value. The outline of an anomalous image thus includes its peak.
+    A score that is not a number is labelled anomalous. A normal image has no outline. In an anomalous image the pixels
+    above the map's threshold are outlined; if there are none, those with at least 0.9 of the map's highest value. The
+    outline of an anomalous image thus includes its peak.
 
     Args:
         scores: (B,).
@@ -53,7 +70,7 @@ def labels_and_outlines(
     Returns:
         Labels (B,) and masks in the shape of the maps, both bool; None for the masks without maps.
     """
-    labels = scores > score_threshold
+    labels = ~(scores <= score_threshold)
     if maps is None:
         return labels, None
     peaks = maps.amax(dim=(-2, -1), keepdim=True)

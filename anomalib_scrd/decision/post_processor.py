@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 
-from anomalib_scrd.decision.calibrated_score import calibrated, labels_and_outlines
+from anomalib_scrd.decision.calibrated_score import calibrated, labels_and_outlines, uncalibrated
 from anomalib_scrd.decision.evidence import EvidenceMetric, evidence_of, lacks_real_anomalies
 from anomalib_scrd.decision.thresholds import (
     DEFAULT_RATE,
@@ -40,7 +40,8 @@ class CalibratedPostProcessor(PostProcessor):
       given. The scores of that share of normal images exceed the image threshold, and the highest values of that share
       of their maps exceed the pixel threshold (:func:`~anomalib_scrd.decision.thresholds.threshold_by_rate`). The
       normal images are those that the fit holds out from the student
-      (:class:`~anomalib_scrd.training.held_out.HeldOut`) and those of the validation set, unless that is the test set.
+      (:class:`~anomalib_scrd.training.held_out.HeldOut`) and those of the validation set, unless that is the test set;
+      if it is and nothing is held out, its images are used with a warning.
       ``trainer.validate`` takes only those of the validation set.
     - Otherwise by the best F1 on the validation set (anomalib's rule). Without masks the pixel threshold is found from
       the maps of normal images as above.
@@ -126,6 +127,30 @@ class CalibratedPostProcessor(PostProcessor):
         """Whether there is an image threshold."""
         return not bool(torch.isnan(self._image_threshold))
 
+    @property
+    def output_thresholds(self) -> tuple[float, float]:
+        """Thresholds of score and map in the unit in which they are returned; NaN without thresholds."""
+        parts = (
+            (self.normalized_image_threshold, self._image_threshold, self.image_scale),
+            (self.normalized_pixel_threshold, self._pixel_threshold, self.pixel_scale),
+        )
+        if not self.has_thresholds:
+            return float("nan"), float("nan")
+        image, pixel = (
+            float(shown if self.enable_normalization else uncalibrated(shown, threshold, scale))
+            for shown, threshold, scale in parts
+        )
+        return image, pixel
+
+    def map_around_half(self, anomaly_map: torch.Tensor) -> torch.Tensor:
+        """Calibrate a returned map so that 0.5 is the pixel threshold in use, with any sensitivity, also a raw map."""
+        threshold, scale = self._pixel_threshold, self.pixel_scale
+        if self.enable_normalization and self.normalized_pixel_threshold == 0.5:  # noqa: PLR2004 - calibrated so
+            return anomaly_map
+        anomaly_map = anomaly_map.to(threshold.device)
+        raw = uncalibrated(anomaly_map, threshold, scale) if self.enable_normalization else anomaly_map.float()
+        return calibrated(raw, uncalibrated(self.normalized_pixel_threshold, threshold, scale), scale)
+
     def describe(self) -> str:
         """The thresholds and where they come from, in one line."""
         if not self.has_thresholds:
@@ -196,6 +221,11 @@ class CalibratedPostProcessor(PostProcessor):
                 kept = normal[:0]
             if not same or held_out.left_out_scores is not None:
                 kept = np.concatenate([kept, self._held_out_evidence(trainer, pl_module)])
+        elif fitting and len(kept) and not self._best_f1 and _is_test_set(trainer):
+            logger.warning(
+                "The threshold comes from normal images of the test set, because val_split_mode is same_as_test and "
+                "scoring.held_out 0: the test's false-alarm rate says nothing about new images."
+            )
         self._set(kept, validation=normal if self._best_f1 and both_classes else None, anomalous=anomalous)
 
     def fit_to_held_out(self, trainer: Trainer, pl_module: LightningModule) -> None:

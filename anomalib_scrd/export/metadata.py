@@ -46,9 +46,10 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
     resizes = transform is not None and (fixed_size is None or _changes(transform, fixed_size))
     height, width = (None, None) if size is None else size
     labels = post is not None and getattr(post, "enable_thresholding", True) and getattr(post, "has_thresholds", True)
+    image, pixel = _thresholds(post) if labels else (None, None)
     thresholds = {
-        "image": _number(getattr(post, "normalized_image_threshold", None)) if labels else None,
-        "pixel": _number(getattr(post, "normalized_pixel_threshold", None)) if labels else None,
+        "image": image,
+        "pixel": pixel,
         "false_alarm_rate": _number(getattr(post, "false_alarm_rate", None)) if labels else None,
     }
     return {
@@ -64,6 +65,7 @@ def description(model: Any, fixed_size: tuple[int, int] | None) -> dict[str, Any
         },
         "window": _plain(getattr(model, "window", None)),
         "thresholds": thresholds,
+        "normalized": bool(getattr(post, "enable_normalization", False)),
         "outputs": list(_OUTPUTS if labels else _OUTPUTS[::2]),
         "arguments": _plain(dict(model.hparams)) | _tiling(model),
         "training": _plain(model.training_facts),
@@ -118,6 +120,8 @@ def _model_info(document: Mapping[str, Any], *, any_size: bool) -> dict[str, str
         return {"model_type": "none: the file takes images of one size, and Model API resizes without anti-aliasing"}
     if "pred_label" not in document["outputs"]:
         return {"model_type": "none: the file has no threshold, and Model API needs labels"}
+    if not document["normalized"]:
+        return {"model_type": "none: scores and maps of the file are raw, and Model API needs them in [0, 1]"}
     thresholds = document["thresholds"]
     return {
         "model_type": "AnomalyDetection",
@@ -155,6 +159,16 @@ def _tiling(model: Any) -> dict[str, Any]:
     """Tiles of the graph; empty without tiles."""
     tiling = getattr(model.model, "tiling", None)
     return {} if tiling is None else {"tiling": tiling.to_dict()}
+
+
+def _thresholds(post: Any) -> tuple[float | None, float | None]:
+    """Thresholds of score and map in the unit of the outputs."""
+    if hasattr(post, "output_thresholds"):
+        image, pixel = post.output_thresholds
+    else:
+        prefix = "normalized_" if getattr(post, "enable_normalization", True) else ""
+        image, pixel = (getattr(post, f"{prefix}{part}_threshold", None) for part in ("image", "pixel"))
+    return _number(image), _number(pixel)
 
 
 def _number(value: Any) -> float | None:

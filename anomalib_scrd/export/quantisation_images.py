@@ -5,6 +5,7 @@ __all__ = ["calibration_images", "labelled_images"]
 import logging
 from typing import Any
 
+import numpy as np
 from anomalib.data import AnomalibDataModule
 from anomalib.data.utils import LabelName
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
@@ -14,6 +15,7 @@ from anomalib_scrd.training.held_out import HeldOut
 logger = logging.getLogger(__name__)
 
 _ENOUGH = 300  # as many as NNCF uses
+_DRAWN = {"from_train", "from_test", "synthetic"}  # values of val_split_mode
 
 
 def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None = None) -> DataLoader:
@@ -21,7 +23,8 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
 
     Validation images come first, then those that the training holds out from the student, then other training images,
     evenly spaced. Images that are also in the test set are excluded: anomalib's ``Folder`` validates on the test set by
-    default.
+    default. A warning is logged if the data module splits its images at random without a seed: its test set is then
+    not the training's.
 
     Args:
         datamodule: anomalib's data module; its ``setup`` is called here.
@@ -34,6 +37,12 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
         ValueError: If there are no normal images outside of the test set.
     """
     datamodule.setup("fit")
+    if _splits_differ(datamodule):
+        logger.warning(
+            "%s splits its images at random and has no seed: INT8 may be calibrated on images that the training tested "
+            "on. Give the data module the same seed in training and export.",
+            type(datamodule).__name__,
+        )
     validation: Any = getattr(datamodule, "val_data", None)
     train: Any = getattr(datamodule, "train_data", None)
     held_back = _held_out_files(datamodule, held_out)
@@ -44,7 +53,8 @@ def calibration_images(datamodule: AnomalibDataModule, held_out: HeldOut | None 
     counts: list[int] = []
     for dataset, rows in ((validation, _normal_rows(datamodule, validation)), (train, unseen), (train, seen)):
         room = _ENOUGH - sum(counts)
-        taken = rows[:: max(1, len(rows) // max(1, room))][:room]
+        spaced = np.linspace(0, len(rows) - 1, min(room, len(rows))).round().astype(int)
+        taken = [rows[index] for index in spaced]
         counts.append(len(taken))
         if taken:
             chosen.append(Subset(dataset, taken))
@@ -68,8 +78,16 @@ def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
         Loader of batches of one image without augmentations.
 
     Raises:
-        ValueError: If the validation images are those of the test, or lack normal or anomalous ones.
+        ValueError: If the validation images are those of the test, or lack normal or anomalous ones, or are drawn at
+            random without a seed and therefore may be the training's test images.
     """
+    if _splits_differ(datamodule):
+        msg = (
+            f"INT8_ACQ chooses by validation images, and {type(datamodule).__name__} draws them at random without a "
+            "seed: they may be images that the training tested on. Give the same seed in training and export "
+            "(data.init_args.seed)"
+        )
+        raise ValueError(msg)
     dataset: Any = getattr(datamodule, "val_data", None)
     rows = _rows(datamodule, dataset)
     labels = {int(dataset.samples["label_index"].iloc[row]) for row in rows}
@@ -81,6 +99,13 @@ def labelled_images(datamodule: AnomalibDataModule) -> DataLoader:
         )
         raise ValueError(msg)
     return _loader(Subset(dataset, rows), dataset)
+
+
+def _splits_differ(datamodule: Any) -> bool:
+    """Whether each set-up of a data module may have another split."""
+    drawn = getattr(datamodule.val_split_mode, "value", None) in _DRAWN
+    test_from_train = getattr(datamodule, "normal_test_dir", "") is None
+    return datamodule.seed is None and (drawn or test_from_train)
 
 
 def _rows(datamodule: AnomalibDataModule, dataset: Any) -> list[int]:

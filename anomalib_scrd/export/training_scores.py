@@ -9,6 +9,7 @@ __all__ = ["main", "write_training_scores"]
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +37,7 @@ class _Writer(Callback):
         self._root = root
         self._pictures = iter(pictures)
         self._group: list[Record] = []
-        self._total = {path: sum(info.path == path for info in pictures) for path in {info.path for info in pictures}}
+        self._total = Counter(info.path for info in pictures)
         self._noted: Any = None
         self.levels: list[np.ndarray] = []
 
@@ -125,7 +126,9 @@ def write_training_scores(checkpoint: Path, images: Path, output: Path, salt: Pa
     journal = Journal(output, {"format": 1, "engine": "training"})
     writer = _Writer(journal, images, dataset.pictures, names)
     scoring = model.model.map_and_score
-    hook = None if scoring.published else scoring.smooth_maps.register_forward_hook(writer.keep_levels)
+    hook = None
+    if not scoring.published and model.model.tiling is None:  # the maps of tiles are not those of an image
+        hook = scoring.smooth_maps.register_forward_hook(writer.keep_levels)
     try:
         engine = Engine(callbacks=[writer], logger=False, default_root_dir=output)
         engine.predict(model=model, dataset=dataset, return_predictions=False)

@@ -3,7 +3,7 @@
 __all__ = ["DecisionVisualizer"]
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,11 @@ _EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 class DecisionVisualizer(ImageVisualizer):
     """Pictures and a table of a test or prediction.
 
-    Each picture shows score, label and threshold, the image, the anomaly map with a bar whose middle is the threshold,
-    the outline of anomalous regions, and the ground truth if there is one. The map is placed correctly also if the
-    pre-processing crops or pads. Pictures are PNG files below ``output_dir``, in the folders of their images, and
-    ``predictions.csv`` has file, score, label, truth and picture. A prediction also prints the table.
+    Each picture shows score, label and threshold, the image, the anomaly map with a bar whose middle is the threshold
+    (raw maps are calibrated for it), the outline of anomalous regions, and the ground truth if there is one. The map is
+    placed correctly also if the pre-processing crops or pads. Pictures are PNG files below ``output_dir``, in the
+    folders of their images, and ``predictions.csv`` has file, score, label, truth and picture. A prediction also prints
+    the table.
 
     If a picture or the table cannot be written (a full disk), one error is logged, no further pictures are drawn, and
     the test or prediction continues.
@@ -108,10 +109,11 @@ class DecisionVisualizer(ImageVisualizer):
         transforms = [_read_with(trainer, dataloader_idx), getattr(pl_module.pre_processor, "transform", None)]
         threshold = _threshold(pl_module)
         names = getattr(trainer, "datamodule", None)
-        for number, item in enumerate(batch):
-            source = str(item.image_path or f"image_{len(self._rows) + number:06d}")
+        for item in batch:
+            source = str(item.image_path or f"image_{len(self._rows):06d}")
             window = getattr(pl_module, "window", None)
-            picture = self._picture(item, transforms, threshold, window) if self._writes else None
+            around_half = getattr(pl_module.post_processor, "map_around_half", None)
+            picture = self._picture(item, transforms, threshold, window, around_half) if self._writes else None
             target = None
             if picture is not None:
                 target = self._target(source, getattr(names, "name", None), getattr(names, "category", None))
@@ -161,7 +163,12 @@ class DecisionVisualizer(ImageVisualizer):
         say(f"pictures: {drawn} in {self._folder}" + (f", with a table in {table.name}" if written else ""))
 
     def _picture(
-        self, item: Any, transforms: Sequence[Any], threshold: float | None, window: Any = None
+        self,
+        item: Any,
+        transforms: Sequence[Any],
+        threshold: float | None,
+        window: Any = None,
+        around_half: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> Image.Image | None:
         anomaly_map = _plane(getattr(item, "anomaly_map", None))
         if anomaly_map is None:
@@ -174,6 +181,8 @@ class DecisionVisualizer(ImageVisualizer):
                 return None
         else:
             frame = self._frame(transforms, (image.height, image.width), anomaly_map.shape)
+        if around_half is not None and threshold is not None:
+            anomaly_map = around_half(torch.as_tensor(anomaly_map)).cpu().numpy()
         label = None if item.pred_label is None or threshold is None else bool(item.pred_label)
         prediction = Prediction(
             score=float(item.pred_score),
@@ -218,9 +227,9 @@ def _threshold(model: Any) -> float | None:
     processor = getattr(model, "post_processor", None)
     if processor is None or not getattr(processor, "has_thresholds", True):
         return None
-    if not processor.enable_normalization:
-        return float(processor.image_threshold)
-    return float(processor.normalized_image_threshold)
+    if hasattr(processor, "output_thresholds"):
+        return float(processor.output_thresholds[0])
+    return float(processor.normalized_image_threshold if processor.enable_normalization else processor.image_threshold)
 
 
 def _read_with(trainer: Trainer, dataloader_idx: int) -> Any:

@@ -39,9 +39,10 @@ def test_arguments_are_checked_and_converted(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_code_has_a_digest() -> None:
-    digests = {code_digest(path) for path in ("anomalib_scrd.ScaleAwareCRD", "Padim", "tests.models.X")}
+    digests = {code_digest(path) for path in ("ScaleAwareCRD", "Padim", "tests.gpu.config.GpuConfig")}
     assert len(digests) == 3
     assert code_digest("Padim") == code_digest("anomalib.models.Patchcore")
+    assert code_digest("ScaleAwareCRD") == code_digest("anomalib_scrd.ScaleAwareCRD")
 
 
 def test_memory_of_some_work_and_the_machine_in_words() -> None:

@@ -264,6 +264,31 @@ def test_sensitivity_moves_the_label() -> None:
     assert counts[0] < counts[1] < counts[2]
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+def test_thresholds_are_those_of_the_outputs(normalised: bool) -> None:
+    """The label and the outline follow from what is returned, with any sensitivity."""
+    rng = np.random.default_rng(1)
+    scores = torch.from_numpy(rng.uniform(0, 4, 50).astype(np.float32))
+    maps = torch.from_numpy(rng.uniform(0, 8, (50, 1, 4, 4)).astype(np.float32))
+    processor = _filled(enable_normalization=normalised, image_sensitivity=0.3, pixel_sensitivity=0.7)
+    found = processor(InferenceBatch(pred_score=scores, anomaly_map=maps))
+    image, pixel = processor.output_thresholds
+    assert torch.equal(found.pred_label, found.pred_score > image)
+    around = processor.map_around_half(found.anomaly_map)
+    assert torch.equal(around > 0.5, found.anomaly_map > pixel)
+    assert 0 < found.pred_label.sum() < 50
+    assert 0 < (around > 0.5).sum() < around.numel()
+    assert np.isnan(CalibratedPostProcessor().output_thresholds).all()
+
+
+def test_thresholds_from_the_test_set_are_warned_of(
+    tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_model(scoring={"held_out": 0.0}, post_processor=CalibratedPostProcessor(false_alarm_rate=0.2))
+    build_engine(tmp_path, max_steps=1).fit(model, datamodule=tiny_data(val_split_mode="same_as_test"))
+    assert "The threshold comes from normal images of the test set" in caplog.text
+
+
 def test_a_score_is_made_of_the_map_where_there_is_none() -> None:
     batch = InferenceBatch(anomaly_map=torch.rand(3, 1, 4, 4))
     assert _filled()(batch).pred_score.shape == (3,)

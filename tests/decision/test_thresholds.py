@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from anomalib_scrd.decision.calibrated_score import calibrated, labels_and_outlines
+from anomalib_scrd.decision.calibrated_score import calibrated, labels_and_outlines, uncalibrated
 from anomalib_scrd.decision.thresholds import fewest_images, share_interval, threshold_by_rate, threshold_scale
 
 
@@ -117,6 +117,23 @@ def test_the_area_under_the_curve_is_that_of_the_raw_scores() -> None:
 def test_without_a_threshold_values_stay() -> None:
     values = np.array([0.5, 40.0], np.float32)
     np.testing.assert_array_equal(_calibrated(values, float("nan"), float("nan")), values)
+
+
+def test_raw_values_come_back() -> None:
+    raw = torch.tensor([-40.0, 1.0, 3.0, 3.1, 60.0])
+    threshold, scale = torch.tensor(3.0), torch.tensor(2.0)
+    torch.testing.assert_close(
+        uncalibrated(calibrated(raw, threshold, scale), threshold, scale), raw, rtol=1e-4, atol=0
+    )
+    ends = uncalibrated(torch.tensor([0.0, 1.0]), threshold, scale)
+    assert ends.tolist() == [-float("inf"), float("inf")]
+
+
+def test_a_score_that_is_not_a_number_is_anomalous() -> None:
+    maps = torch.full((1, 2, 2), float("nan"))
+    labels, masks = labels_and_outlines(torch.tensor([float("nan")]), maps, torch.tensor(0.5), torch.tensor(0.5))
+    assert labels.tolist() == [True]
+    assert not masks.any()
 
 
 def test_label_and_outline_agree() -> None:

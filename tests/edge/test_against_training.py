@@ -19,6 +19,7 @@ from anomalib_scrd.edge.files import read_map
 from anomalib_scrd.edge.journal import read_records
 from anomalib_scrd.export.metadata import _may_be_resized_before
 from anomalib_scrd.export.training_scores import write_training_scores
+from anomalib_scrd.tiling import Tiling
 from tests.models import build_engine, build_model
 
 INPUT = (64, 64)
@@ -142,3 +143,15 @@ def test_scores_of_the_training_for_the_report(exported: Exported, tmp_path: Pat
     text = (tmp_path / "results" / "report.html").read_text(encoding="utf-8")
     assert "The scores equal those of the training." in text
     assert "Mean weights of 12 pictures" in text
+
+
+def test_a_tiled_model_has_scores_and_no_maps_of_scales(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maps of its scales are those of tiles."""
+    model = ScaleAwareCRD.load_from_checkpoint(exported.checkpoint, map_location="cpu")
+    model.model.tiling = Tiling((32, 32), (32, 32))
+    monkeypatch.setattr(ScaleAwareCRD, "load_from_checkpoint", lambda *_args, **_kwargs: model)
+    write_training_scores(exported.checkpoint, exported.images / "test/good", tmp_path / "training")
+    assert read_records(tmp_path / "training")
+    assert not (tmp_path / "training" / "scales").exists()

@@ -108,6 +108,11 @@ def test_settings_of_the_model_are_in_the_document(post_processor: bool) -> None
     assert found["window"] == {"mode": "values", "limits": [0.0, 4095.0]}
     if post_processor:
         assert found["thresholds"] == {"image": 0.75, "pixel": 0.5, "false_alarm_rate": 0.1}
+        assert found["normalized"]
+        model.post_processor.enable_normalization = False
+        found = description(model, None)
+        assert (found["thresholds"]["image"], found["thresholds"]["pixel"]) == model.post_processor.output_thresholds
+        assert not found["normalized"]
     else:
         assert set(found["thresholds"].values()) == {None}
         assert found["outputs"] == ["pred_score", "anomaly_map"]
@@ -161,21 +166,21 @@ def test_model_api_gives_the_scores_of_training(
     assert labels == {"True", "False"}
 
 
-@pytest.mark.parametrize("case", ["one size", "no labels"])
+@pytest.mark.parametrize("case", ["one size", "no labels", "raw"])
 def test_model_api_refuses_what_it_would_score_otherwise(case: str, tmp_path: Path) -> None:
-    """It would resize to the file's only size without anti-aliasing, or make up labels."""
-    outputs = ["pred_score", "pred_label", "anomaly_map", "pred_mask"] if case == "one size" else ["anomaly_map"]
+    """It would resize to the file's only size without anti-aliasing, make up labels, or clip raw scores."""
+    outputs = ["anomaly_map"] if case == "no labels" else ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
     image = opset.parameter([1, 3, 8, 8], np.float32, name="image")
     image.output(0).set_names({"input"})
     nodes = [opset.relu(image) for _ in outputs]
     for node, name in zip(nodes, outputs, strict=True):
         node.output(0).set_names({name})
     network = openvino.Model([opset.result(node) for node in nodes], [image])
-    document = {"outputs": outputs, "thresholds": {"image": 0.5, "pixel": 0.5}}
-    write_openvino_metadata(network, document, any_size=case == "no labels")
+    document = {"outputs": outputs, "thresholds": {"image": 0.5, "pixel": 0.5}, "normalized": case != "raw"}
+    write_openvino_metadata(network, document, any_size=case != "one size")
     openvino.save_model(network, tmp_path / "model.xml")
-    reason = "takes images of one size" if case == "one size" else "has no threshold"
-    with pytest.raises(Exception, match=rf"no model with name none: the file {reason}"):
+    reasons = {"one size": "the file takes images of one size", "no labels": "the file has no threshold"}
+    with pytest.raises(Exception, match=f"no model with name none: {reasons.get(case, 'scores and maps')}"):
         create(tmp_path / "model.xml")
 
 

@@ -114,3 +114,24 @@ def test_no_labelled_images_but_those_of_the_test_are_refused(mode: str, tiny_da
     data.setup()
     with pytest.raises(ValueError, match=rf"not in the test set, and Folder with val_split_mode '{mode}' lacks them"):
         labelled_images(data)
+
+
+def test_splits_at_random_need_a_seed(tiny_data: Callable[..., Folder], caplog: pytest.LogCaptureFixture) -> None:
+    """Without one, the test set of the export is not that of the training."""
+    data = tiny_data(val_split_mode="from_test", seed=None)
+    calibration_images(data)
+    assert "splits its images at random and has no seed" in caplog.text
+    with pytest.raises(ValueError, match="INT8_ACQ chooses by validation images, and Folder draws them at random"):
+        labelled_images(data)
+    caplog.clear()
+    for steady in ({"val_split_mode": "from_test", "seed": 3}, {"val_split_mode": "none", "seed": None}):
+        calibration_images(tiny_data(**steady))
+    assert not caplog.text
+
+
+def test_images_are_evenly_spaced(tiny_data: Callable[..., Folder], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantisation_images, "_ENOUGH", 7)
+    data = tiny_data(val_split_mode="none")  # of 12
+    rows = sorted(paths(calibration_images(data)))
+    train = sorted(files_of(data, "train"))
+    assert [train.index(path) for path in rows] == [0, 2, 4, 6, 7, 9, 11]

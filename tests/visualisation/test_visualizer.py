@@ -220,6 +220,10 @@ def test_files_appear_when_they_are_complete(tmp_path: Path) -> None:
         fail(full)
     with pytest.raises(ValueError, match="other"):
         fail(ValueError("other"))
+    unrelated = ValueError("bad image")
+    unrelated.__context__ = OSError(errno.ENOENT, "No such file")  # that was handled before
+    with pytest.raises(ValueError, match="bad image"):
+        fail(unrelated)
     assert path.read_text() == "first"
     assert [child.name for child in path.parent.iterdir()] == ["file.txt"]
 
@@ -272,3 +276,17 @@ def test_a_size_out_of_range_is_refused(size: object) -> None:
 
 def test_it_is_the_models_default() -> None:
     assert isinstance(ScaleAwareCRD.configure_visualizer(), DecisionVisualizer)
+
+
+def test_images_without_a_path_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, drawn = build_model(), DecisionVisualizer(tmp_path)
+    engine = build_engine(tmp_path)
+    engine._setup_trainer(model)
+    drawn._begin(engine.trainer)
+    monkeypatch.setattr(visualizer, "_read_with", lambda *_: None)
+    item = ImageItem(image=torch.rand(3, 8, 8), anomaly_map=torch.rand(8, 8), pred_score=torch.tensor(0.5))
+    for number in range(2):
+        batch = ImageBatch.collate([item, item])
+        drawn.on_test_batch_end(engine.trainer, model, batch, batch, number)
+    assert [row.file for row in drawn._rows] == [f"image_{number:06d}" for number in range(4)]
+    assert len({row.picture for row in drawn._rows}) == 4

@@ -79,8 +79,8 @@ class BenchmarkConfig:
         devices: Indices of the GPUs, each with its own worker process. On a CPU, see ``workers``.
         workers: Number of concurrent runs on a CPU. Times of concurrent runs are marked in the report.
         precision: Lightning's precision.
-        cases: Number of best anomalies, of missed anomalies and of false alarms in the heat maps of a run.
-        keep_checkpoints: Whether to keep the state at the end of each training, which is scored, next to its result.
+        cases: Number of best anomalies, of missed ones and of false alarms in the heat maps of a new run.
+        keep_checkpoints: Whether to keep the state at the end of each new training, the scored one, by its result.
         isolate: Whether each run has its own process: its memory is measured separately, and a crash does not end the
             others.
         retry_failed: Whether failed runs are repeated when the benchmark is started again.

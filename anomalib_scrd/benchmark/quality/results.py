@@ -89,15 +89,17 @@ def image_scores(
 ) -> dict[str, list[PairedScores]]:
     """Image scores of a candidate by data set, and of the reference for the same test images.
 
-    There is one entry per seed that both have.
+    There is one entry per seed that both have and whose test images are those of the set's first seed.
     """
     store = RunStore(config.output)
     runs = {(run.data, run.model, run.seed): run for run in config.runs() if store.is_finished(run)}
     pairs: dict[str, list[PairedScores]] = {}
+    first: dict[str, np.ndarray] = {}
     for (data, model, seed), run in runs.items():
         other = runs.get((data, reference, seed))
         if other is not None and candidates.get(data) == model:
             with np.load(store.path(run, ".npz")) as mine, np.load(store.path(other, ".npz")) as theirs:
-                if np.array_equal(mine["names"], theirs["names"]):
+                names = mine["names"]
+                if np.array_equal(names, theirs["names"]) and np.array_equal(first.setdefault(data, names), names):
                     pairs.setdefault(data, []).append(PairedScores(mine["scores"], theirs["scores"], mine["labels"]))
     return pairs

@@ -55,7 +55,6 @@ def execute(run: RunSpec, config: BenchmarkConfig) -> tuple[dict[str, Any], dict
         cost |= {"train_memory_mib": memory.read(), **model_size(model.model, engine.trainer.optimizers)}
         if config.keep_checkpoints:
             engine.trainer.save_checkpoint(RunStore(config.output).path(run, ".ckpt"))
-
         memory.reset()
         threshold, held_out = None, np.empty(0, dtype=np.float32)
         if splits.held_out is not None:

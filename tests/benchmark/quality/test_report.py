@@ -137,3 +137,16 @@ def test_table_cells_are_one_line() -> None:
     table = pd.DataFrame({"x": ["a|b\nc", float("nan")]}, index=["first", "second"]).rename_axis("name")
     assert markdown_table(table) == ["| name | x |", "|---|---|", "| first | a\\|b c |", "| second | - |", ""]
     assert markdown_table(pd.DataFrame()) == []
+
+
+def test_images_that_changed_between_seeds_are_left_out(config: BenchmarkConfig) -> None:
+    """The bootstrap draws the same images for all seeds of a set."""
+    store = RunStore(config.output)
+    for run in config.runs():
+        if (run.data, run.seed) == ("a", 1) and store.path(run, ".npz").exists():
+            labels = np.repeat([0, 1], 6)
+            arrays = {"scores": labels + 0.1, "labels": labels, "names": np.arange(12).astype(str)}
+            np.savez(store.path(run, ".npz"), **arrays)
+    pairs = image_scores(config, dict.fromkeys("ab", "other"), "mine")
+    assert {name: len(seeds) for name, seeds in pairs.items()} == {"a": 1, "b": 2}
+    write_report(config)

@@ -152,6 +152,6 @@ def test_a_tiled_model_has_scores_and_no_maps_of_scales(
     model = ScaleAwareCRD.load_from_checkpoint(exported.checkpoint, map_location="cpu")
     model.model.tiling = Tiling((32, 32), (32, 32))
     monkeypatch.setattr(ScaleAwareCRD, "load_from_checkpoint", lambda *_args, **_kwargs: model)
-    write_training_scores(exported.checkpoint, exported.images / "test/good", tmp_path / "training")
+    write_training_scores(exported.checkpoint, exported.images, tmp_path / "training")
     assert read_records(tmp_path / "training")
     assert not (tmp_path / "training" / "scales").exists()

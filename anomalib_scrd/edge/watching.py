@@ -22,8 +22,8 @@ def watch(
 ) -> Iterator[SourceFile | None]:
     """List a folder repeatedly until a signal comes.
 
-    A file that is written under an ignored name (hidden, or with another suffix) and renamed when it is complete can be
-    written at any speed; writing a file in place must not pause for longer than ``settle``.
+    A file that is written under an ignored name (hidden, or of an unfinished file, such as ``a.dcm.part``) and renamed
+    when it is complete can be written at any speed; writing a file in place must not pause for longer than ``settle``.
 
     Args:
         root: The folder.

@@ -66,10 +66,11 @@ class TestWalk:
     def test_finds_what_the_list_finds(self, images: Path) -> None:
         for name in (".b.png", "c.txt", "d.PNG", "e.nii.gz", "f.part", "g.dcm", "h", "good/DICOMDIR"):
             (images / name).write_bytes(b"")
-        (images / "slice").write_bytes(b"\0" * 128 + b"DICM")
+        for name in ("slice", "1.2.840.113619.2.55.3", "good/IM.0001", "i.dcm.part"):
+            (images / name).write_bytes(b"\0" * 128 + b"DICM")
         found = [file.path for file in walk(images)]
         assert sorted(found) == list_files(images)
-        assert images / "slice" in found
+        assert {images / "slice", images / "1.2.840.113619.2.55.3", images / "good" / "IM.0001"} <= set(found)
 
     def test_leaves_hidden_folders_out(self, images: Path) -> None:
         (images / "good").rename(images / ".thumbnails")

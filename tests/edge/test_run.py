@@ -65,6 +65,20 @@ def test_finished_files_are_skipped(run: Run, images: Path, output: Path) -> Non
     assert len(read_records(output)) == 10
 
 
+def test_a_folder_without_images_is_no_success(
+    run: Run, images: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless all are done; a watch waits for the first."""
+    for path in images.rglob("*.png"):
+        path.rename(path.with_suffix(".txt"))
+    assert run() == 2
+    assert f"error: IMAGES '{images}' has no image: no DICOM file, and no file named .dcm, " in capsys.readouterr().err
+    assert not output.exists()
+    for path in images.rglob("*.txt"):
+        path.rename(path.with_suffix(".png"))
+    assert run() == run() == 0
+
+
 def test_results_without_requested_maps_are_scored_again(run: Run, output: Path) -> None:
     assert run() == 0
     assert run("--maps", "npz") == 0

@@ -1,6 +1,6 @@
 """Results on disk: complete lines are appended, so that a killed run can resume."""
 
-__all__ = ["Journal", "read_records", "recorded"]
+__all__ = ["Journal", "known_identity", "read_records", "recorded"]
 
 import hashlib
 import json
@@ -59,12 +59,38 @@ def read_records(folder: Path) -> list[Record]:
     return [record for group in latest.values() for record in group]
 
 
+def known_identity(folder: Path) -> dict[str, Any] | None:
+    """Identity of the results in a folder.
+
+    Args:
+        folder: The folder of results.
+
+    Returns:
+        Plain values; None if the folder has no results.
+
+    Raises:
+        ValueError: If the file with the identity is damaged.
+    """
+    path = folder / RUN
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        msg = f"{str(path)!r} is damaged: give another --output"
+        raise ValueError(msg)  # noqa: TRY004 - of a file's content
+    return known
+
+
 class Journal:
     """The folder of results of one model, open for appending by one process.
 
     Args:
         folder: The folder; created if missing.
-        identity: The model's hash and the settings, equal for all results in it. Plain values for JSON.
+        identity: Hashes of the model and of the place of the images, and the settings, equal for all results in it.
+            Plain values for JSON.
         maps: Format of the maps that a scored picture must have, None for none; a picture without such a map is scored
             again.
         overlays: The same for overlays.
@@ -73,8 +99,8 @@ class Journal:
         grouped: Whether any picture belongs to a patient or a volume.
 
     Raises:
-        ValueError: If the folder has results of another model or other settings, or other content, or another process
-            writes to it.
+        ValueError: If the folder has results of another model, other settings or another folder of images, or other
+            content, or another process writes to it.
         OSError: If a file cannot be written.
     """
 
@@ -175,21 +201,24 @@ def _key(path: str, signature: Signature) -> bytes:
 
 
 def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    path = folder / RUN
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    known = known_identity(folder)
+    if known is None:
         if (folder / SCORES).exists():
             msg = f"--output {str(folder)!r} has {SCORES} but no {RUN}: give another folder"
-            raise ValueError(msg) from None
+            raise ValueError(msg)
+        path = folder / RUN
         partial = path.with_suffix(".json.part")
         partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
         return
-    except ValueError:
-        msg = f"{str(path)!r} is damaged: give another --output"
-        raise ValueError(msg) from None
     different = sorted(key for key in identity.keys() | known.keys() if identity.get(key) != known.get(key))
+    if different == ["images"]:
+        msg = (
+            f"--output {str(folder)!r} has results of another folder of images, or of one that was moved or renamed "
+            f"since, and files of equal names would be mixed up: give another --output, or IMAGES at the former place"
+        )
+        raise ValueError(msg)
+    different = [key for key in different if key != "images"]  # its hash depends on the salt
     if different:
         parts = ", ".join(f"{key} {known.get(key)!r} and now {identity.get(key)!r}" for key in different)
         msg = f"--output {str(folder)!r} has results with {parts}: give another folder"

@@ -105,6 +105,51 @@ def test_results_of_other_settings_are_not_mixed(
     assert (output / "scores.jsonl").read_bytes() == before
 
 
+class TestPlaceOfTheImages:
+    """The same path below two folders is not the same file, even with equal size and time."""
+
+    @pytest.mark.parametrize("salted", [False, True])
+    def test_another_or_moved_folder_is_refused(
+        self, salted: bool, run: Run, images: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ("--salt", tmp_path / "salt") if salted else ()
+        assert run(*words) == run(*words) == 0
+        before = (output / "scores.jsonl").read_bytes()
+        other = tmp_path / "Miller_Anna"
+        images.rename(other)
+        assert run(*words, where=other) == 2
+        err = capsys.readouterr().err
+        assert f"error: --output '{output}' has results of another folder of images, or of one that was moved" in err
+        assert (output / "scores.jsonl").read_bytes() == before
+        assert run("--maps", "npz", *words, where=other / "good" / "0.png") == 2
+        text = (output / "run.json").read_text()
+        assert "images" in json.loads(text)
+        assert not any(part in text for part in (*images.parts[1:-1], "Miller"))
+
+    def test_hash_of_a_path_cannot_be_looked_up(self, run: Run, images: Path, tmp_path: Path, xml_file: Path) -> None:
+        stored = []
+        for name in ("one", "two"):
+            assert main([str(xml_file), str(images), "--output", str(tmp_path / name)]) == 0
+            stored.append(json.loads((tmp_path / name / "run.json").read_text())["images"])
+        assert stored[0] != stored[1]
+
+    def test_spelling_does_not_matter(
+        self, run: Run, images: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "link").symlink_to(images)
+        assert run() == 0
+        before = (output / "scores.jsonl").read_bytes()
+        monkeypatch.chdir(images / "good")
+        for path in ("..", "../good/..", tmp_path / "link", images / "spot" / ".."):
+            assert run(where=Path(path)) == 0
+        assert (output / "scores.jsonl").read_bytes() == before
+
+    def test_files_of_a_folder_may_come_one_by_one(self, run: Run, images: Path, output: Path) -> None:
+        assert run(where=images / "good" / "0.png") == run(where=images / "good" / "1.png") == 0
+        assert run(where=images / "good") == 0
+        assert len(read_records(output)) == 6
+
+
 def test_results_of_another_model_are_not_mixed(
     run: Run, onnx_file: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

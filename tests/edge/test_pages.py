@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from PIL import Image
 from anomalib_scrd.edge.__main__ import main
 from anomalib_scrd.edge.journal import Journal
 from anomalib_scrd.edge.records import Record
+from anomalib_scrd.edge.report.truth import Truth
+from anomalib_scrd.imaging import Orientation, VolumeOptions, list_pictures
 from tests.edge.browser import document
 from tests.edge.conftest import build_onnx, save_grey
 
@@ -78,6 +80,58 @@ def make(images: Path, tmp_path: Path, xml_file: Path) -> Make:
         return (output / f"{command}.html").read_text(encoding="utf-8") if status == 0 else ""
 
     return make
+
+
+class TestTruth:
+    @pytest.mark.parametrize(
+        ("image", "masks", "expected"),
+        [
+            ("scan.1.png", ["scan.png", "scan.1.png"], "scan.1.png"),
+            ("scan.1.png", ["scan.png", "scan.1_mask.bmp"], "scan.1_mask.bmp"),
+            ("scan.1.png", ["scan.png"], None),
+            ("scan.2.bmp", ["scan.2.png", "scan.2.bmp"], "scan.2.bmp"),
+            ("IM.0001", ["IM.png", "IM.0001.png"], "IM.0001.png"),
+            ("scan.PNG", ["scan.tif"], "scan.tif"),
+            ("a.b.nii.gz", ["a.png", "a.b.nii.png", "a.b.png"], "a.b.png"),
+        ],
+    )
+    def test_mask_of_a_name_with_dots(
+        self, image: str, masks: list[str], expected: str | None, images: Path, tmp_path: Path
+    ) -> None:
+        """Each mask marks another pixel."""
+        for index, name in enumerate(masks):
+            mask = np.zeros((16, 16), np.uint8)
+            mask[index, index] = 255
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / "masks" / name)
+        (info,) = list_pictures(images / "good" / "0.png")
+        truth = Truth(None, tmp_path / "masks", [])
+        found = truth.mask(PurePosixPath(image), info, VolumeOptions(), Orientation())
+        if expected is None:
+            assert found is None
+        else:
+            index = masks.index(expected)
+            assert found is not None
+            assert np.argwhere(found).tolist() == [[index, index]]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("path,label\na.png\n", r"a row must have a path and a label, got path 'a.png' and label None"),
+            ("label,path\n1\n", r"a row must have a path and a label, got path None and label '1'"),
+            ("path,label\na.png,1\nb.png,0\na.png,0\n", r"'a.png' has both labels, 0 and 1"),
+            ("file,label\n", r"needs the columns path and label, got \['file', 'label'\]"),
+            ("", r"needs the columns path and label, got \[\]"),
+        ],
+    )
+    def test_damaged_tables_are_refused(self, text: str, message: str, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"--labels '.*labels.csv'.*{message}"):
+            Truth(tmp_path / "labels.csv", None, [])
+
+    def test_equal_rows_are_one(self, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text("path,label\na.png,1\na.png,anomalous\n", encoding="utf-8")
+        assert Truth(tmp_path / "labels.csv", None, []).label(PurePosixPath("a.png")) is True
 
 
 class TestReport:

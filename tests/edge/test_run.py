@@ -88,6 +88,21 @@ def test_results_without_requested_maps_are_scored_again(run: Run, output: Path)
     assert (output / "scores.jsonl").stat().st_size == length
 
 
+@pytest.mark.parametrize("name", ["maps/good/0.png.npz", "overlays/good/0.png.jpg"])
+def test_deleted_maps_and_overlays_are_written_again(name: str, run: Run, output: Path) -> None:
+    words = ("--maps", "npz", "--overlays")
+    assert run(*words) == 0
+    length = (output / "scores.jsonl").stat().st_size
+    content = (output / name).read_bytes()
+    (output / name).unlink()
+    assert run() == 0  # they are not requested
+    assert (output / "scores.jsonl").stat().st_size == length
+    assert run(*words) == 0
+    assert (output / name).read_bytes() == content
+    with (output / "scores.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(read_records(output)) == 9
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

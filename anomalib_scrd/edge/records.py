@@ -40,7 +40,7 @@ class Record:
         patient: Pseudonym of the patient, None without a salt or an identifier in the file.
         volume: Name shared by the pictures of one volume: the file's name if a file has several pictures, otherwise,
             with a salt, the pseudonym of its DICOM series; None for a single picture.
-        error: Why the file could not be read, None if it could.
+        error: Why the file could not be read, or its maps not be written under its name; None if they could.
     """
 
     path: str

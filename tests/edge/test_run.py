@@ -373,6 +373,22 @@ def test_names_of_any_bytes(run: Run, images: Path, output: Path) -> None:
         assert [row["path"] for row in csv.DictReader(file)] == names
 
 
+@pytest.mark.parametrize("words", [("--maps", "npz"), ("--overlays",)])
+def test_a_name_that_no_map_can_have_ends_no_run(
+    words: tuple[str, ...], run: Run, images: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "a" * 249 + ".png"
+    save_grey(images / long, 51)
+    assert run(*words, "--on-error", "skip") == 3
+    records = {record.path: record for record in read_records(output)}
+    assert len(records) == 10
+    assert records[long].error.startswith("its map or overlay cannot have a name made of the file's (File name too")
+    assert f"left out: {long}: its map" in capsys.readouterr().err
+    assert sum(record.score is not None for record in records.values()) == 9
+    assert run() == 0  # a score needs no name
+    assert scores(output)[long] == pytest.approx(0.2)
+
+
 class TestSalt:
     def test_hides_names_everywhere(
         self, run: Run, images: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

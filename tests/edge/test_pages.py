@@ -129,6 +129,11 @@ class TestTruth:
         with pytest.raises(ValueError, match=rf"--labels '.*labels.csv'.*{message}"):
             Truth(tmp_path / "labels.csv", None, [])
 
+    @pytest.mark.parametrize("name", ["-1.png", "'-1.png"])
+    def test_names_of_the_table_of_scores_are_known(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text(f"path,label\n{name},1\n", encoding="utf-8")
+        assert Truth(tmp_path / "labels.csv", None, []).label(PurePosixPath("-1.png")) is True
+
     def test_equal_rows_are_one(self, tmp_path: Path) -> None:
         (tmp_path / "labels.csv").write_text("path,label\na.png,1\na.png,anomalous\n", encoding="utf-8")
         assert Truth(tmp_path / "labels.csv", None, []).label(PurePosixPath("a.png")) is True

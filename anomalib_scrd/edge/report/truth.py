@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from anomalib_scrd.edge.records import as_cell
 from anomalib_scrd.imaging import UnreadableImageError
 from anomalib_scrd.imaging.files import SUFFIXES
 from anomalib_scrd.imaging.masks import read_mask
@@ -23,9 +24,9 @@ class Truth:
     """Labels by folder or from a table, and masks.
 
     Args:
-        labels: CSV file with the columns path and label (0 or 1, normal or anomalous); None for labels by folder:
-            images in a folder named ``good`` or ``normal`` are normal, and all others are anomalous if there is such a
-            folder.
+        labels: CSV file with the columns path, as it is or as in ``scores.csv``, and label (0 or 1, normal or
+            anomalous); None for labels by folder: images in a folder named ``good`` or ``normal`` are normal, and all
+            others are anomalous if there is such a folder.
         masks: Folder of masks with the same relative paths as the images, which may have another suffix of images, and
             ``_mask`` before it; None for none.
         paths: Paths of all images below their folder.
@@ -52,7 +53,8 @@ class Truth:
         Returns:
             None if it is not known.
         """
-        return self._labels.get(str(path))
+        name = str(path)
+        return self._labels.get(name, self._labels.get(as_cell(name)))
 
     def mask(
         self, path: PurePosixPath, info: PictureInfo, options: VolumeOptions, orientation: Orientation

@@ -130,9 +130,10 @@ class Scorer:
         if not np.isfinite(score):
             file.error = f"the model's score of picture {picture.index} is {score}"
             return
+        value = float(f"{score:.{_DIGITS}g}")
         label: bool | None = None
         if self._outputs.threshold is not None:
-            label = bool(score > self._outputs.threshold)
+            label = value > self._outputs.threshold  # as the report and the gallery compare it
         elif "pred_label" in prediction:
             label = bool(prediction["pred_label"])
         written: dict[str, str] = {}
@@ -151,7 +152,7 @@ class Scorer:
                 file.name,
                 picture=picture.index,
                 pictures=picture.count,
-                score=float(f"{score:.{_DIGITS}g}"),
+                score=value,
                 anomalous=label,
                 height=height,
                 width=width,

@@ -162,6 +162,11 @@ class TestReport:
         assert page.tags.count("img") >= 2 * 10
         assert "script" not in page.tags
 
+    def test_name_of_the_model_is_text(self, make: Make, tmp_path: Path) -> None:
+        model = build_onnx(tmp_path / "<img src=x>.onnx")
+        page = assert_alone(make("report", "--seconds", "0", model=model))
+        assert "<img src=x>.onnx, " in page.text
+
     def test_without_truth(self, make: Make, images: Path) -> None:
         (images / "good").rename(images / "first")
         said = " ".join(assert_alone(make("report", "--seconds", "0")).text.split())
@@ -266,6 +271,16 @@ class TestGallery:
         assert moved[0].startswith("Above 0.3000: 6 of 9 (66.7 %) pictures; false alarms 3 of 6 (50.0 %); found 3 of 3")
         assert moved[1:4] == [6, 6, False]
         assert moved[5] == "0.4"
+
+    def test_first_counts_are_those_of_the_exact_threshold(self, make: Make, tmp_path: Path) -> None:
+        """The threshold lies 1e-7 below the highest score; with four or six digits, it would not."""
+        text = make("gallery", "--threshold", repr(240 / 255 - 1e-7))
+        data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+        assert sum(score > data["threshold"] for score in data["scores"]) == 1
+        assert re.findall(r'data-score="(.*?)"', text) == [repr(score) for score in data["scores"]]
+        first = document(tmp_path / "results" / "gallery.html")
+        assert "1 of 9 (11.1 %) pictures" in first
+        assert first.count('class="card above"') == 1
 
     def test_shows_the_scales_of_the_training(self, make: Make, tmp_path: Path) -> None:
         (tmp_path / "training" / "scales" / "good").mkdir(parents=True)

@@ -287,6 +287,16 @@ class TestExitStatus:
     def test_of_the_users_own_threshold(self, run: Run, images: Path) -> None:
         assert run("--fail-on", "anomalous", "--threshold", "0.4", where=images / "good") == 1
 
+    def test_of_a_threshold_at_the_score(self, run: Run, images: Path, output: Path, tmp_path: Path) -> None:
+        """The decision is that of the score in the results, which a report repeats, not of a threshold in float32."""
+        assert run() == 0
+        for path, score in scores(output).items():
+            threshold, again = score - 1e-9, tmp_path / path
+            assert np.float32(threshold) == np.float32(score)
+            assert run("--threshold", repr(threshold), "--output", again, where=images / path) == 0
+            (record,) = read_records(again)
+            assert (record.score, record.anomalous) == (score, True)
+
     def test_of_a_file_that_cannot_be_read(self, run: Run, images: Path) -> None:
         (images / "bad.png").write_bytes(b"no image")
         assert run("--fail-on", "anomalous", "--on-error", "skip") == 3

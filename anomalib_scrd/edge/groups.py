@@ -2,14 +2,13 @@
 
 __all__ = ["GROUPS", "Group", "grouped_scores", "labels_of", "several", "write_groups"]
 
-import csv
 import heapq
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from anomalib_scrd.edge.records import Record
+from anomalib_scrd.edge.records import Record, as_row
 
 GROUPS = ("patient", "volume")
 """Fields of a record by which pictures are grouped."""
@@ -69,7 +68,8 @@ def write_groups(groups: Iterable[Group], path: Path, by: str, threshold: float 
 
     Args:
         groups: Groups of :func:`grouped_scores`.
-        path: CSV file with the columns ``by``, pictures, score, anomalous.
+        path: CSV file with the columns ``by``, pictures, score, anomalous; names as
+            :func:`~anomalib_scrd.edge.records.as_cell`.
         by: ``patient`` or ``volume``.
         threshold: Score above which a picture, and a group, is anomalous; None for none.
 
@@ -77,11 +77,10 @@ def write_groups(groups: Iterable[Group], path: Path, by: str, threshold: float 
         OSError: If the file cannot be written.
     """
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([by, "pictures", "score", "anomalous"])
+        file.write(as_row([by, "pictures", "score", "anomalous"]))
         for group in groups:
-            anomalous = "" if threshold is None else group.score > threshold
-            writer.writerow([group.name, group.pictures, repr(group.score), anomalous])
+            anomalous = None if threshold is None else group.score > threshold
+            file.write(as_row([group.name, group.pictures, group.score, anomalous]))
 
 
 def several(groups: Iterable[Group]) -> bool:

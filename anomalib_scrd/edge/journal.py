@@ -1,6 +1,6 @@
 """Results on disk: complete lines are appended, so that a killed run can resume."""
 
-__all__ = ["Journal", "read_records", "recorded"]
+__all__ = ["Journal", "known_identity", "read_records", "recorded"]
 
 import hashlib
 import json
@@ -15,6 +15,7 @@ from anomalib_scrd.edge.records import COLUMNS, Record, Signature
 
 SCORES, TABLE, RUN = "scores.jsonl", "scores.csv", "run.json"
 _PARTIAL = ".partial"
+_NORMAL, _ANOMALOUS, _INCOMPLETE, _FAILED = b"n", b"a", b"i", b"f"
 
 
 def recorded(folder: Path) -> Iterator[list[Record]]:
@@ -59,12 +60,41 @@ def read_records(folder: Path) -> list[Record]:
     return [record for group in latest.values() for record in group]
 
 
+def known_identity(folder: Path) -> dict[str, Any] | None:
+    """Identity of the results in a folder.
+
+    Args:
+        folder: The folder of results.
+
+    Returns:
+        Plain values; None if the folder has no results.
+
+    Raises:
+        ValueError: If the file with the identity is damaged.
+    """
+    path = folder / RUN
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        msg = f"{str(path)!r} is damaged: give another --output"
+        raise ValueError(msg)  # noqa: TRY004 - of a file's content
+    return known
+
+
 class Journal:
     """The folder of results of one model, open for appending by one process.
 
+    The table has the latest records of each file only; while the journal is open, also the earlier rows of a file that
+    was scored again since.
+
     Args:
         folder: The folder; created if missing.
-        identity: The model's hash and the settings, equal for all results in it. Plain values for JSON.
+        identity: Hashes of the model and of the place of the images, and the settings, equal for all results in it.
+            Plain values for JSON.
         maps: Format of the maps that a scored picture must have, None for none; a picture without such a map is scored
             again.
         overlays: The same for overlays.
@@ -73,8 +103,8 @@ class Journal:
         grouped: Whether any picture belongs to a patient or a volume.
 
     Raises:
-        ValueError: If the folder has results of another model or other settings, or other content, or another process
-            writes to it.
+        ValueError: If the folder has results of another model, other settings or another folder of images, or other
+            content, or another process writes to it.
         OSError: If a file cannot be written.
     """
 
@@ -91,34 +121,41 @@ class Journal:
         shutil.rmtree(folder / _PARTIAL, ignore_errors=True)
         (folder / _PARTIAL).mkdir()
         self.grouped = False
-        self._done: dict[bytes, bool | None] = {}
-        self._known_bad: set[bytes] = set()
+        self._known: dict[bytes, bytes] = {}  # by path: version of the file, and what is known about it
         _end_line(self._scores, folder / SCORES)
-        self._table = self._rebuild()
+        self._write_table(remember=True)  # a killed process may have lost a row
+        self._table = (folder / TABLE).open("ab", buffering=0)
 
-    def _rebuild(self) -> FileIO:
-        """Read the finished records, and rewrite the table from them: a killed process may have lost a row."""
+    def _write_table(self, *, remember: bool) -> None:
+        """Write the table from the finished records."""
         partial = self.folder / _PARTIAL / TABLE
         with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
             table.write(",".join(COLUMNS) + "\n")
-            for group in recorded(self.folder):
+            for group in _latest(self.folder):
                 table.writelines(record.to_csv() for record in group)
-                self._remember(group)
+                if remember:
+                    self._remember(group)
         partial.replace(self.folder / TABLE)
-        return (self.folder / TABLE).open("ab", buffering=0)
+        self._outdated = False
 
     def _remember(self, group: Sequence[Record]) -> None:
         first = group[0]
         self.grouped |= first.patient is not None or first.volume is not None
-        key = _key(first.path, first.signature)
         if first.error is not None:
-            self._known_bad.add(key + first.error.encode("utf-8", "surrogateescape"))
-        elif all(self._complete(record) for record in group):
-            self._done[key] = any(record.anomalous for record in group)
+            state = _FAILED
+        elif not all(self._complete(record) for record in group):
+            state = _INCOMPLETE
+        else:
+            state = _ANOMALOUS if any(record.anomalous for record in group) else _NORMAL
+        self._known[_digest(first.path)] = _version(first.signature, first.error) + state
 
     def _complete(self, record: Record) -> bool:
-        has_map = self._maps is None or (record.map or "").endswith(f".{self._maps}")
-        return has_map and (not self._overlays or record.overlay is not None)
+        """Whether a picture has the files that are requested, which may have been deleted."""
+        has_map = self._maps is None or ((record.map or "").endswith(f".{self._maps}") and self._exists(record.map))
+        return has_map and (not self._overlays or self._exists(record.overlay))
+
+    def _exists(self, name: str | None) -> bool:
+        return name is not None and (self.folder / name).is_file()
 
     def done(self, path: str, signature: Signature) -> bool | None:
         """Whether a file has all its results.
@@ -128,9 +165,11 @@ class Journal:
             signature: The file's size and time.
 
         Returns:
-            None if it has no results or could not be read; otherwise whether one of its pictures is anomalous.
+            None if it has no results, has changed since, or could not be read; otherwise whether one of its pictures is
+            anomalous.
         """
-        return self._done.get(_key(path, signature))
+        states = {_version(signature) + _NORMAL: False, _version(signature) + _ANOMALOUS: True}
+        return states.get(self._known.get(_digest(path), b""))
 
     def append(self, group: Sequence[Record]) -> None:
         """Append the records of one file at once; a failure that is already recorded is not repeated.
@@ -142,9 +181,10 @@ class Journal:
             OSError: If they cannot be written, for example on a full disk. Earlier records are unchanged.
         """
         first = group[0]
-        known = _key(first.path, first.signature) + (first.error or "").encode("utf-8", "surrogateescape")
-        if first.error is not None and known in self._known_bad:
+        known = self._known.get(_digest(first.path))
+        if first.error is not None and known == _version(first.signature, first.error) + _FAILED:
             return
+        self._outdated |= known is not None
         _append(self._scores, "".join(record.to_json() for record in group))
         _append(self._table, "".join(record.to_csv() for record in group))
         self._remember(group)
@@ -161,35 +201,56 @@ class Journal:
         return self.folder / _PARTIAL / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def close(self) -> None:
-        """Flush the files to the disk and release the lock."""
-        for file in (self._scores, self._table):
-            os.fsync(file.fileno())
-            file.close()
-        shutil.rmtree(self.folder / _PARTIAL, ignore_errors=True)
+        """Flush the files to the disk, rewrite the table if it has earlier rows of a file, and release the lock.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
+        with self._scores, self._table:
+            os.fsync(self._scores.fileno())
+            os.fsync(self._table.fileno())
+            self._table.close()  # Windows replaces no open file
+            if self._outdated:
+                self._write_table(remember=False)
+            shutil.rmtree(self.folder / _PARTIAL, ignore_errors=True)
 
 
-def _key(path: str, signature: Signature) -> bytes:
-    """A short hash of a path, because millions of them may be kept in memory."""
-    text = f"{signature.size} {signature.mtime_ns} {path}"
+def _latest(folder: Path) -> Iterator[list[Record]]:
+    """Records of a folder of results, without the earlier ones of a file that was scored twice."""
+    last = {_digest(group[0].path): number for number, group in enumerate(recorded(folder))}
+    for number, group in enumerate(recorded(folder)):
+        if last.get(_digest(group[0].path)) == number:
+            yield group
+
+
+def _version(signature: Signature, error: str | None = None) -> bytes:
+    return _digest(f"{signature.size} {signature.mtime_ns} {error or ''}")
+
+
+def _digest(text: str) -> bytes:
+    """A short hash, because millions of them may be kept in memory."""
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=10).digest()
 
 
 def _check_identity(folder: Path, identity: dict[str, Any]) -> None:
-    path = folder / RUN
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    known = known_identity(folder)
+    if known is None:
         if (folder / SCORES).exists():
             msg = f"--output {str(folder)!r} has {SCORES} but no {RUN}: give another folder"
-            raise ValueError(msg) from None
+            raise ValueError(msg)
+        path = folder / RUN
         partial = path.with_suffix(".json.part")
         partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
         partial.replace(path)
         return
-    except ValueError:
-        msg = f"{str(path)!r} is damaged: give another --output"
-        raise ValueError(msg) from None
     different = sorted(key for key in identity.keys() | known.keys() if identity.get(key) != known.get(key))
+    if different == ["images"]:
+        msg = (
+            f"--output {str(folder)!r} has results of another folder of images, or of one that was moved or renamed "
+            f"since, and files of equal names would be mixed up: give another --output, or IMAGES at the former place"
+        )
+        raise ValueError(msg)
+    different = [key for key in different if key != "images"]  # its hash depends on the salt
     if different:
         parts = ", ".join(f"{key} {known.get(key)!r} and now {identity.get(key)!r}" for key in different)
         msg = f"--output {str(folder)!r} has results with {parts}: give another folder"

@@ -39,6 +39,17 @@ class Names:
             return str(relative)
         return self._pseudonyms.of(os.fsencode(str(relative)).hex())  # a name may have any bytes
 
+    def place(self, path: str) -> str:
+        """Name of the folder of images.
+
+        Args:
+            path: Its absolute path.
+
+        Returns:
+            16 hexadecimal digits; "" without a salt.
+        """
+        return "" if self._pseudonyms is None else self._pseudonyms.of(os.fsencode(path).hex())
+
     def patient(self, info: PictureInfo) -> str | None:
         """Name of a picture's patient.
 

@@ -3,6 +3,7 @@
 __all__ = ["main"]
 
 import argparse
+import sys
 from pathlib import Path
 
 from anomalib_scrd.edge.names import Names
@@ -33,5 +34,8 @@ def main(words: list[str]) -> int:
         raise ValueError(msg)
     names = Names(arguments.salt)
     for file in walk(arguments.images):
-        print(f"{names(file.relative)}\t{file.relative}")
+        # A name may have bytes or characters that the output's encoding lacks.
+        encoding = sys.stdout.encoding or "utf-8"
+        path = str(file.relative).encode(encoding, "backslashreplace").decode(encoding)
+        print(f"{names(file.relative)}\t{path}")
     return 0

@@ -1,10 +1,11 @@
 """The result of a picture, as a line of JSON and a row of CSV."""
 
-__all__ = ["COLUMNS", "Record", "Signature"]
+__all__ = ["COLUMNS", "Record", "Signature", "as_cell", "as_row"]
 
 import csv
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ class Record:
         patient: Pseudonym of the patient, None without a salt or an identifier in the file.
         volume: Name shared by the pictures of one volume: the file's name if a file has several pictures, otherwise,
             with a salt, the pseudonym of its DICOM series; None for a single picture.
-        error: Why the file could not be read, None if it could.
+        error: Why the file could not be read, or its maps not be written under its name; None if they could.
     """
 
     path: str
@@ -86,13 +87,43 @@ class Record:
 
     def to_csv(self) -> str:
         """One row of CSV with a line end, in the order of ``COLUMNS``."""
-        text = io.StringIO()
-        row = ["" if (value := getattr(self, name)) is None else value for name in COLUMNS]
-        csv.writer(text, lineterminator="\n").writerow(row)
-        return text.getvalue()
+        return as_row(getattr(self, name) for name in COLUMNS)
 
 
+def as_row(values: Iterable[object]) -> str:
+    """One row of CSV.
+
+    Args:
+        values: Text, which becomes :func:`as_cell`, numbers, and None for an empty cell.
+
+    Returns:
+        The row with a line end.
+    """
+    text = io.StringIO()
+    # A writer quotes the characters of its line end: names may have either.
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(["" if value is None else as_cell(value) if isinstance(value, str) else value for value in values])
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def as_cell(text: str) -> str:
+    """Text for a cell of a table, which a spreadsheet program must not take for a formula: a file may have any name.
+
+    Text that begins with one of ``= + - @``, a tab or a line end is preceded by an apostrophe, as OWASP advises; so is
+    text that begins with an apostrophe, so that every first apostrophe of a cell is one too many. The JSON lines have
+    the exact names.
+
+    Args:
+        text: A name or a message.
+
+    Returns:
+        The text, or an apostrophe and the text.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+_FORMULA = ("'", "=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also in full width
 _FIELDS = tuple(field.name for field in fields(Record))
 _NAMES = set(_FIELDS)
 COLUMNS = ("path", "picture", "score", "anomalous", "height", "width", "map", "overlay", "patient", "volume", "error")
-"""Columns of the CSV file."""
+"""Columns of the CSV file; see :func:`as_cell`."""

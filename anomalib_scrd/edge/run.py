@@ -23,6 +23,7 @@ from anomalib_scrd.edge.scoring import Outputs, Scorer
 from anomalib_scrd.edge.sources import SourceFile, walk
 from anomalib_scrd.edge.stopping import Stop
 from anomalib_scrd.edge.watching import watch
+from anomalib_scrd.imaging.files import SUFFIXES
 
 ANOMALOUS, CANNOT_START, UNREADABLE, CANNOT_WRITE, SIGNALLED = 1, 2, 3, 4, 128
 """Exit statuses other than 0; the number of a signal is added to the last one."""
@@ -122,7 +123,7 @@ def run(
 
     Raises:
         ValueError: If ``output`` has other results, or ``outputs`` do not fit the model.
-        FileNotFoundError: If there are no images.
+        FileNotFoundError: If there are no images, unless the folder is watched.
         OSError: If results cannot be written.
     """
     if outputs.any_maps and engine.facts.resized_before is False:
@@ -136,6 +137,9 @@ def run(
     stopped = False
     if not (images.is_dir() if watched else images.exists()):
         msg = f"IMAGES must be an existing folder{' with --watch' if watched else ' or file'}, got {str(images)!r}"
+        raise FileNotFoundError(msg)
+    if not watched and next(walk(images, output), None) is None:
+        msg = f"IMAGES {str(images)!r} has no image: no DICOM file, and no file named {', '.join(SUFFIXES)}"
         raise FileNotFoundError(msg)
     journal = Journal(output, identity, maps=outputs.maps, overlays=outputs.overlays)
     count = None if watched else lambda: sum(1 for _ in walk(images, output))

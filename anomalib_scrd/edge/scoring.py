@@ -2,6 +2,7 @@
 
 __all__ = ["Outputs", "Scorer"]
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from anomalib_scrd.imaging import PictureInfo, Prepared, UnreadableImageError
 
 _DIGITS = 9  # decimal digits that preserve a float32
 _PIXEL_THRESHOLD = 0.5  # of anomalib's post-processor
+# The name of one file is impossible in the folder of results: too long with its suffix, of bytes or characters that the
+# file system lacks, or a file where others need a folder. All other errors end the run.
+_OF_A_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,11 @@ class Scorer:
             sources: Files.
 
         Returns:
-            For each file its records, one per picture, or one with the reason why it cannot be read.
+            For each file its records, one per picture, or one with the reason why it cannot be read, or its maps not
+            be written under its name.
 
         Raises:
-            OSError: If a map or overlay cannot be written.
+            OSError: If a map or overlay cannot be written for another reason, for example on a full disk.
         """
         files = [_File(source, self._names(source.relative), []) for source in sources]
         for picture, prediction in predict(self._engine, self._images(files)):
@@ -125,18 +130,29 @@ class Scorer:
         if not np.isfinite(score):
             file.error = f"the model's score of picture {picture.index} is {score}"
             return
+        value = float(f"{score:.{_DIGITS}g}")
         label: bool | None = None
         if self._outputs.threshold is not None:
-            label = bool(score > self._outputs.threshold)
+            label = value > self._outputs.threshold  # as the report and the gallery compare it
         elif "pred_label" in prediction:
             label = bool(prediction["pred_label"])
+        written: dict[str, str] = {}
+        try:
+            if self._outputs.any_maps:
+                written = self._written(picture, prediction["anomaly_map"], label)
+        except (OSError, UnicodeEncodeError) as error:
+            if isinstance(error, OSError) and error.errno not in _OF_A_NAME:
+                raise
+            reason = error.strerror if isinstance(error, OSError) else error.reason
+            file.error = f"its map or overlay cannot have a name made of the file's ({reason})"
+            return
         height, width = picture.prepared.to_file(picture.prepared.image).shape[:2]
         file.records.append(
             Record(
                 file.name,
                 picture=picture.index,
                 pictures=picture.count,
-                score=float(f"{score:.{_DIGITS}g}"),
+                score=value,
                 anomalous=label,
                 height=height,
                 width=width,
@@ -144,7 +160,7 @@ class Scorer:
                 mtime_ns=source.signature.mtime_ns,
                 patient=self._names.patient(picture.info),
                 volume=self._names.volume(picture.info, file.name),
-                **(self._written(picture, prediction["anomaly_map"], label) if self._outputs.any_maps else {}),
+                **written,
             )
         )
 

@@ -8,9 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from anomalib_scrd.edge.records import Signature
-from anomalib_scrd.imaging.files import SUFFIXES
-
-_MARK_AT, _MARK = 128, b"DICM"
+from anomalib_scrd.imaging.files import may_hold_pictures
 
 
 class SourceFile(NamedTuple):
@@ -89,7 +87,7 @@ def _walk(
         try:
             if entry.is_dir():
                 folders.append(path)
-            elif _may_hold_pictures(path) and entry.is_file():
+            elif may_hold_pictures(path):
                 status = entry.stat()
                 yield SourceFile(path, relative / entry.name, Signature(status.st_size, status.st_mtime_ns))
         except OSError:  # removed meanwhile
@@ -107,15 +105,3 @@ def _identity(folder: Path) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return status.st_dev, status.st_ino
-
-
-def _may_hold_pictures(path: Path) -> bool:
-    if path.name.lower().endswith(SUFFIXES):
-        return True
-    if "." in path.name:
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(_MARK_AT + len(_MARK))[_MARK_AT:] == _MARK
-    except OSError:
-        return False

@@ -14,7 +14,7 @@ SETTLE = 1.0
 """Seconds for which size and time of a file must be unchanged before it is read."""
 
 _INTERVAL = 0.25
-_REST = 4.0  # wait at least this multiple of the time of a listing
+_REST = 4.0  # wait at least this multiple of the time of a listing, without that for scoring its files
 
 
 def watch(
@@ -22,8 +22,8 @@ def watch(
 ) -> Iterator[SourceFile | None]:
     """List a folder repeatedly until a signal comes.
 
-    A file that is written under an ignored name (hidden, or with another suffix) and renamed when it is complete can be
-    written at any speed; writing a file in place must not pause for longer than ``settle``.
+    A file that is written under an ignored name (hidden, or of an unfinished file, such as ``a.dcm.part``) and renamed
+    when it is complete can be written at any speed; writing a file in place must not pause for longer than ``settle``.
 
     Args:
         root: The folder.
@@ -39,7 +39,7 @@ def watch(
     waiting: dict[Path, tuple[Signature, float]] = {}
     while not stop:
         present: dict[Path, Signature] = {}
-        began = time.monotonic()
+        began, used_elsewhere = time.monotonic(), 0.0
         try:
             for file in walk(root, exclude):
                 if stop:
@@ -56,10 +56,12 @@ def watch(
                     del waiting[file.path]
                     given[file.path] = file.signature
                     yield file
+                    used_elsewhere += time.monotonic() - now
         except OSError:  # the folder is temporarily unavailable, for example a network share
             pass
         # Drop removed files, so that the dictionaries do not grow with time.
         given = {path: kept for path, kept in given.items() if path in present}
         waiting = {path: kept for path, kept in waiting.items() if path in present}
+        listing = time.monotonic() - began - used_elsewhere
         yield None
-        stop.wait(max(interval, _REST * (time.monotonic() - began)))
+        stop.wait(max(interval, _REST * listing))

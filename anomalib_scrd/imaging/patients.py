@@ -46,14 +46,16 @@ class Pseudonyms:
         """Look up a pseudonym.
 
         Args:
-            identifier: Identifier of a patient, series or volume.
+            identifier: Identifier of a patient, series or volume; as a file's name it may have any bytes.
 
         Returns:
             16 hexadecimal digits of a keyed SHA-256; "" for an empty identifier.
         """
         if not identifier.strip():
             return ""
-        return hmac.new(self._salt, identifier.strip().encode(), "sha256").hexdigest()[:_DIGITS]
+        return hmac.new(self._salt, identifier.strip().encode("utf-8", "surrogateescape"), "sha256").hexdigest()[
+            :_DIGITS
+        ]
 
 
 def _make_salt(path: Path) -> None:

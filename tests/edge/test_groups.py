@@ -10,7 +10,7 @@ from PIL import Image
 
 from anomalib_scrd.data.patient_scores import patient_scores
 from anomalib_scrd.edge.__main__ import main
-from anomalib_scrd.edge.groups import grouped_scores, labels_of
+from anomalib_scrd.edge.groups import grouped_scores, labels_of, write_groups
 from anomalib_scrd.edge.journal import read_records
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.imaging import Pseudonyms
@@ -33,6 +33,15 @@ def test_groups_are_those_of_the_training() -> None:
     assert [group.name for group in found] == expected.patient.tolist()
     assert [group.pictures for group in found] == expected.images.tolist()
     np.testing.assert_allclose([group.score for group in found], expected.pred_score, rtol=1e-12)
+
+
+def test_names_of_groups_are_no_formulas(tmp_path: Path) -> None:
+    groups = grouped_scores(
+        [[Record("=1+1.tif", index, 2, score=0.5, volume="=1+1.tif") for index in range(2)]], "volume"
+    )
+    write_groups(groups, tmp_path / "volumes.csv", "volume", None)
+    (row,) = table(tmp_path / "volumes.csv")
+    assert row["volume"] == "'=1+1.tif"
 
 
 def test_a_file_that_comes_twice_counts_once() -> None:

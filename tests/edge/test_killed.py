@@ -145,6 +145,38 @@ class TestJournal:
         journal.close()
         assert [record.score for record in read_records(tmp_path)] == [0.75]
 
+    def test_the_table_has_the_latest_records_only(self, tmp_path: Path) -> None:
+        def scores() -> list[tuple[str, str]]:
+            with (tmp_path / "scores.csv").open(newline="") as file:
+                return [(row["path"], row["score"]) for row in csv.DictReader(file)]
+
+        journal = Journal(tmp_path, IDENTITY)
+        for name in ("a", "b"):
+            journal.append(group(name, 2))
+        journal.append([Record("a", score=0.75, size=9, mtime_ns=9)])
+        journal.close()
+        assert sorted(scores()) == [("a", "0.75"), ("b", "0.25"), ("b", "0.25")]
+        with (tmp_path / "scores.csv").open("a") as file:
+            file.write("of an earlier version\n")
+        Journal(tmp_path, IDENTITY).close()
+        assert sorted(scores()) == [("a", "0.75"), ("b", "0.25"), ("b", "0.25")]
+
+    def test_only_the_latest_version_of_a_file_is_done(self, tmp_path: Path) -> None:
+        """A file that is replaced and put back, with its size and time, is scored again; so is its failure noted."""
+        first, second = Record("a", score=0.25, size=7, mtime_ns=8), Record("a", error="it is damaged", size=9)
+        for _ in range(2):
+            journal = Journal(tmp_path, IDENTITY)
+            for record in (first, second, second):
+                journal.append([record])
+            assert journal.done("a", first.signature) is None
+            journal.close()
+            assert [record.error for record in read_records(tmp_path)] == ["it is damaged"]
+        assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 4
+        journal = Journal(tmp_path, IDENTITY)
+        journal.append([first])
+        assert journal.done("a", first.signature) is False
+        journal.close()
+
     def test_an_unknown_folder_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / "scores.jsonl").write_text("mine")
         with pytest.raises(ValueError, match=r"has scores.jsonl but no run.json"):

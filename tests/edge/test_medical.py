@@ -1,6 +1,7 @@
 """DICOM and NIfTI on the runner: the window of the training, frames and slices, maps in the order of the file."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,28 @@ def test_slices_of_nifti(model: Path, output: Path, tmp_path: Path) -> None:
         row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
         assert abs(row - 4) <= 1
         assert abs(column - 15) <= 1
+
+
+def test_a_volume_whose_name_is_no_text(
+    model: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One slice, so that the pseudonym of its volume is made of its name."""
+    nibabel = pytest.importorskip("nibabel")
+    voxels = np.zeros((20, 24, 1), np.int16)
+    voxels[4, 15] = 400
+    (tmp_path / "images").mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "head.nii")
+    try:
+        os.rename(tmp_path / "head.nii", os.fsencode(tmp_path / "images") + b"/\xff.nii")  # noqa: PTH104 - no str
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    words = [str(tmp_path / "images"), "--salt", str(tmp_path / "salt")]
+    assert main([str(model), *words, "--output", str(output), "--maps", "npz"]) == 0
+    (record,) = read_records(output)
+    assert record.score is not None
+    capsys.readouterr()
+    assert main(["names", *words]) == 0
+    assert capsys.readouterr().out == f"{record.path}\t\\udcff.nii\n"
 
 
 def test_a_depth_without_a_window_is_refused(model: Path, output: Path, images: Path) -> None:

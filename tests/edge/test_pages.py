@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from PIL import Image
 from anomalib_scrd.edge.__main__ import main
 from anomalib_scrd.edge.journal import Journal
 from anomalib_scrd.edge.records import Record
+from anomalib_scrd.edge.report.truth import Truth
+from anomalib_scrd.imaging import Orientation, VolumeOptions, list_pictures
 from tests.edge.browser import document
 from tests.edge.conftest import build_onnx, save_grey
 
@@ -80,6 +82,63 @@ def make(images: Path, tmp_path: Path, xml_file: Path) -> Make:
     return make
 
 
+class TestTruth:
+    @pytest.mark.parametrize(
+        ("image", "masks", "expected"),
+        [
+            ("scan.1.png", ["scan.png", "scan.1.png"], "scan.1.png"),
+            ("scan.1.png", ["scan.png", "scan.1_mask.bmp"], "scan.1_mask.bmp"),
+            ("scan.1.png", ["scan.png"], None),
+            ("scan.2.bmp", ["scan.2.png", "scan.2.bmp"], "scan.2.bmp"),
+            ("IM.0001", ["IM.png", "IM.0001.png"], "IM.0001.png"),
+            ("scan.PNG", ["scan.tif"], "scan.tif"),
+            ("a.b.nii.gz", ["a.png", "a.b.nii.png", "a.b.png"], "a.b.png"),
+        ],
+    )
+    def test_mask_of_a_name_with_dots(
+        self, image: str, masks: list[str], expected: str | None, images: Path, tmp_path: Path
+    ) -> None:
+        """Each mask marks another pixel."""
+        for index, name in enumerate(masks):
+            mask = np.zeros((16, 16), np.uint8)
+            mask[index, index] = 255
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / "masks" / name)
+        (info,) = list_pictures(images / "good" / "0.png")
+        truth = Truth(None, tmp_path / "masks", [])
+        found = truth.mask(PurePosixPath(image), info, VolumeOptions(), Orientation())
+        if expected is None:
+            assert found is None
+        else:
+            index = masks.index(expected)
+            assert found is not None
+            assert np.argwhere(found).tolist() == [[index, index]]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("path,label\na.png\n", r"a row must have a path and a label, got path 'a.png' and label None"),
+            ("label,path\n1\n", r"a row must have a path and a label, got path None and label '1'"),
+            ("path,label\na.png,1\nb.png,0\na.png,0\n", r"'a.png' has both labels, 0 and 1"),
+            ("file,label\n", r"needs the columns path and label, got \['file', 'label'\]"),
+            ("", r"needs the columns path and label, got \[\]"),
+        ],
+    )
+    def test_damaged_tables_are_refused(self, text: str, message: str, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"--labels '.*labels.csv'.*{message}"):
+            Truth(tmp_path / "labels.csv", None, [])
+
+    @pytest.mark.parametrize("name", ["-1.png", "'-1.png"])
+    def test_names_of_the_table_of_scores_are_known(self, name: str, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text(f"path,label\n{name},1\n", encoding="utf-8")
+        assert Truth(tmp_path / "labels.csv", None, []).label(PurePosixPath("-1.png")) is True
+
+    def test_equal_rows_are_one(self, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_text("path,label\na.png,1\na.png,anomalous\n", encoding="utf-8")
+        assert Truth(tmp_path / "labels.csv", None, []).label(PurePosixPath("a.png")) is True
+
+
 class TestReport:
     def test_contents_of_the_report(self, make: Make, images: Path, masks: Path) -> None:
         save_grey(images / "good" / "high.png", 210)
@@ -102,6 +161,11 @@ class TestReport:
         assert page.tags.count("svg") == 1
         assert page.tags.count("img") >= 2 * 10
         assert "script" not in page.tags
+
+    def test_name_of_the_model_is_text(self, make: Make, tmp_path: Path) -> None:
+        model = build_onnx(tmp_path / "<img src=x>.onnx")
+        page = assert_alone(make("report", "--seconds", "0", model=model))
+        assert "<img src=x>.onnx, " in page.text
 
     def test_without_truth(self, make: Make, images: Path) -> None:
         (images / "good").rename(images / "first")
@@ -207,6 +271,16 @@ class TestGallery:
         assert moved[0].startswith("Above 0.3000: 6 of 9 (66.7 %) pictures; false alarms 3 of 6 (50.0 %); found 3 of 3")
         assert moved[1:4] == [6, 6, False]
         assert moved[5] == "0.4"
+
+    def test_first_counts_are_those_of_the_exact_threshold(self, make: Make, tmp_path: Path) -> None:
+        """The threshold lies 1e-7 below the highest score; with four or six digits, it would not."""
+        text = make("gallery", "--threshold", repr(240 / 255 - 1e-7))
+        data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+        assert sum(score > data["threshold"] for score in data["scores"]) == 1
+        assert re.findall(r'data-score="(.*?)"', text) == [repr(score) for score in data["scores"]]
+        first = document(tmp_path / "results" / "gallery.html")
+        assert "1 of 9 (11.1 %) pictures" in first
+        assert first.count('class="card above"') == 1
 
     def test_shows_the_scales_of_the_training(self, make: Make, tmp_path: Path) -> None:
         (tmp_path / "training" / "scales" / "good").mkdir(parents=True)

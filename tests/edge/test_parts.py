@@ -1,5 +1,7 @@
 """Parts of the runner against references: torchvision's resize, other ways to walk, closed forms."""
 
+import csv
+import io
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from anomalib_scrd.decision.calibrated_score import labels_and_outlines
 from anomalib_scrd.edge.engine import load_engine
 from anomalib_scrd.edge.heat import heat, opacities, outline, overlaid, regions
 from anomalib_scrd.edge.pipeline import in_order
-from anomalib_scrd.edge.records import COLUMNS, Record
+from anomalib_scrd.edge.records import COLUMNS, Record, as_cell
 from anomalib_scrd.edge.resizing import resize
 from anomalib_scrd.edge.sources import walk
 from anomalib_scrd.imaging import list_files
@@ -66,10 +68,11 @@ class TestWalk:
     def test_finds_what_the_list_finds(self, images: Path) -> None:
         for name in (".b.png", "c.txt", "d.PNG", "e.nii.gz", "f.part", "g.dcm", "h", "good/DICOMDIR"):
             (images / name).write_bytes(b"")
-        (images / "slice").write_bytes(b"\0" * 128 + b"DICM")
+        for name in ("slice", "1.2.840.113619.2.55.3", "good/IM.0001", "i.dcm.part"):
+            (images / name).write_bytes(b"\0" * 128 + b"DICM")
         found = [file.path for file in walk(images)]
         assert sorted(found) == list_files(images)
-        assert images / "slice" in found
+        assert {images / "slice", images / "1.2.840.113619.2.55.3", images / "good" / "IM.0001"} <= set(found)
 
     def test_leaves_hidden_folders_out(self, images: Path) -> None:
         (images / "good").rename(images / ".thumbnails")
@@ -174,6 +177,18 @@ def test_a_record_survives_both_ways() -> None:
     assert record.to_json().endswith("}\n")
     assert record.to_json().count("\n") == 1
     assert len(COLUMNS) == 11
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "'"])
+def test_a_name_is_no_formula_in_the_table(first: str) -> None:
+    """The JSON line has the exact name; numbers are numbers."""
+    record = Record(f"{first}cmd|' /C calc'!A0.png", score=-0.5, volume=f"{first}1")
+    (row,) = csv.reader(io.StringIO(record.to_csv(), newline=""))
+    cells = dict(zip(COLUMNS, row, strict=True))
+    assert (cells["path"], cells["volume"]) == (f"'{record.path}", f"'{first}1")
+    assert cells["score"] == "-0.5"
+    assert Record.from_json(record.to_json()) == record
+    assert as_cell("good/=1.png") == "good/=1.png"
 
 
 def test_nothing_leaves_the_machine(xml_file: Path, images: Path, tmp_path: Path) -> None:

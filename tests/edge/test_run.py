@@ -65,6 +65,20 @@ def test_finished_files_are_skipped(run: Run, images: Path, output: Path) -> Non
     assert len(read_records(output)) == 10
 
 
+def test_a_folder_without_images_is_no_success(
+    run: Run, images: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless all are done; a watch waits for the first."""
+    for path in images.rglob("*.png"):
+        path.rename(path.with_suffix(".txt"))
+    assert run() == 2
+    assert f"error: IMAGES '{images}' has no image: no DICOM file, and no file named .dcm, " in capsys.readouterr().err
+    assert not output.exists()
+    for path in images.rglob("*.txt"):
+        path.rename(path.with_suffix(".png"))
+    assert run() == run() == 0
+
+
 def test_results_without_requested_maps_are_scored_again(run: Run, output: Path) -> None:
     assert run() == 0
     assert run("--maps", "npz") == 0
@@ -72,6 +86,21 @@ def test_results_without_requested_maps_are_scored_again(run: Run, output: Path)
     length = (output / "scores.jsonl").stat().st_size
     assert run("--maps", "npz") == run() == 0
     assert (output / "scores.jsonl").stat().st_size == length
+
+
+@pytest.mark.parametrize("name", ["maps/good/0.png.npz", "overlays/good/0.png.jpg"])
+def test_deleted_maps_and_overlays_are_written_again(name: str, run: Run, output: Path) -> None:
+    words = ("--maps", "npz", "--overlays")
+    assert run(*words) == 0
+    length = (output / "scores.jsonl").stat().st_size
+    content = (output / name).read_bytes()
+    (output / name).unlink()
+    assert run() == 0  # they are not requested
+    assert (output / "scores.jsonl").stat().st_size == length
+    assert run(*words) == 0
+    assert (output / name).read_bytes() == content
+    with (output / "scores.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(read_records(output)) == 9
 
 
 @pytest.mark.parametrize(
@@ -89,6 +118,51 @@ def test_results_of_other_settings_are_not_mixed(
     assert run(*words) == 2
     assert message in capsys.readouterr().err
     assert (output / "scores.jsonl").read_bytes() == before
+
+
+class TestPlaceOfTheImages:
+    """The same path below two folders is not the same file, even with equal size and time."""
+
+    @pytest.mark.parametrize("salted", [False, True])
+    def test_another_or_moved_folder_is_refused(
+        self, salted: bool, run: Run, images: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ("--salt", tmp_path / "salt") if salted else ()
+        assert run(*words) == run(*words) == 0
+        before = (output / "scores.jsonl").read_bytes()
+        other = tmp_path / "Miller_Anna"
+        images.rename(other)
+        assert run(*words, where=other) == 2
+        err = capsys.readouterr().err
+        assert f"error: --output '{output}' has results of another folder of images, or of one that was moved" in err
+        assert (output / "scores.jsonl").read_bytes() == before
+        assert run("--maps", "npz", *words, where=other / "good" / "0.png") == 2
+        text = (output / "run.json").read_text()
+        assert "images" in json.loads(text)
+        assert not any(part in text for part in (*images.parts[1:-1], "Miller"))
+
+    def test_hash_of_a_path_cannot_be_looked_up(self, run: Run, images: Path, tmp_path: Path, xml_file: Path) -> None:
+        stored = []
+        for name in ("one", "two"):
+            assert main([str(xml_file), str(images), "--output", str(tmp_path / name)]) == 0
+            stored.append(json.loads((tmp_path / name / "run.json").read_text())["images"])
+        assert stored[0] != stored[1]
+
+    def test_spelling_does_not_matter(
+        self, run: Run, images: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "link").symlink_to(images)
+        assert run() == 0
+        before = (output / "scores.jsonl").read_bytes()
+        monkeypatch.chdir(images / "good")
+        for path in ("..", "../good/..", tmp_path / "link", images / "spot" / ".."):
+            assert run(where=Path(path)) == 0
+        assert (output / "scores.jsonl").read_bytes() == before
+
+    def test_files_of_a_folder_may_come_one_by_one(self, run: Run, images: Path, output: Path) -> None:
+        assert run(where=images / "good" / "0.png") == run(where=images / "good" / "1.png") == 0
+        assert run(where=images / "good") == 0
+        assert len(read_records(output)) == 6
 
 
 def test_results_of_another_model_are_not_mixed(
@@ -213,6 +287,16 @@ class TestExitStatus:
     def test_of_the_users_own_threshold(self, run: Run, images: Path) -> None:
         assert run("--fail-on", "anomalous", "--threshold", "0.4", where=images / "good") == 1
 
+    def test_of_a_threshold_at_the_score(self, run: Run, images: Path, output: Path, tmp_path: Path) -> None:
+        """The decision is that of the score in the results, which a report repeats, not of a threshold in float32."""
+        assert run() == 0
+        for path, score in scores(output).items():
+            threshold, again = score - 1e-9, tmp_path / path
+            assert np.float32(threshold) == np.float32(score)
+            assert run("--threshold", repr(threshold), "--output", again, where=images / path) == 0
+            (record,) = read_records(again)
+            assert (record.score, record.anomalous) == (score, True)
+
     def test_of_a_file_that_cannot_be_read(self, run: Run, images: Path) -> None:
         (images / "bad.png").write_bytes(b"no image")
         assert run("--fail-on", "anomalous", "--on-error", "skip") == 3
@@ -297,6 +381,22 @@ def test_names_of_any_bytes(run: Run, images: Path, output: Path) -> None:
     assert names[:2] == ['a "b", c\n.png', "\udcff.png"]
     with (output / "scores.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert [row["path"] for row in csv.DictReader(file)] == names
+
+
+@pytest.mark.parametrize("words", [("--maps", "npz"), ("--overlays",)])
+def test_a_name_that_no_map_can_have_ends_no_run(
+    words: tuple[str, ...], run: Run, images: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "a" * 249 + ".png"
+    save_grey(images / long, 51)
+    assert run(*words, "--on-error", "skip") == 3
+    records = {record.path: record for record in read_records(output)}
+    assert len(records) == 10
+    assert records[long].error.startswith("its map or overlay cannot have a name made of the file's (File name too")
+    assert f"left out: {long}: its map" in capsys.readouterr().err
+    assert sum(record.score is not None for record in records.values()) == 9
+    assert run() == 0  # a score needs no name
+    assert scores(output)[long] == pytest.approx(0.2)
 
 
 class TestSalt:

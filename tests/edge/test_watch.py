@@ -136,6 +136,21 @@ class TestSource:
         assert file.path == images / "good" / "0.png"
         assert _look(source) == []
 
+    def test_the_time_for_scoring_does_not_lengthen_the_pause(
+        self, images: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The source stands still while its files are scored: after a backlog it must not rest four times as long."""
+        now, pauses = 0.0, []
+        monkeypatch.setattr("anomalib_scrd.edge.watching.time.monotonic", lambda: now)
+        stop = Stop()
+        monkeypatch.setattr(stop, "wait", pauses.append)
+        source = watch(images, None, stop, settle=0, interval=0.25)
+        for _ in range(9 + 1):  # the files, and the end of the listing
+            next(source)
+            now += 60.0
+        next(source)
+        assert pauses == [0.25]
+
     def test_a_stop_ends_it(self, images: Path) -> None:
         stop = Stop()
         source = watch(images, None, stop, settle=0, interval=0)

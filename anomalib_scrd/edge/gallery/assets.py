@@ -62,5 +62,5 @@ find('order').addEventListener('input', () => {
 find('opacity').addEventListener('input', event => {
   for (const map of document.querySelectorAll('.map')) map.style.opacity = event.target.value;
 });
-slider.value = start; number.value = Number(start.toPrecision(4)); update(Number(number.value));
+slider.value = start; number.value = start; update(start);
 """

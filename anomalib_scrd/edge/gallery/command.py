@@ -22,7 +22,6 @@ from anomalib_scrd.edge.report.scales import Scales, load_scales
 from anomalib_scrd.edge.report.scored import Scored, add_truth_arguments, score
 
 _SIDE = 192
-_DIGITS = 6
 
 
 def main(words: list[str]) -> int:
@@ -68,7 +67,7 @@ def _everything(records: Sequence[Record], scored: Scored) -> str:
     """Scores and truth of all pictures, for the counts, as JSON that is safe in a script element."""
     labels = [scored.cases.anomalous(record) for record in records]
     data = {
-        "scores": [round(record.score or 0.0, _DIGITS) for record in records],
+        "scores": [record.score or 0.0 for record in records],
         "labels": [None if label is None else int(label) for label in labels],
         "threshold": scored.threshold,
     }
@@ -110,7 +109,7 @@ def _page(
 
 def _card(record: Record, full: Case | None, threshold: float, scales: Scales | None) -> str:
     name = escape(record.path) + (f" picture {record.picture}" if record.pictures > 1 else "")
-    value = round(record.score or 0.0, _DIGITS)
+    value = record.score or 0.0  # exact: the page compares it with the threshold
     if full is None:
         return f'<div class="card" data-score="{value}"><p>{name}<br>score {value:.4g}; cannot be shown</p></div>'
     case = full.shrunk(_SIDE)

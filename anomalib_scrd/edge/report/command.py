@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from html import escape
 
 import numpy as np
 
@@ -86,9 +87,10 @@ def _report(
     parity = None if training is None else compare(training, records)
     origin = "given on the command line" if arguments.threshold is not None else "the model's own"
     order = np.argsort([-value for value in scores], kind="stable")
+    made = f"{arguments.model.name}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {engine.name}"
     body = [
         "<h1>Report of an exported model</h1>",
-        f'<p class="soft">{arguments.model.name}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, {engine.name}</p>',
+        f'<p class="soft">{escape(made)}</p>',
         sections.tiles(_key_figures(records, scored, metrics, parity, speed)),
         sections.decision_section(scores, labels, metrics, scored.threshold, origin) if records else "",
         sections.metrics_section(metrics),

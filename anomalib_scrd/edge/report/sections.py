@@ -181,7 +181,7 @@ def scales_section(folder: Path, records: Sequence[Record]) -> str:
     )
     head = "".join(f"<th>{escape(layer)}</th>" for layer in ("picture", *layers))
     means = np.mean(weights, axis=0)
-    mean = ", ".join(f"{layer} {value:.3f}" for layer, value in zip(layers, means, strict=True))
+    mean = ", ".join(f"{escape(layer)} {value:.3f}" for layer, value in zip(layers, means, strict=True))
     return (
         "<h2>Scales</h2><p>Standardised maps of the scales, finest first, in colours scaled to the highest value "
         "of each picture, and the weights of the scales in its map.</p>"

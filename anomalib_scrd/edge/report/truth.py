@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from anomalib_scrd.edge.records import as_cell
 from anomalib_scrd.imaging import UnreadableImageError
 from anomalib_scrd.imaging.files import SUFFIXES
 from anomalib_scrd.imaging.masks import read_mask
@@ -23,14 +24,15 @@ class Truth:
     """Labels by folder or from a table, and masks.
 
     Args:
-        labels: CSV file with the columns path and label (0 or 1, normal or anomalous); None for labels by folder:
-            images in a folder named ``good`` or ``normal`` are normal, and all others are anomalous if there is such a
-            folder.
-        masks: Folder of masks with the same relative paths as the images; None for none.
+        labels: CSV file with the columns path, as it is or as in ``scores.csv``, and label (0 or 1, normal or
+            anomalous); None for labels by folder: images in a folder named ``good`` or ``normal`` are normal, and all
+            others are anomalous if there is such a folder.
+        masks: Folder of masks with the same relative paths as the images, which may have another suffix of images, and
+            ``_mask`` before it; None for none.
         paths: Paths of all images below their folder.
 
     Raises:
-        ValueError: If the table lacks a column or has another label.
+        ValueError: If the table lacks a column, has another label or none, or two different ones of an image.
         OSError: If the table cannot be read.
     """
 
@@ -51,7 +53,8 @@ class Truth:
         Returns:
             None if it is not known.
         """
-        return self._labels.get(str(path))
+        name = str(path)
+        return self._labels.get(name, self._labels.get(as_cell(name)))
 
     def mask(
         self, path: PurePosixPath, info: PictureInfo, options: VolumeOptions, orientation: Orientation
@@ -69,15 +72,18 @@ class Truth:
         """
         if self._masks is None:
             return None
-        found = next(iter(self._candidates(self._masks / path.parent, path.name.partition(".")[0])), None)
+        found = next(iter(self._candidates(self._masks / path.parent, path.name)), None)
         try:
             return None if found is None else read_mask(found, info, options, orientation)
         except UnreadableImageError:
             return None
 
     @staticmethod
-    def _candidates(folder: Path, stem: str) -> list[Path]:
-        names = [stem + ending + suffix for ending in ("", "_mask") for suffix in SUFFIXES]
+    def _candidates(folder: Path, name: str) -> list[Path]:
+        """Masks of a file: of its name, otherwise of its stem, which may have dots: ``scan.1.png``, ``IM.0001``."""
+        suffix = max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len, default="")
+        stem = name[: len(name) - len(suffix)]
+        names = [name, *(stem + ending + other for ending in ("", "_mask") for other in SUFFIXES)]
         return [folder / name for name in names if (folder / name).is_file()]
 
 
@@ -87,15 +93,23 @@ def _in_normal_folder(path: PurePosixPath) -> bool:
 
 def _read_labels(path: Path) -> dict[str, bool]:
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not {"path", "label"} <= rows[0].keys():
-        msg = f"--labels {str(path)!r} needs the columns path and label, got {list(rows[0])}"
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or ())
+        rows = list(reader)
+    if not {"path", "label"} <= set(columns):
+        msg = f"--labels {str(path)!r} needs the columns path and label, got {columns}"
         raise ValueError(msg)
-    labels = {}
+    labels: dict[str, bool] = {}
     for row in rows:
-        value = row["label"].strip().lower()
-        if value not in _LABELS:
-            msg = f"--labels {str(path)!r}: the label of {row['path']!r} must be 0 or 1, got {row['label']!r}"
+        name, given = row["path"], row["label"]
+        if name is None or given is None:  # the row is too short
+            msg = f"--labels {str(path)!r}: a row must have a path and a label, got path {name!r} and label {given!r}"
             raise ValueError(msg)
-        labels[row["path"]] = _LABELS[value]
+        label = _LABELS.get(given.strip().lower())
+        if label is None:
+            msg = f"--labels {str(path)!r}: the label of {name!r} must be 0 or 1, got {given!r}"
+            raise ValueError(msg)
+        if labels.setdefault(name, label) != label:
+            msg = f"--labels {str(path)!r}: {name!r} has both labels, 0 and 1: one row per image is allowed"
+            raise ValueError(msg)
     return labels

@@ -6,6 +6,7 @@ __all__ = [
     "has_geometry",
     "list_files",
     "list_pictures",
+    "may_hold_pictures",
     "pictures_of",
     "read_picture",
     "read_pictures",
@@ -28,7 +29,10 @@ _VOLUMES = (".nii", ".nii.gz", ".hdr", ".mgz", ".mgh")
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".jp2")
 
 SUFFIXES = (*_DICOM, *_VOLUMES, *_IMAGES)
-"""Suffixes of the files that a folder is searched for; DICOM files without a suffix are found too."""
+"""Suffixes of the files that a folder is searched for; DICOM files under other names are found too, by their mark."""
+
+# Names under which programs write a file until it is complete.
+_UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".temp", ".crdownload", ".download")
 
 _ONE_PICTURE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")  # PNG, JPEG, BMP: without preamble and pages
 
@@ -101,13 +105,28 @@ def list_files(path: str | Path) -> list[Path]:
     if not path.is_dir():
         msg = f"there is no file or folder {str(path)!r}"
         raise FileNotFoundError(msg)
-    return sorted(
-        file
-        for file in path.rglob("*")
-        if not file.name.startswith(".")
-        and (file.name.lower().endswith(SUFFIXES) or ("." not in file.name and _is_dicom(file)))
-        and file.is_file()
-    )
+    return sorted(file for file in path.rglob("*") if not file.name.startswith(".") and may_hold_pictures(file))
+
+
+def may_hold_pictures(path: Path) -> bool:
+    """Whether a file of a folder may have pictures: by a suffix of ``SUFFIXES``, otherwise by DICOM's mark.
+
+    Many DICOM files have no suffix, or a part of an identifier or a number in its place (``1.2.840.113619.2.55.3``,
+    ``IM.0001``).
+
+    Args:
+        path: The file.
+
+    Returns:
+        False for other files, DICOMDIR, names of unfinished files such as ``a.dcm.part``, folders and pipes.
+    """
+    name = path.name.lower()
+    if name == "dicomdir" or name.endswith(_UNFINISHED):
+        return False
+    try:
+        return path.is_file() and (name.endswith(SUFFIXES) or _is_dicom(path))  # to open a pipe would wait
+    except OSError:
+        return False
 
 
 def list_pictures(path: str | Path, options: VolumeOptions | None = None) -> list[PictureInfo]:

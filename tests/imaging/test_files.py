@@ -1,5 +1,6 @@
 """Folders, unreadable files, and the imports of the readers."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from anomalib_scrd.imaging import (
     read_pictures,
     survey,
 )
+from anomalib_scrd.imaging.files import may_hold_pictures
 
 pytest.importorskip("pydicom")
 from tests.imaging.writing import write_dicom
@@ -49,6 +51,20 @@ def test_folders_are_searched(folder: Path) -> None:
     assert list_files(folder / "notes.txt") == [folder / "notes.txt"]
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         list_files(folder / "nowhere")
+
+
+def test_dicom_files_under_any_name_are_found(tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 4096, (8, 8), dtype=np.uint16)
+    found = ["1.2.840.113619.2.55.3", "IM.0001", "IM0002", "a.bak", "b.txt"]
+    for name in [*found, "c.dcm.part", "d.tmp", "DICOMDIR", ".e.0001"]:
+        write_dicom(tmp_path / name, pixels)
+    (tmp_path / "notes.0001").write_bytes(b"nothing")
+    (tmp_path / "folder.0001").mkdir()
+    os.mkfifo(tmp_path / "pipe.0001")  # opening it would wait for ever
+    assert names(list_files(tmp_path), tmp_path) == found
+    for name in ("c.dcm.part", "DICOMDIR", "notes.0001", "folder.0001", "pipe.0001", "nowhere.png"):
+        assert not may_hold_pictures(tmp_path / name)
+    assert len(list(read_pictures(list_files(tmp_path)))) == len(found)
 
 
 def test_the_first_bad_file_stops_a_survey_with_all_names(folder: Path) -> None:

@@ -389,7 +389,7 @@ def test_a_mask_belongs_to_the_image_of_the_longest_name() -> None:
         return {image.name: mask.name for image, mask in found.items()}
 
     for mask in ("p1_2.png", "p1_2_mask.png"):  # not that of p1, too
-        with pytest.raises(ValueError, match="1 of 2 images in abnormal_dir have no mask in mask_dir: 'p1.png'"):
+        with pytest.raises(ValueError, match=r"1 of 2 images in abnormal_dir have no mask in mask_dir: 'p1.png'"):
             pairs("p1.png p1_2.png", mask)
     assert pairs("p1.png p1_2.png", "p1_2-m.png p1-m.png") == {"p1.png": "p1-m.png", "p1_2.png": "p1_2-m.png"}
     assert pairs("p1.nii.gz", "p1_seg_2.nii p10.nii") == {"p1.nii.gz": "p1_seg_2.nii"}

@@ -10,6 +10,8 @@ pydicom = pytest.importorskip("pydicom")
 
 from pydicom.uid import (  # noqa: E402
     MPEG2MPML,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
@@ -96,6 +98,38 @@ def test_windows_and_tables_of_the_file(path: Path) -> None:
     assert only(path).voi == ()
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("first", "intercept", "expected"),
+    [(-2, -2, -2), (-1000, -1024, -1000), (60000, 0, 60000), (60000, -1024, 60000), (5, -2, 5)],
+)
+def test_a_table_begins_at_a_value_of_the_modality(
+    path: Path, syntax: str, first: int, intercept: int, expected: int
+) -> None:
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.LUTData = [4, first % 2**16, 8], [0, 85, 170, 255]
+    item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
+    pixels = np.arange(UNSIGNED.size, dtype=np.uint16).reshape(UNSIGNED.shape)
+    write_dicom(path, pixels, VOILUTSequence=[item], RescaleSlope=1, RescaleIntercept=intercept)
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = syntax
+    data.save_as(path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    picture = only(path)
+    assert picture.voi[0].first == expected
+    if first == -2:
+        assert_allclose(Window("file").apply(picture)[0, :4], np.arange(4) / 3)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "slope"), [(UNSIGNED, 100_000), (SIGNED, -100_000), (UNSIGNED.astype(np.uint32), 2**40)]
+)
+def test_large_slopes_do_not_overflow(path: Path, pixels: np.ndarray, slope: int) -> None:
+    write_dicom(path, pixels, RescaleSlope=slope, RescaleIntercept=7)
+    assert_allclose(only(path).pixels, pixels.astype(float) * slope + 7)
+    write_dicom(path, pixels, RescaleSlope="1e300", RescaleIntercept=0)
+    assert_allclose(only(path).pixels, pixels * 1e300)
+
+
 def test_an_inverted_file_is_shown_as_pydicom_shows_it(path: Path) -> None:
     from pydicom.pixels import apply_modality_lut, apply_windowing
 
@@ -107,6 +141,16 @@ def test_an_inverted_file_is_shown_as_pydicom_shows_it(path: Path) -> None:
     assert_allclose(Window("file").apply(only(path)), 1 - (shown - low) / (high - low), atol=1e-5)
 
 
+def write_signed_padding(path: Path, pixels: np.ndarray, value: int, limit: int | None = None) -> Path:
+    """Unsigned pixels, with padding of the value representation SS."""
+    data = pydicom.dcmread(write_dicom(path, pixels))
+    data.add_new("PixelPaddingValue", "SS", value)
+    if limit is not None:
+        data.add_new("PixelPaddingRangeLimit", "SS", limit)
+    data.save_as(path)
+    return path
+
+
 def test_padding(path: Path) -> None:
     pixels = SIGNED.copy()
     pixels[:3] = -2000
@@ -116,6 +160,14 @@ def test_padding(path: Path) -> None:
     ranged = only(write_dicom(path, pixels, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990))
     assert_array_equal(ranged.valid, pixels > -1990)
     assert only(write_dicom(path, SIGNED, PixelPaddingValue=-32768)).valid is None
+    shifted = UNSIGNED.copy()
+    shifted[:3], shifted[3] = 2**16 - 2000, 2**16 - 1995  # -2000 and -1995 as stored
+    signed = only(write_signed_padding(path, shifted, -2000))
+    assert_array_equal(signed.valid, shifted != 2**16 - 2000)
+    assert_array_equal(only(write_signed_padding(path, shifted, -2000, -1990)).valid, shifted < 2**15)
+    around = only(write_signed_padding(path, shifted, -2000, 1000))
+    assert_array_equal(around.valid, (shifted > 1000) & (shifted < 2**15))
+    assert only(write_signed_padding(path, UNSIGNED.astype(np.uint8), -2000)).valid is None
 
 
 def test_frames(path: Path) -> None:

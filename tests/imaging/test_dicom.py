@@ -10,6 +10,7 @@ pydicom = pytest.importorskip("pydicom")
 
 from pydicom.uid import (  # noqa: E402
     MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -178,6 +179,40 @@ def test_frames(path: Path) -> None:
     assert Path(infos[3].name).name == "a_0003.dcm"
     for info in infos:
         assert_array_equal(read_picture(info).pixels, frames[info.index])
+
+
+@pytest.mark.parametrize("count", [6, 10**9])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_more_frames_than_pixels_are_refused(path: Path, count: int, compressed: bool) -> None:
+    frames = RNG.integers(0, 4096, (5, 160, 120), dtype=np.uint16)
+    write_dicom(path, frames, RLELossless if compressed else ExplicitVRLittleEndian)
+    data = pydicom.dcmread(path)
+    data.NumberOfFrames = count
+    data.save_as(path)
+    if compressed and count == 6:
+        with pytest.raises(UnreadableImageError, match=r"a\.dcm"):  # found when it is read
+            read_picture(list_pictures(path)[5])
+        return
+    with pytest.raises(UnreadableImageError, match="it is truncated: there are fewer pixels than its header declares"):
+        list_pictures(path)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_frames_of_every_layout_are_listed(path: Path, frames: int) -> None:
+    bits = RNG.integers(0, 256, (frames, 2, 9), dtype=np.uint8)  # 12 x 12 pixels a frame
+    one = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "Rows": 12, "Columns": 12}
+    assert len(list_pictures(write_dicom(path, bits, **one))) == frames
+    shared = RNG.integers(0, 256, (frames, 12, 12, 2), dtype=np.uint8)
+    elements = {"Rows": 12, "Columns": 12, "SamplesPerPixel": 3, "NumberOfFrames": frames, "PlanarConfiguration": 0}
+    pixels = shared.reshape(frames, 12, 24)
+    write_dicom(path, pixels, **elements, PhotometricInterpretation="YBR_FULL_422")
+    for info in list_pictures(path):
+        assert read_picture(info).pixels.shape == (12, 12, 3)
+    data = pydicom.dcmread(write_dicom(path, np.zeros((frames, 160, 120), np.uint16)))
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.save_as(path)
+    assert path.stat().st_size < 160 * 120
+    assert len(list_pictures(path)) == frames
 
 
 def test_frames_with_elements_of_their_own(path: Path) -> None:

@@ -173,6 +173,35 @@ def test_deep_ppm_is_refused(tmp_path: Path, kind: bytes, largest: int) -> None:
         only(tmp_path / "a.ppm")
 
 
+@pytest.mark.parametrize("bits", [12, 16])
+def test_jpeg_2000_has_its_own_numbers(tmp_path: Path, bits: int) -> None:
+    deep = np.tile(COLOUR16, (4, 4, 1))  # the codec needs some size
+    values = deep[..., 0] >> (16 - bits)
+    # OpenCV writes 16 bits; with other depths in the header, the numbers change by half of the ranges' difference.
+    moved = values + np.uint16(2**15 - 2 ** (bits - 1))
+    cv2.imwrite(str(tmp_path / "a.jp2"), moved, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+
+    def declare(depth: int) -> None:
+        content = bytearray((tmp_path / "a.jp2").read_bytes())
+        content[content.index(b"ihdr") + 14] = content[content.index(b"\xff\x4f\xff\x51") + 42] = depth
+        (tmp_path / "a.jp2").write_bytes(content)
+
+    declare(bits - 1)
+    picture = only(tmp_path / "a.jp2")
+    assert not picture.info.eight_bit
+    assert_array_equal(picture.pixels, values)
+    declare(0x80 | (bits - 1))
+    with pytest.raises(UnreadableImageError, match=f"a.jp2': JPEG 2000 of signed numbers of {bits} bits"):
+        only(tmp_path / "a.jp2")
+    cv2.imwrite(str(tmp_path / "b.jp2"), deep)
+    with pytest.raises(UnreadableImageError, match=r"b.jp2': JPEG2000 of 16 bits in the layout RGB: save it as TIFF"):
+        only(tmp_path / "b.jp2")
+    Image.fromarray(COLOUR8).save(tmp_path / "c.jp2")
+    assert_array_equal(only(tmp_path / "c.jp2").pixels, COLOUR8)
+    Image.fromarray(GREY8).save(tmp_path / "d.jp2")
+    assert_array_equal(only(tmp_path / "d.jp2").pixels, GREY8)
+
+
 def test_planes_of_colour_in_a_tiff(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(COLOUR16, -1, 0), photometric="rgb", planarconfig="separate")
     assert_array_equal(only(tmp_path / "a.tif").pixels, COLOUR16)

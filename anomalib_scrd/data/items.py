@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from anomalib.data.dataclasses.torch import ImageBatch, ImageItem
+from torch import Tensor
 
 
 @dataclass
@@ -18,10 +19,12 @@ class MedicalItem(ImageItem):
     Args:
         patient: Pseudonym of the patient, "" if unknown.
         volume: Pseudonym of the series or volume, "" if there is none.
+        sample: Index in the data set; names may repeat (page 1 of ``a.tif`` and the file ``a_0001.tif``).
     """
 
     patient: str = ""
     volume: str = ""
+    sample: int | None = None
 
     @staticmethod
     def validate_image_path(image_path: str | None) -> str | None:
@@ -41,9 +44,11 @@ class MedicalBatch(ImageBatch):
     Args:
         patient: (B,) pseudonyms of the patients.
         volume: (B,) pseudonyms of the volumes.
+        sample: (B,) indices in the data set.
     """
 
     item_class: ClassVar[type[MedicalItem]] = MedicalItem
 
     patient: list[str] | None = None
     volume: list[str] | None = None
+    sample: Tensor | None = None

@@ -98,6 +98,7 @@ class MedicalDataset(AnomalibDataset):
             mask_path=row.mask_path,
             patient=row.patient,
             volume=row.volume,
+            sample=index,
         )
 
     @property
@@ -173,6 +174,7 @@ class SyntheticMedicalDataset(MedicalDataset):
             image_path=info.name,
             patient=row.patient,
             volume=row.volume,
+            sample=index,
         )
 
 

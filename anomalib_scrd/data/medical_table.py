@@ -12,6 +12,7 @@ from anomalib.data.utils import LabelName, Split
 from pandas import DataFrame
 
 from anomalib_scrd.imaging import BadFiles, PictureInfo, Pseudonyms, VolumeOptions, list_files, survey
+from anomalib_scrd.imaging.files import SUFFIXES
 from anomalib_scrd.imaging.masks import read_mask
 
 logger = logging.getLogger(__name__)
@@ -136,6 +137,8 @@ def read_table(
 def pair_masks(images: list[Path], masks: Iterable[Path]) -> dict[Path, Path]:
     """Find the mask of each anomalous image: the file of the same name, or of this name continued by _ - or a dot.
 
+    A mask that fits several images belongs to the one of the longest name.
+
     Args:
         images: Anomalous images.
         masks: Masks.
@@ -146,18 +149,23 @@ def pair_masks(images: list[Path], masks: Iterable[Path]) -> dict[Path, Path]:
     Raises:
         ValueError: If images have no mask, or more than one; the message names them.
     """
-    by_stem: dict[str, list[Path]] = {}
+    stems = {_stem(image) for image in images}
+    exact: dict[str, list[Path]] = {}
+    continued: dict[str, list[Path]] = {}
     for mask in masks:
-        by_stem.setdefault(_stem(mask), []).append(mask)
+        stem = _stem(mask)
+        if stem in stems:
+            exact.setdefault(stem, []).append(mask)
+            continue
+        # The image of the longest fitting name: "p1_2_mask" is of p1_2, and not of p1.
+        starts = (stem[:end] for end in range(len(stem) - 1, 0, -1) if stem[end] in "_-.")
+        continued.setdefault(next((start for start in starts if start in stems), ""), []).append(mask)
     pairs: dict[Path, Path] = {}
     missing: list[Path] = []
     several: list[Path] = []
     for image in images:
         stem = _stem(image)
-        found = by_stem.get(stem, [])
-        if not found:
-            longer = (key for key in by_stem if key.startswith(stem) and key[len(stem)] in "_-.")
-            found = [mask for key in longer for mask in by_stem[key]]
+        found = exact.get(stem) or continued.get(stem, [])
         if len(found) > 1:  # the same names in several folders
             found = [mask for mask in found if mask.parent.name == image.parent.name] or found
         if len(found) == 1:
@@ -173,8 +181,6 @@ def pair_masks(images: list[Path], masks: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _stem(path: Path) -> str:
+    """The name without a known suffix; the end of a name such as IM.0001 is no suffix."""
     name = path.name
-    for suffix in (".nii.gz", path.suffix):
-        if suffix and name.lower().endswith(suffix.lower()):
-            return name[: -len(suffix)]
-    return name
+    return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)

@@ -36,7 +36,8 @@ def patient_finder(source: PatientSource, root: Path | None) -> Callable[[Pictur
         Function from a picture to the identifier of its patient, "" if it has none.
 
     Raises:
-        ValueError: If ``source`` is none of these, the expression is invalid, or the table lacks a column.
+        ValueError: If ``source`` is none of these, the expression is invalid, or the table lacks a column or has
+            several patients for one name.
         FileNotFoundError: If there is no such table.
     """
     if source is None:
@@ -68,7 +69,13 @@ def _by_pattern(pattern: str, root: Path | None) -> Callable[[PictureInfo], str]
         if match is None:
             msg = f"patients pattern {pattern!r} finds nothing in the path {str(info.path)!r}"
             raise ValueError(msg)
-        return match[1] if expression.groups else match[0]
+        found = match[1] if expression.groups else match[0]
+        if found is None:
+            msg = (
+                f"patients pattern {pattern!r} matches the path {str(info.path)!r} without its first group, the patient"
+            )
+            raise ValueError(msg)
+        return found
 
     return find
 
@@ -78,6 +85,15 @@ def _by_table(path: Path, file: str, patient: str, root: Path | None) -> Callabl
     missing = [column for column in (file, patient) if column not in table]
     if missing:
         msg = f"patients table {str(path)!r} lacks the columns {missing}; it has {list(table.columns)}"
+        raise ValueError(msg)
+    several = table.groupby(file, sort=False)[patient].unique()
+    several = several[several.map(len) > 1]
+    if len(several):
+        shown = "; ".join(f"{name!r} has {list(values[:_SHOWN])}" for name, values in several[:_SHOWN].items())
+        msg = (
+            f"patients table {str(path)!r} has {len(several)} names in its column {file!r} with more than one patient: "
+            f"{shown}. Give each file once, by its path below the root if names repeat"
+        )
         raise ValueError(msg)
     patients = dict(zip(table[file], table[patient], strict=True))
 

@@ -17,6 +17,8 @@ from anomalib_scrd.data.items import MedicalBatch
 
 logger = logging.getLogger(__name__)
 
+_ALONE = "anomalib_scrd_alone"
+
 
 def patient_scores(
     frame: DataFrame,
@@ -52,14 +54,18 @@ def patient_scores(
         raise ValueError(msg)
     names = frame[by].fillna("").astype(str)
     alone = frame["image_path"] if "image_path" in frame else pd.Series(frame.index, frame.index)
-    groups = frame.assign(**{by: names.where(names != "", alone.astype(str))}).groupby(by, sort=False)
+    # Two images may have one name: page 1 of a.tif and the file a_0001.tif.
+    number = pd.Series(range(len(frame)), frame.index).where(names == "", -1)
+    named = frame.assign(**{by: names.where(names != "", alone.astype(str)), _ALONE: number})
+    groups = named.groupby([by, _ALONE], sort=False)
     columns = {
         "images": groups.size(),
         score: groups[score].apply(lambda values: float(values.nlargest(top).mean())),
     }
     if label in frame:
         columns[label] = groups[label].max().astype(int)
-    return DataFrame(columns).reset_index().sort_values(score, ascending=False, ignore_index=True)
+    table = DataFrame(columns).reset_index().drop(columns=_ALONE)
+    return table.sort_values(score, ascending=False, ignore_index=True)
 
 
 class PatientScores(Callback):
@@ -90,13 +96,16 @@ class PatientScores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the scores of a batch."""
-        del trainer, pl_module, batch, batch_idx, dataloader_idx
+        del trainer, pl_module, batch, batch_idx
         if not isinstance(outputs, MedicalBatch) or outputs.pred_score is None:
             return
         count = outputs.batch_size
         labels = [None] * count if outputs.gt_label is None else outputs.gt_label.int().tolist()
-        columns = (outputs.image_path, outputs.patient, outputs.volume, outputs.pred_score.float().tolist(), labels)
-        names = ("image_path", "patient", "volume", "pred_score", "gt_label")
+        samples = outputs.image_path if outputs.sample is None else outputs.sample.tolist()
+        samples = [(dataloader_idx, sample) for sample in samples or range(len(self._rows), len(self._rows) + count)]
+        scores = outputs.pred_score.float().tolist()
+        columns = (samples, outputs.image_path, outputs.patient, outputs.volume, scores, labels)
+        names = ("sample", "image_path", "patient", "volume", "pred_score", "gt_label")
         values = [column or [""] * count for column in columns]
         self._rows += [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
@@ -130,4 +139,4 @@ class PatientScores(Callback):
             torch.distributed.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
         # The sampler repeats images so that all processes get the same number.
-        return DataFrame(rows).drop_duplicates("image_path") if rows else DataFrame(rows)
+        return DataFrame(rows).drop_duplicates("sample") if rows else DataFrame(rows)

@@ -115,6 +115,7 @@ class MedicalPredictDataset(Dataset):
             image_path=info.name,
             patient=self._pseudonyms.of(info.patient),
             volume=self._pseudonyms.of(info.volume),
+            sample=index,
         )
 
     @property

@@ -63,6 +63,9 @@ _TAGS = [
     "WindowWidth",
 ]
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_TRUNCATED = "it is truncated: there are fewer pixels than its header declares"
+_UNDEFINED = 2**32 - 1  # length of compressed pixels
+_COMPRESSED = 32  # bytes that a compressed frame has at least
 _DEFERRED = 2**16  # bytes from which on a value is not loaded
 # Class name of a Rust decoder's error (pylibjpeg-rle) for damaged data; it is not a subclass of `Exception`.
 _PANIC = "PanicException"
@@ -78,12 +81,15 @@ def list_frames(path: Path) -> list[PictureInfo]:
         One entry per frame.
 
     Raises:
-        UnreadableImageError: If it is not a DICOM file or has no picture.
+        UnreadableImageError: If it is not a DICOM file, has no picture, or cannot hold as many frames as its header
+            declares.
     """
     header = _header(path)
     count = integer(header, "NumberOfFrames", 1)
     if count < 1:
         raise UnreadableImageError.of(path, "it has no frames")
+    if not _holds(path, header, count):
+        raise UnreadableImageError.of(path, _TRUNCATED)
     info = PictureInfo(
         path,
         count=count,
@@ -163,6 +169,25 @@ def _header(path: Path) -> Any:
     return header
 
 
+def _holds(path: Path, header: Any, count: int) -> bool:
+    """Whether the pixels can be as many frames as the header declares, by their length."""
+    import pydicom
+
+    tags = {pydicom.datadict.tag_for_keyword(name) for name in _PIXELS}
+    pixels = next(element for element in header.values() if element.tag in tags)  # by other ways, it would be loaded
+    length = pixels.length if hasattr(pixels, "length") else len(pixels.value)
+    size = path.stat().st_size
+    if length == _UNDEFINED:
+        return count <= max(1, size // _COMPRESSED)
+    syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", "")
+    if syntax != pydicom.uid.DeflatedExplicitVRLittleEndian:
+        length = min(length, size)
+    shared = str(header.get("PhotometricInterpretation", "")).endswith(("420", "422"))  # pixels that share colours
+    values = integer(header, "Rows", 0) * integer(header, "Columns", 0)
+    values *= 1 if shared else integer(header, "SamplesPerPixel", 1)
+    return count * values * integer(header, "BitsAllocated", 1) <= 8 * length
+
+
 def _decode(path: Path, header: Any, index: int) -> np.ndarray:
     """One frame as it is stored, (H, W) or (H, W, 3) in RGB."""
     import pydicom
@@ -204,7 +229,7 @@ def _reason(error: BaseException, syntax: str) -> str:
     if "missing dependencies" in text or "plugins are missing" in text:
         return f"pixels in {syntax!r} need a decoder: pip install 'anomalib-scrd[medical]'"
     if "less than expected" in text or "cannot reshape" in text:
-        return "it is truncated: there are fewer pixels than its header declares"
+        return _TRUNCATED
     return f"its pixels ({syntax}) cannot be decoded ({type(error).__name__}): they are damaged or of a rare kind"
 
 

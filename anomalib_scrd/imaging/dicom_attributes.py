@@ -115,8 +115,7 @@ def modality_values(header: FrameHeader, pixels: np.ndarray) -> tuple[np.ndarray
     bits = integer(header.header, "BitsStored", pixels.dtype.itemsize * 8)
     if bits == 1:  # a bit map
         return pixels * np.uint8(255), (0.0, 255.0)
-    signed = pixels.dtype.kind == "i"
-    ends = np.array([-(2 ** (bits - 1)) if signed else 0, 2 ** (bits - signed) - 1])
+    ends = _ends(bits, signed=pixels.dtype.kind == "i")
     if header.header.get("ModalityLUTSequence"):
         from pydicom.pixels import apply_modality_lut
 
@@ -126,7 +125,9 @@ def modality_values(header: FrameHeader, pixels: np.ndarray) -> tuple[np.ndarray
     first, last = ends * slope + intercept
     if (slope, intercept) != (1, 0):
         whole = pixels.dtype.kind in "ui" and slope.is_integer() and intercept.is_integer()
-        kind = np.float64 if not whole else np.int32 if pixels.dtype.itemsize <= 2 else np.int64  # noqa: PLR2004
+        reach = 2.0 ** (8 * pixels.dtype.itemsize) * abs(slope) + abs(intercept)
+        small = reach < 2**31 and pixels.dtype.itemsize <= 2  # noqa: PLR2004
+        kind = np.float64 if not whole or reach >= 2**63 else np.int32 if small else np.int64
         pixels = pixels.astype(kind) * kind(slope) + kind(intercept)
     return pixels, (float(first), float(last))
 
@@ -145,11 +146,38 @@ def valid_pixels(header: Any, pixels: np.ndarray) -> np.ndarray | None:
     if not isinstance(first, int):
         return None
     last = last if isinstance(last, int) else first
-    if pixels.dtype.kind == "i":  # some files store a signed padding value as unsigned
-        span = 2 ** (8 * pixels.dtype.itemsize)
-        first, last = (value - span if value >= span // 2 else value for value in (first, last))
-    padding = (pixels >= min(first, last)) & (pixels <= max(first, last))
+    # Some files store a signed padding value as unsigned, or the other way round.
+    half = 2 ** (8 * pixels.dtype.itemsize - 1)
+    if pixels.dtype.kind == "i":
+        first, last = (value - 2 * half if value >= half else value for value in (first, last))
+    low, high = min(first, last), max(first, last)
+    if pixels.dtype.kind == "u" and -half <= low < 0:
+        low += 2 * half
+        high += 2 * half if high < 0 else 0
+    # A signed range around 0 is the two ends of the unsigned numbers.
+    padding = (pixels >= low) & (pixels <= high) if low <= high else (pixels >= low) | (pixels <= high)
     return ~padding if padding.any() else None
+
+
+def _ends(bits: int, *, signed: bool) -> np.ndarray:
+    """The smallest and the largest number of some bits."""
+    return np.array([-(2 ** (bits - 1)) if signed else 0, 2 ** (bits - signed) - 1])
+
+
+def _first_value(header: FrameHeader, value: int) -> int:
+    """The first value of a VOI table, whose sign depends on the values of the modality (PS3.3 section C.11.2.1.1).
+
+    Readers decide on the sign by the stored values: a file that is unsigned, with a negative intercept, has 65534 for
+    -2.
+    """
+    data = header.header
+    bits = integer(data, "BitsStored", integer(data, "BitsAllocated", 16))
+    ends = _ends(bits, signed=integer(data, "PixelRepresentation", 0) == 1)
+    slope, intercept = header.rescaling()
+    low, high = sorted(ends * slope + intercept)
+    if value < 2**15 or low >= 0 or data.get("ModalityLUTSequence"):
+        return value
+    return value - 2**16 if value - 2**16 >= low or value > high else value
 
 
 def turned(header: FrameHeader) -> Orientation:
@@ -208,7 +236,7 @@ def recommended_windows(header: FrameHeader) -> Iterator[ValueOfInterest]:
         bits = int(descriptor[2])
         wide = bits > 8 or (isinstance(data, bytes) and len(data) > int(descriptor[0] or 2**16))  # noqa: PLR2004
         entries = np.frombuffer(data, "<u2" if wide else np.uint8) if isinstance(data, bytes) else np.array(data)
-        yield VoiTable(int(descriptor[1]), entries.astype(np.int64), bits)
+        yield VoiTable(_first_value(header, int(descriptor[1])), entries.astype(np.int64), bits)
     sequence = "FrameVOILUTSequence"
     centres, widths = (_numbers(header.get(sequence, name)) for name in ("WindowCenter", "WindowWidth"))
     function = str(header.get(sequence, "VOILUTFunction") or "LINEAR").upper()

@@ -57,12 +57,14 @@ def reading(path: str | Path) -> Iterator[None]:
         path: The file.
 
     Raises:
-        UnreadableImageError: Instead of all errors other than OSError and ImportError. It has only the type of the
-            error, whose text may quote a header.
+        UnreadableImageError: Instead of all errors other than ImportError. It has only the operating system's text or
+            the type of the error, whose own text may quote a header.
     """
     try:
         yield
-    except (OSError, ImportError):  # UnreadableImageError is an OSError
+    except (UnreadableImageError, ImportError):
         raise
+    except OSError as error:  # a file without permission, on a failing disk, removed meanwhile
+        raise UnreadableImageError.of(path, error.strerror or f"{type(error).__name__}") from None
     except Exception as error:  # noqa: BLE001 - damaged files raise all kinds
         raise UnreadableImageError.of(path, f"it is damaged or of a rare kind ({type(error).__name__})") from None

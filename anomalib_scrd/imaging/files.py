@@ -4,6 +4,7 @@ __all__ = [
     "SUFFIXES",
     "BadFiles",
     "has_geometry",
+    "is_volume",
     "list_files",
     "list_pictures",
     "may_hold_pictures",
@@ -143,9 +144,8 @@ def list_pictures(path: str | Path, options: VolumeOptions | None = None) -> lis
         UnreadableImageError: If the file cannot be read.
     """
     path = Path(path)
-    name = path.name.lower()
     with reading(path):
-        if name.endswith(_VOLUMES):
+        if is_volume(path):
             return volumes.list_slices(path, options or VolumeOptions())
         if _taken_for_dicom(path):
             return dicom.list_frames(path)
@@ -183,7 +183,7 @@ def read_unchecked(info: PictureInfo, options: VolumeOptions | None = None) -> P
         UnreadableImageError: If it cannot be read.
     """
     with reading(info.path):
-        if info.path.name.lower().endswith(_VOLUMES):
+        if is_volume(info.path):
             return volumes.read_slice(info, (options or VolumeOptions()).plane)
         if _taken_for_dicom(info.path):
             return dicom.read_frame(info)
@@ -223,7 +223,19 @@ def has_geometry(path: Path) -> bool:
     Returns:
         True for volumes and DICOM files.
     """
-    return path.name.lower().endswith(_VOLUMES) or _taken_for_dicom(path)
+    return is_volume(path) or _taken_for_dicom(path)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is read as a volume with an affine matrix, by its suffix.
+
+    Args:
+        path: The file.
+
+    Returns:
+        True for NIfTI and the other formats of ``volumes``.
+    """
+    return path.name.lower().endswith(_VOLUMES)
 
 
 def read_pictures(

@@ -32,7 +32,9 @@ class Pseudonyms:
     def __init__(self, salt_file: str | Path | None = None) -> None:
         if salt_file is None:
             # The processes of a distributed run need the same salt.
-            self._salt = os.environ.setdefault(_SHARED, secrets.token_hex(_SALT_BYTES)).encode()
+            if not os.environ.get(_SHARED, "").strip():
+                os.environ[_SHARED] = secrets.token_hex(_SALT_BYTES)
+            self._salt = os.fsencode(os.environ[_SHARED])
             return
         path = Path(salt_file)
         if not path.exists():
@@ -53,9 +55,8 @@ class Pseudonyms:
         """
         if not identifier.strip():
             return ""
-        return hmac.new(self._salt, identifier.strip().encode("utf-8", "surrogateescape"), "sha256").hexdigest()[
-            :_DIGITS
-        ]
+        # A path may have bytes that are no text; they are surrogates.
+        return hmac.new(self._salt, identifier.strip().encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:_DIGITS]
 
 
 def _make_salt(path: Path) -> None:

@@ -15,10 +15,14 @@ from anomalib_scrd.imaging.errors import UnreadableImageError
 from anomalib_scrd.imaging.orientation import from_exif
 from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
 
-_ORIENTATION, _BITS, _SUBFILE = 274, 258, 254
+_ORIENTATION, _BITS, _SUBFILE, _FORMAT = 274, 258, 254, 339
 _REDUCED = 1  # a smaller copy of another page
 _GREY_MODES = {"1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _EIGHT = 8
+_LARGEST = 255  # of 8 bits
+_JPEG2000 = "JPEG2000"
+_SIZ = b"\xff\x4f\xff\x51"  # begins the code stream, with its sizes and depths
+_HEAD = 2**20
 _UNKNOWN = "it is not an image file of a known format"
 # Errors of Pillow for a file that is not an image, is truncated or damaged.
 _ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, MemoryError)
@@ -41,11 +45,14 @@ def list_images(path: Path) -> list[PictureInfo]:
             if image.format != "TIFF":
                 return [PictureInfo(path, eight_bit=bits_of(image) <= _EIGHT)]
             infos = []
+            tiff.check_planes(path, image.n_frames, image.tag_v2.get)
             for index in range(image.n_frames):
                 image.seek(index)
                 if not image.tag_v2.get(_SUBFILE, 0) & _REDUCED:
                     volume = str(path) if image.n_frames > 1 else ""
-                    infos.append(PictureInfo(path, index, image.n_frames, bits_of(image) <= _EIGHT, volume=volume))
+                    # Pillow reads signed numbers of 8 bits as unsigned ones.
+                    eight_bit = bits_of(image) <= _EIGHT and not tiff.is_signed(image.tag_v2.get(_FORMAT))
+                    infos.append(PictureInfo(path, index, image.n_frames, eight_bit, volume=volume))
             return infos
     except UnreadableImageError:
         if path.is_file() and tiff.is_tiff(path):  # a kind that Pillow does not support
@@ -98,7 +105,11 @@ def _decoded(image: Any, info: PictureInfo) -> Picture:
     if bits > _EIGHT and image.mode not in _GREY_MODES:
         pixels = _deep_colour(info.path, image)
     elif image.mode in _GREY_MODES - {"1"}:
-        pixels = np.asarray(image)
+        largest = _largest(image)
+        shift = _stretching(info.path, image) if image.format == _JPEG2000 else 0
+        pixels = np.asarray(image) >> shift if shift else np.asarray(image)
+        if largest is not None and largest > _LARGEST:  # Pillow stretches all numbers to 16 bits
+            pixels = np.rint(pixels * (largest / 65535)).astype(np.int32)
     else:
         pixels = np.asarray(image.convert("L" if image.mode in {"1", "LA", "La"} else "RGB"))
     if orientation is None:
@@ -138,9 +149,11 @@ def bits_of(image: Any) -> int:
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
         return int(max(tags.get(_BITS, (1,))))
+    if image.format == _JPEG2000:
+        return max((bits for bits, _ in _components(image)), default=_EIGHT)
     if image.mode in _GREY_MODES:
         return {"1": 1, "L": 8, "I": 32, "F": 32}.get(image.mode, 16)
-    return 16 if ";16" in _raw_mode(image) else 8
+    return 16 if ";16" in _raw_mode(image) or (_largest(image) or 0) > _LARGEST else 8
 
 
 @contextmanager
@@ -171,7 +184,9 @@ def _deep_colour(path: Path, image: Any) -> np.ndarray:
     """(H, W, 3) of 16 bits."""
     raw = _raw_mode(image)
     if image.format != "PNG" or raw not in {"RGB;16B", "RGBA;16B"}:
-        raise UnreadableImageError.of(path, f"{image.format} of 16 bits in the layout {raw}: save it as TIFF")
+        layout = raw if image.format == "PNG" else image.mode
+        reason = f"{image.format} of {bits_of(image)} bits in the layout {layout}: save it as TIFF"
+        raise UnreadableImageError.of(path, reason)
     # Pillow reads one byte of each channel at a time, chosen by the raw mode.
     high, low = (_with_raw_mode(path, raw[:-1] + order) for order in "BL")
     return (high.astype(np.uint16) << 8) | low
@@ -182,6 +197,36 @@ def _raw_mode(image: Any) -> str:
     raw = image.tile[0][3] if getattr(image, "tile", None) else ""
     raw = raw[0] if isinstance(raw, tuple) and raw else raw
     return raw if isinstance(raw, str) else ""
+
+
+def _largest(image: Any) -> int | None:
+    """The number of white in the header of a PGM or PPM file, if Pillow stretches its numbers; otherwise None."""
+    args: Any = image.tile[0][3] if image.format == "PPM" and getattr(image, "tile", None) else None
+    stretched = isinstance(args, tuple) and len(args) == 2 and isinstance(args[1], int)  # noqa: PLR2004
+    return int(args[1]) if stretched else None
+
+
+def _components(image: Any) -> list[tuple[int, bool]]:
+    """Bits of each component of a JPEG 2000 file, and whether its numbers are signed; Pillow keeps neither."""
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(_HEAD)
+    image.fp.seek(place)
+    start = head.find(_SIZ) + len(_SIZ)
+    if start < len(_SIZ):
+        return []
+    count = int.from_bytes(head[start + 36 : start + 38], "big")
+    depths = head[start + 38 : start + 38 + 3 * count : 3]
+    return [((depth & 0x7F) + 1, depth > 0x7F) for depth in depths]  # noqa: PLR2004
+
+
+def _stretching(path: Path, image: Any) -> int:
+    """Bits by which Pillow shifts the numbers of a grey JPEG 2000 file, to fill 16 bits."""
+    bits, signed = next(iter(_components(image)), (_EIGHT, False))
+    if signed or bits > 2 * _EIGHT:
+        kind = "signed" if signed else "unsigned"
+        raise UnreadableImageError.of(path, f"JPEG 2000 of {kind} numbers of {bits} bits: save it as TIFF")
+    return 2 * _EIGHT - bits if bits > _EIGHT else 0
 
 
 def _with_raw_mode(path: Path, raw_mode: str) -> np.ndarray:

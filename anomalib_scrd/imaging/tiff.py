@@ -1,8 +1,11 @@
 """TIFF pages of more than 8 bits, read by tifffile: Pillow misreads some of them and does not support others."""
 
-__all__ = ["is_tiff", "list_pages", "read_page"]
+__all__ = ["check_planes", "is_signed", "is_tiff", "list_pages", "read_page"]
 
-from collections.abc import Iterator
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,11 @@ from anomalib_scrd.imaging.picture import Picture, PictureInfo, check_size
 _MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _REDUCED = 1  # a smaller copy of another page
 _EIGHT = 8
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _DESCRIPTION, _SAMPLES, _DEPTH = 256, 257, 258, 259, 270, 277, 32997
+_SIGNED = 2
+_GREY_AXES, _COLOUR_AXES = "YX", {"YXS", "SYX"}
+_COLOUR = 3  # values per pixel
+_RGB, _PALETTE, _YCBCR = 2, 3, 6
 
 
 def is_tiff(path: Path) -> bool:
@@ -29,6 +37,43 @@ def is_tiff(path: Path) -> bool:
     """
     with path.open("rb") as file:
         return file.read(4) in _MARKS
+
+
+def check_planes(path: Path, pages: int, tag: Callable[[int], Any]) -> None:
+    """Refuse a file that stores a stack behind one page: ImageJ's large stacks, truncated ones of tifffile, 3-D tiles.
+
+    Args:
+        path: A TIFF file.
+        pages: Number of its pages.
+        tag: Looks up a value of the first page by the number of the tag; None if the page has no such tag.
+
+    Raises:
+        UnreadableImageError: If a page has a depth, or the description and the file's size tell of more pictures than
+            pages.
+    """
+    planes = int(tag(_DEPTH) or 1)
+    if planes == 1 and int(tag(_COMPRESSION) or 1) == 1:
+        bits, samples = tag(_BITS), int(tag(_SAMPLES) or 1)
+        values = int(tag(_WIDTH) or 0) * int(tag(_LENGTH) or 0) * samples
+        described = _described(str(tag(_DESCRIPTION) or ""), values)
+        size = values * int(max(bits) if isinstance(bits, tuple) else bits or 1) // 8
+        # Other programs keep the description of a stack when they save one picture of it.
+        planes = described if path.stat().st_size >= described * size else 1
+    if planes > pages:
+        reason = f"it has {planes} pictures and only {pages} pages for them: save every picture as a page"
+        raise UnreadableImageError.of(path, reason)
+
+
+def is_signed(sample_format: Any) -> bool:
+    """Whether values are signed integers.
+
+    Args:
+        sample_format: Value of tag 339, None without.
+
+    Returns:
+        True for signed integers.
+    """
+    return _SIGNED in (sample_format if isinstance(sample_format, tuple) else (sample_format,))
 
 
 def list_pages(path: Path) -> list[PictureInfo]:
@@ -47,6 +92,7 @@ def list_pages(path: Path) -> list[PictureInfo]:
         pages = list(file.pages)
         for page in pages:
             check_size(path, page.imagelength, page.imagewidth)
+        check_planes(path, len(pages), pages[0].tags.valueof)
         return [
             PictureInfo(
                 path,
@@ -78,12 +124,16 @@ def read_page(info: PictureInfo) -> Picture:
         axes, bits, photometric = page.axes, int(page.bitspersample), page.photometric
         value = int(page.tags.valueof(274, 1))
         resolution = [page.tags.valueof(tag, (1, 1)) for tag in (282, 283)]
-    if axes.startswith("S"):
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.ndim == 3:  # noqa: PLR2004 - without alpha
-        pixels = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., 0]  # noqa: PLR2004
-    if pixels.ndim not in {2, 3} or pixels.dtype.kind not in "uifb":
-        raise UnreadableImageError.of(info.path, f"its page has {pixels.ndim} dimensions of {pixels.dtype}")
+    if axes not in {_GREY_AXES, *_COLOUR_AXES} or pixels.dtype.kind not in "uifb":
+        raise UnreadableImageError.of(info.path, f"its page has the axes {axes} of {pixels.dtype} numbers")
+    if axes in _COLOUR_AXES:  # without alpha
+        pixels = np.moveaxis(pixels, 0, -1) if axes.startswith("S") else pixels
+        values = pixels.shape[-1]
+        if values > _COLOUR and photometric not in {_RGB, _YCBCR}:
+            raise UnreadableImageError.of(info.path, f"its pixels have {values} values that are not RGB")
+        pixels = pixels[..., :_COLOUR] if values >= _COLOUR else pixels[..., 0]
+    if photometric == _PALETTE:
+        raise UnreadableImageError.of(info.path, f"its {bits} bits are places in a palette: save its colours")
     if photometric is not None and int(photometric) == 0:  # white is zero
         pixels = (2**bits - 1) - pixels.astype(np.int64) if pixels.dtype.kind == "u" else -pixels.astype(np.float64)
     try:
@@ -98,6 +148,18 @@ def read_page(info: PictureInfo) -> Picture:
         orientation=orientation,
         spacing=spacing[::-1] if orientation.transpose else spacing,
     )
+
+
+def _described(description: str, values: int) -> int:
+    """Number of pictures by the description of ImageJ or tifffile; 1 by others."""
+    if description.startswith("ImageJ="):
+        found = re.search(r"^images=(\d+)", description, re.MULTILINE)
+        return int(found[1]) if found else 1
+    try:
+        shape = json.loads(description)["shape"] if description.startswith('{"shape"') else ()
+        return max(1, math.prod(int(side) for side in shape) // values)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError):
+        return 1
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Volumes of NIfTI and other formats that nibabel reads with an affine matrix, slice by slice."""
 
-__all__ = ["VolumeOptions", "list_slices", "read_slice"]
+__all__ = ["VolumeOptions", "list_slices", "matching_slice", "read_slice"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from anomalib_scrd.imaging.recent import RecentArrays
 
 _PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # patient axis perpendicular to a slice
 _FILLED = 0.01
+_SAME_PLACE = 0.5  # voxels
 _VOXELS = RecentArrays(2**29)  # bytes, per process
 
 
@@ -109,6 +110,42 @@ def read_slice(info: PictureInfo, plane: str) -> Picture:
     return Picture(pixels, info, orientation=orientation, spacing=spacing)
 
 
+def matching_slice(path: Path, info: PictureInfo, plane: str) -> int:
+    """Find the slice of a mask at the place of an image's slice.
+
+    Volumes whose axes have the same directions match by index, whatever their origins are. Otherwise, for example if
+    one of them was saved again in another order, they match by place.
+
+    Args:
+        path: File of the mask, with as many slices as the image.
+        info: Slice of the image, of another volume.
+        plane: axial, coronal or sagittal.
+
+    Returns:
+        Index of the mask's slice in its file.
+
+    Raises:
+        UnreadableImageError: If axes have other directions, and voxels are at other places than the image's.
+    """
+    mask, image = _nearest(path), _nearest(info.path)
+    if np.array_equal(mask, image):
+        return info.index
+    shape, affine = _canonical(path, mask)
+    wanted, wanted_affine = _canonical(info.path, image)
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]).T * [[side - 1] for side in (*shape, 2)]
+    away = np.abs(np.linalg.solve(wanted_affine, affine @ corners) - corners).max()
+    if shape != wanted or not away <= _SAME_PLACE:
+        reason = (
+            f"by its affine matrix, its axes have other directions than those of its image {str(info.path)!r}, and its "
+            "voxels are at other places: save it with the affine matrix of the image"
+        )
+        raise UnreadableImageError.of(path, reason)
+    signs = [nearest[nearest[:, 0] == _PLANES[plane], 1] for nearest in (mask, image)]
+    count = shape[_PLANES[plane]]
+    series, index = divmod(info.index, count)
+    return series * count + (index if signs[0] == signs[1] else count - 1 - index)
+
+
 def _image(path: Path) -> Any:
     """The opened file; its voxels are read on access."""
     return _opened(path, _stamp(path))
@@ -156,18 +193,33 @@ def _eight_bit(path: Path) -> bool:
     return bool(image.get_data_dtype() == np.uint8 and np.all(slope == 1) and np.all(inter == 0))
 
 
-def _geometry(path: Path, plane: str) -> tuple[int, Orientation, tuple[float, float]]:
-    """The stored axis of the slices, their orientation, and the spacing of rows and columns on the display."""
-    image = _image(path)
+def _nearest(path: Path) -> np.ndarray:
+    """(3, 2): the patient axis nearest to each stored axis, and 1 or -1 for its direction."""
+    affine = np.asarray(_image(path).affine, float)
     import nibabel
 
-    affine = np.asarray(image.affine, float)
     try:
         nearest = nibabel.orientations.io_orientation(affine)
     except (ValueError, np.linalg.LinAlgError):
         nearest = np.full((3, 2), np.nan)
     if np.isnan(nearest).any():
         raise UnreadableImageError.of(path, "its affine matrix is singular: the orientation is unknown")
+    return nearest
+
+
+def _canonical(path: Path, nearest: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine matrix of a volume, as if its axes were stored as right, anterior, superior."""
+    import nibabel
+
+    shape = _shape(path)[:3]
+    affine = np.asarray(_image(path).affine, float) @ nibabel.orientations.inv_ornt_aff(nearest, shape)
+    return tuple(shape[axis] for axis in np.argsort(nearest[:, 0])), affine
+
+
+def _geometry(path: Path, plane: str) -> tuple[int, Orientation, tuple[float, float]]:
+    """The stored axis of the slices, their orientation, and the spacing of rows and columns on the display."""
+    nearest = _nearest(path)
+    affine = np.asarray(_image(path).affine, float)
     axis = int(np.flatnonzero(nearest[:, 0] == _PLANES[plane])[0])
     rows, columns = (other for other in range(3) if other != axis)
     # nibabel's axes are right, anterior, superior; DICOM's, as `from_directions` takes them, left, posterior, superior.

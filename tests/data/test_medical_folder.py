@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, Resize
 
 from anomalib_scrd import MedicalFolder, ScaleAwareCRD
+from anomalib_scrd.data.medical_table import pair_masks
 from anomalib_scrd.imaging import UnreadableImageError
 from tests.imaging.writing import IDENTIFYING, write_dicom
 
@@ -291,6 +292,12 @@ def test_patients_by_pattern_and_table(tmp_path: Path) -> None:
         module(root, patients={"csv": source["csv"], "file": "image"})
     with pytest.raises(ValueError, match=r"finds nothing in the path '.*p0_0.png'"):
         module(root, patients={"pattern": "case"}).setup()
+    with pytest.raises(ValueError, match=r"matches the path '.*p0_0.png' without its first group, the patient"):
+        module(root, patients={"pattern": r"normal/(x)?"}).setup()
+    repeated = [*rows, rows[0], rows[1].replace(",p11", ",p99")]
+    (root / "who.csv").write_text("\n".join(["image,case", *repeated]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"1 names in .* more than one patient: 'bad/p11_1.png' has \['p11', 'p99'\]"):
+        module(root, patients=source)
     with pytest.raises(ValueError, match="is not a regular expression"):
         module(root, patients={"pattern": "("})
     with pytest.raises(ValueError, match="patients must be dicom"):
@@ -374,6 +381,19 @@ def test_missing_masks_are_named(tmp_path: Path) -> None:
     data.setup()
     with pytest.raises(UnreadableImageError, match=r"masks/03.png': this mask has \(10, 10\) pixels, its image"):
         [data.test_data[index] for index in range(len(data.test_data))]
+
+
+def test_a_mask_belongs_to_the_image_of_the_longest_name() -> None:
+    def pairs(images: str, masks: str) -> dict[str, str]:
+        found = pair_masks(*([Path(name) for name in names.split()] for names in (images, masks)))
+        return {image.name: mask.name for image, mask in found.items()}
+
+    for mask in ("p1_2.png", "p1_2_mask.png"):  # not that of p1, too
+        with pytest.raises(ValueError, match=r"1 of 2 images in abnormal_dir have no mask in mask_dir: 'p1.png'"):
+            pairs("p1.png p1_2.png", mask)
+    assert pairs("p1.png p1_2.png", "p1_2-m.png p1-m.png") == {"p1.png": "p1-m.png", "p1_2.png": "p1_2-m.png"}
+    assert pairs("p1.nii.gz", "p1_seg_2.nii p10.nii") == {"p1.nii.gz": "p1_seg_2.nii"}
+    assert pairs("IM.0001 IM.0002", "IM.0001.png IM.0002.png") == {"IM.0001": "IM.0001.png", "IM.0002": "IM.0002.png"}
 
 
 def test_padding_keeps_the_aspect_ratio(tmp_path: Path) -> None:

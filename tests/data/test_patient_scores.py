@@ -6,8 +6,11 @@ import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from anomalib_scrd.data import patient_scores
+from anomalib_scrd.data.items import MedicalBatch, MedicalItem
+from anomalib_scrd.data.patient_scores import PatientScores
 from tests.data.test_medical_folder import engine, grey, module, small_model, write_set
 
 
@@ -47,6 +50,27 @@ def test_wrong_tables() -> None:
         patient_scores(frame(), by="volume")
     with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         patient_scores(frame(), top=0)
+
+
+def test_images_of_one_name_are_kept_and_repeated_ones_are_not() -> None:
+    """Page 1 of scan.tif and the file scan_0001.tif; the sampler of a distributed test repeats images."""
+
+    def batch(samples: list[int], scores: list[float]) -> MedicalBatch:
+        items = [
+            MedicalItem(image=torch.zeros(3, 4, 4), image_path="scan_0001.tif", patient="", volume="", sample=sample)
+            for sample in samples
+        ]
+        result = MedicalBatch.collate(items)
+        result.pred_score = torch.tensor(scores)
+        return result
+
+    callback = PatientScores()
+    for outputs in (batch([0, 1], [0.25, 0.5]), batch([1], [0.5])):
+        callback.on_test_batch_end(None, None, outputs, None, 0)
+    callback.on_test_batch_end(None, None, batch([1], [0.75]), None, 0, dataloader_idx=1)
+    table = callback._table()
+    assert list(table.pred_score) == [0.25, 0.5, 0.75]
+    assert list(patient_scores(table.drop(columns="gt_label")).pred_score) == [0.75, 0.5, 0.25]
 
 
 @pytest.fixture(scope="module")

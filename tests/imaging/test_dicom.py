@@ -10,6 +10,9 @@ pydicom = pytest.importorskip("pydicom")
 
 from pydicom.uid import (  # noqa: E402
     MPEG2MPML,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
@@ -96,6 +99,38 @@ def test_windows_and_tables_of_the_file(path: Path) -> None:
     assert only(path).voi == ()
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("first", "intercept", "expected"),
+    [(-2, -2, -2), (-1000, -1024, -1000), (60000, 0, 60000), (60000, -1024, 60000), (5, -2, 5)],
+)
+def test_a_table_begins_at_a_value_of_the_modality(
+    path: Path, syntax: str, first: int, intercept: int, expected: int
+) -> None:
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.LUTData = [4, first % 2**16, 8], [0, 85, 170, 255]
+    item["LUTDescriptor"].VR = item["LUTData"].VR = "US"
+    pixels = np.arange(UNSIGNED.size, dtype=np.uint16).reshape(UNSIGNED.shape)
+    write_dicom(path, pixels, VOILUTSequence=[item], RescaleSlope=1, RescaleIntercept=intercept)
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = syntax
+    data.save_as(path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    picture = only(path)
+    assert picture.voi[0].first == expected
+    if first == -2:
+        assert_allclose(Window("file").apply(picture)[0, :4], np.arange(4) / 3)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "slope"), [(UNSIGNED, 100_000), (SIGNED, -100_000), (UNSIGNED.astype(np.uint32), 2**40)]
+)
+def test_large_slopes_do_not_overflow(path: Path, pixels: np.ndarray, slope: int) -> None:
+    write_dicom(path, pixels, RescaleSlope=slope, RescaleIntercept=7)
+    assert_allclose(only(path).pixels, pixels.astype(float) * slope + 7)
+    write_dicom(path, pixels, RescaleSlope="1e300", RescaleIntercept=0)
+    assert_allclose(only(path).pixels, pixels * 1e300)
+
+
 def test_an_inverted_file_is_shown_as_pydicom_shows_it(path: Path) -> None:
     from pydicom.pixels import apply_modality_lut, apply_windowing
 
@@ -107,6 +142,16 @@ def test_an_inverted_file_is_shown_as_pydicom_shows_it(path: Path) -> None:
     assert_allclose(Window("file").apply(only(path)), 1 - (shown - low) / (high - low), atol=1e-5)
 
 
+def write_signed_padding(path: Path, pixels: np.ndarray, value: int, limit: int | None = None) -> Path:
+    """Unsigned pixels, with padding of the value representation SS."""
+    data = pydicom.dcmread(write_dicom(path, pixels))
+    data.add_new("PixelPaddingValue", "SS", value)
+    if limit is not None:
+        data.add_new("PixelPaddingRangeLimit", "SS", limit)
+    data.save_as(path)
+    return path
+
+
 def test_padding(path: Path) -> None:
     pixels = SIGNED.copy()
     pixels[:3] = -2000
@@ -116,6 +161,14 @@ def test_padding(path: Path) -> None:
     ranged = only(write_dicom(path, pixels, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990))
     assert_array_equal(ranged.valid, pixels > -1990)
     assert only(write_dicom(path, SIGNED, PixelPaddingValue=-32768)).valid is None
+    shifted = UNSIGNED.copy()
+    shifted[:3], shifted[3] = 2**16 - 2000, 2**16 - 1995  # -2000 and -1995 as stored
+    signed = only(write_signed_padding(path, shifted, -2000))
+    assert_array_equal(signed.valid, shifted != 2**16 - 2000)
+    assert_array_equal(only(write_signed_padding(path, shifted, -2000, -1990)).valid, shifted < 2**15)
+    around = only(write_signed_padding(path, shifted, -2000, 1000))
+    assert_array_equal(around.valid, (shifted > 1000) & (shifted < 2**15))
+    assert only(write_signed_padding(path, UNSIGNED.astype(np.uint8), -2000)).valid is None
 
 
 def test_frames(path: Path) -> None:
@@ -126,6 +179,40 @@ def test_frames(path: Path) -> None:
     assert Path(infos[3].name).name == "a_0003.dcm"
     for info in infos:
         assert_array_equal(read_picture(info).pixels, frames[info.index])
+
+
+@pytest.mark.parametrize("count", [6, 10**9])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_more_frames_than_pixels_are_refused(path: Path, count: int, compressed: bool) -> None:
+    frames = RNG.integers(0, 4096, (5, 160, 120), dtype=np.uint16)
+    write_dicom(path, frames, RLELossless if compressed else ExplicitVRLittleEndian)
+    data = pydicom.dcmread(path)
+    data.NumberOfFrames = count
+    data.save_as(path)
+    if compressed and count == 6:
+        with pytest.raises(UnreadableImageError, match=r"a\.dcm"):  # found when it is read
+            read_picture(list_pictures(path)[5])
+        return
+    with pytest.raises(UnreadableImageError, match="it is truncated: there are fewer pixels than its header declares"):
+        list_pictures(path)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_frames_of_every_layout_are_listed(path: Path, frames: int) -> None:
+    bits = RNG.integers(0, 256, (frames, 2, 9), dtype=np.uint8)  # 12 x 12 pixels a frame
+    one = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "Rows": 12, "Columns": 12}
+    assert len(list_pictures(write_dicom(path, bits, **one))) == frames
+    shared = RNG.integers(0, 256, (frames, 12, 12, 2), dtype=np.uint8)
+    elements = {"Rows": 12, "Columns": 12, "SamplesPerPixel": 3, "NumberOfFrames": frames, "PlanarConfiguration": 0}
+    pixels = shared.reshape(frames, 12, 24)
+    write_dicom(path, pixels, **elements, PhotometricInterpretation="YBR_FULL_422")
+    for info in list_pictures(path):
+        assert read_picture(info).pixels.shape == (12, 12, 3)
+    data = pydicom.dcmread(write_dicom(path, np.zeros((frames, 160, 120), np.uint16)))
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.save_as(path)
+    assert path.stat().st_size < 160 * 120
+    assert len(list_pictures(path)) == frames
 
 
 def test_frames_with_elements_of_their_own(path: Path) -> None:

@@ -1,5 +1,9 @@
 """Folders, unreadable files, and the imports of the readers."""
 
+import builtins
+import errno
+import hmac
+import io
 import os
 import subprocess
 import sys
@@ -94,6 +98,26 @@ def test_bad_files_are_skipped_and_listed(folder: Path) -> None:
         BadFiles("ignore")
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.dcm", "a.nii", "a.0001"])
+def test_a_file_without_permission_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    Image.fromarray(RNG.integers(0, 255, (8, 9), dtype=np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / name).write_bytes(b"content")
+    genuine = open
+
+    def refuse(file: object, *args: object, **kwargs: object) -> object:
+        if str(file) == str(tmp_path / name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return genuine(file, *args, **kwargs)  # type: ignore[call-overload]
+
+    for module in (builtins, io):  # root may read everything
+        monkeypatch.setattr(module, "open", refuse)
+    bad = BadFiles("skip")
+    assert [info.path.name for info in survey([tmp_path / name, tmp_path / "good.png"], bad_files=bad)] == ["good.png"]
+    assert list(bad.left_out) == [tmp_path / name]
+    with pytest.raises(UnreadableImageError, match=f"1 files cannot be read: .*{name}"):
+        survey([tmp_path / name])
+
+
 def test_a_long_report_is_cut() -> None:
     bad = BadFiles("skip")
     for index in range(150):
@@ -136,6 +160,18 @@ def test_pseudonyms(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(ValueError, match=r"the salt file .* is empty"):
         Pseudonyms(tmp_path / "empty")
+
+
+def test_pseudonyms_of_any_bytes_and_without_a_salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = Pseudonyms().of(os.fsdecode(b"/images/\xff.nii"))
+    assert len(odd) == 16
+    assert odd != Pseudonyms().of(os.fsdecode(b"/images/\xfe.nii"))
+    empty = hmac.new(b"", b"PID-7731902", "sha256").hexdigest()[:16]
+    for value in ("", " "):
+        monkeypatch.setenv("ANOMALIB_SCRD_SALT", value)
+        first = Pseudonyms().of("PID-7731902")
+        assert first not in {empty, hmac.new(b" ", b"PID-7731902", "sha256").hexdigest()[:16]}
+        assert Pseudonyms().of("PID-7731902") == first  # also in child processes
 
 
 def test_errors_can_be_pickled_in_a_worker() -> None:

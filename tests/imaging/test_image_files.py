@@ -109,6 +109,99 @@ def test_pages_of_a_tiff_are_pictures_and_thumbnails_are_not(tmp_path: Path) -> 
     assert_array_equal(read_picture(infos[1]).pixels, GREY16[::-1])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_stack_behind_one_page_is_refused(tmp_path: Path, dtype: type) -> None:
+    stack = RNG.integers(0, 256, (5, 16, 32)).astype(dtype)
+    path, imagej = tmp_path / "a.tif", "ImageJ=1.53t\nimages=5\nslices=5\n"
+
+    def refused() -> None:
+        with pytest.raises(UnreadableImageError, match=r"a.tif': it has 5 pictures and only 1 pages"):
+            list_pictures(path)
+
+    tifffile.imwrite(path, stack, truncate=True, metadata=None, description=imagej)
+    refused()
+    tifffile.imwrite(path, stack, truncate=True)
+    refused()
+    tifffile.imwrite(path, np.stack([stack] * 3, -1), truncate=True, photometric="rgb")
+    refused()
+    tifffile.imwrite(path, stack, volumetric=True, tile=(5, 16, 32))
+    refused()
+    tifffile.imwrite(path, stack, imagej=True)
+    assert len(list_pictures(path)) == 5
+    tifffile.imwrite(path, stack)
+    assert len(list_pictures(path)) == 5
+    tifffile.imwrite(path, stack[0], metadata=None, description=imagej)  # one of the pictures, saved alone
+    assert_array_equal(only(path).pixels, stack[0])
+
+
+def test_more_values_than_colours_are_refused(tmp_path: Path) -> None:
+    stack = RNG.integers(0, 4096, (5, 12, 9), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", planarconfig="separate")
+    with pytest.raises(UnreadableImageError, match=r"a.tif': its pixels have 5 values that are not RGB"):
+        only(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", GREY16, photometric="palette", colormap=np.zeros((3, 65536), np.uint16))
+    with pytest.raises(UnreadableImageError, match=r"b.tif': its 16 bits are places in a palette"):
+        only(tmp_path / "b.tif")
+
+
+def test_signed_numbers_of_eight_bits(tmp_path: Path) -> None:
+    signed = (GREY8.astype(int) - 128).astype(np.int8)
+    tifffile.imwrite(tmp_path / "a.tif", signed)
+    picture = only(tmp_path / "a.tif")
+    assert not picture.info.eight_bit
+    assert_array_equal(picture.pixels, signed)
+
+
+@pytest.mark.parametrize("largest", [15, 255, 300, 4095, 65534, 65535])
+@pytest.mark.parametrize("kind", [b"P2", b"P5"])
+def test_pgm_has_its_own_numbers(tmp_path: Path, largest: int, kind: bytes) -> None:
+    values = np.linspace(0, largest, 108).round().astype(">u2" if largest > 255 else np.uint8).reshape(12, 9)
+    body = values.tobytes() if kind == b"P5" else " ".join(map(str, values.ravel())).encode()
+    (tmp_path / "a.pgm").write_bytes(kind + b"\n9 12\n%d\n" % largest + body)
+    picture = only(tmp_path / "a.pgm")
+    assert picture.info.eight_bit == (largest < 256)
+    assert_array_equal(picture.pixels, np.rint(values * (255 / largest)) if largest < 256 else values)
+
+
+@pytest.mark.parametrize("kind", [b"P3", b"P6"])
+@pytest.mark.parametrize("largest", [4095, 65535])
+def test_deep_ppm_is_refused(tmp_path: Path, kind: bytes, largest: int) -> None:
+    values = (COLOUR16.astype(int) % (largest + 1)).astype(">u2")
+    body = values.tobytes() if kind == b"P6" else " ".join(map(str, values.ravel())).encode()
+    (tmp_path / "a.ppm").write_bytes(kind + b"\n9 12\n%d\n" % largest + body)
+    with pytest.raises(UnreadableImageError, match=r"a.ppm': PPM of 16 bits in the layout RGB: save it as TIFF"):
+        only(tmp_path / "a.ppm")
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_jpeg_2000_has_its_own_numbers(tmp_path: Path, bits: int) -> None:
+    deep = np.tile(COLOUR16, (4, 4, 1))  # the codec needs some size
+    values = deep[..., 0] >> (16 - bits)
+    # OpenCV writes 16 bits; with other depths in the header, the numbers change by half of the ranges' difference.
+    moved = values + np.uint16(2**15 - 2 ** (bits - 1))
+    cv2.imwrite(str(tmp_path / "a.jp2"), moved, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])
+
+    def declare(depth: int) -> None:
+        content = bytearray((tmp_path / "a.jp2").read_bytes())
+        content[content.index(b"ihdr") + 14] = content[content.index(b"\xff\x4f\xff\x51") + 42] = depth
+        (tmp_path / "a.jp2").write_bytes(content)
+
+    declare(bits - 1)
+    picture = only(tmp_path / "a.jp2")
+    assert not picture.info.eight_bit
+    assert_array_equal(picture.pixels, values)
+    declare(0x80 | (bits - 1))
+    with pytest.raises(UnreadableImageError, match=f"a.jp2': JPEG 2000 of signed numbers of {bits} bits"):
+        only(tmp_path / "a.jp2")
+    cv2.imwrite(str(tmp_path / "b.jp2"), deep)
+    with pytest.raises(UnreadableImageError, match=r"b.jp2': JPEG2000 of 16 bits in the layout RGB: save it as TIFF"):
+        only(tmp_path / "b.jp2")
+    Image.fromarray(COLOUR8).save(tmp_path / "c.jp2")
+    assert_array_equal(only(tmp_path / "c.jp2").pixels, COLOUR8)
+    Image.fromarray(GREY8).save(tmp_path / "d.jp2")
+    assert_array_equal(only(tmp_path / "d.jp2").pixels, GREY8)
+
+
 def test_planes_of_colour_in_a_tiff(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(COLOUR16, -1, 0), photometric="rgb", planarconfig="separate")
     assert_array_equal(only(tmp_path / "a.tif").pixels, COLOUR16)

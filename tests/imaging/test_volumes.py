@@ -175,6 +175,36 @@ def test_masks_take_the_slice_of_their_image(tmp_path: Path) -> None:
         read_mask(tmp_path / "other.nii", list_pictures(path, ALL)[0])
 
 
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_masks_in_another_order_take_the_slice_at_the_place_of_their_image(tmp_path: Path, plane: str) -> None:
+    affine = np.diag([1.0, 2.0, -3.0, 1.0])
+    affine[:3, 3] = 10, -20, 30
+    options = VolumeOptions(plane, skip_empty=False)
+    for series in ((), (2,)):
+        stored = np.random.default_rng(0).integers(0, 3000, (*SHAPE, *series)).astype(np.int16)
+        image = write(tmp_path / "image.nii", stored, affine)
+        mask = nibabel.Nifti1Image((stored > 2000).astype(np.uint8), affine)
+        for axes, flips in product(permutations(range(3)), product([1, -1], repeat=3)):
+            nibabel.save(mask.as_reoriented(np.array(list(zip(axes, flips, strict=True)))), tmp_path / "mask.nii")
+            for info in list_pictures(image, options):
+                shown = read_picture(info, options).pixels
+                assert_array_equal(read_mask(tmp_path / "mask.nii", info, options), shown > 2000)
+
+
+def test_masks_that_match_neither_by_index_nor_by_place_are_refused(tmp_path: Path) -> None:
+    affine = np.diag([1.0, 2.0, -3.0, 1.0])
+    info = list_pictures(write(tmp_path / "image.nii", voxels(), affine), ALL)[2]
+    mask = (voxels() > 2000).astype(np.uint8)
+    moved = affine.copy()
+    moved[:3, 3] = 10, -20, 30
+    expected = read_picture(info).pixels > 2000
+    assert_array_equal(read_mask(write(tmp_path / "moved.nii", mask, moved), info, ALL), expected)  # without an origin
+    for other in (np.eye(4), np.diag([1.0, 2.0, 3.0, 1.0])):
+        write(tmp_path / "mask.nii", mask, other)
+        with pytest.raises(UnreadableImageError, match=r"mask.nii': by its affine matrix, its axes .*image.nii'"):
+            read_mask(tmp_path / "mask.nii", info, ALL)
+
+
 @pytest.mark.parametrize(
     "arguments", [{"plane": "oblique"}, {"slices": (0.5, 0.5)}, {"slices": (0, 3)}, {"slices": [1]}]
 )

@@ -117,8 +117,7 @@ def test_scores_of_patients(tmp_path: Path) -> None:
 
     def write(count: int) -> None:
         scores._rows = [
-            {"sample": i, "patient": f"p{i // 2}", "volume": "", "pred_score": 0.5, "gt_label": 0}
-            for i in range(count)
+            {"sample": i, "patient": f"p{i // 2}", "volume": "", "pred_score": 0.5, "gt_label": 0} for i in range(count)
         ]
         scores.on_test_epoch_end(trainer, cast("Any", None))
 

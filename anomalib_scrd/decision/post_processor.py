@@ -129,7 +129,7 @@ class CalibratedPostProcessor(PostProcessor):
 
     @property
     def output_thresholds(self) -> tuple[float, float]:
-        """Thresholds of score and map in the unit in which they are returned; NaN without thresholds."""
+        """Thresholds of score and map in the unit in which they are returned; finite, or NaN without thresholds."""
         parts = (
             (self.normalized_image_threshold, self._image_threshold, self.image_scale),
             (self.normalized_pixel_threshold, self._pixel_threshold, self.pixel_scale),
@@ -137,10 +137,10 @@ class CalibratedPostProcessor(PostProcessor):
         if not self.has_thresholds:
             return float("nan"), float("nan")
         image, pixel = (
-            float(shown if self.enable_normalization else uncalibrated(shown, threshold, scale))
+            shown if self.enable_normalization else uncalibrated(shown, threshold, scale).nan_to_num()
             for shown, threshold, scale in parts
         )
-        return image, pixel
+        return float(image), float(pixel)
 
     def map_around_half(self, anomaly_map: torch.Tensor) -> torch.Tensor:
         """Calibrate a returned map so that 0.5 is the pixel threshold in use, with any sensitivity, also a raw map."""

@@ -279,6 +279,8 @@ def test_thresholds_are_those_of_the_outputs(normalised: bool) -> None:
     assert 0 < found.pred_label.sum() < 50
     assert 0 < (around > 0.5).sum() < around.numel()
     assert np.isnan(CalibratedPostProcessor().output_thresholds).all()
+    extreme = _filled(enable_normalization=normalised, image_sensitivity=1.0, pixel_sensitivity=0.0)
+    assert np.isfinite(extreme.output_thresholds).all()  # JSON has no infinity
 
 
 def test_thresholds_from_the_test_set_are_warned_of(

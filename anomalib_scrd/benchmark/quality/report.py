@@ -92,8 +92,8 @@ def _warnings(config: BenchmarkConfig, results: list[dict[str, Any]]) -> list[st
     runs = Counter((result["data"], result["model"]) for result in good)
     few = {name: count for name, count in runs.items() if count < len(config.seeds)}
     found += [f"{data}, {model}: {count} of {len(config.seeds)} seeds" for (data, model), count in few.items()]
-    for model, spec in config.model_specs.items():
-        now = code_digest(spec.class_path)
+    for model in dict.fromkeys(result["model"] for result in good):  # the class of another may not exist
+        now = code_digest(config.model_specs[model].class_path)
         old = sorted({result["code"] for result in good if result["model"] == model} - {now})
         if old:
             found.append(

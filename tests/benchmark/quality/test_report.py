@@ -1,6 +1,7 @@
 """Tables of a benchmark, from results that were written by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -150,3 +151,9 @@ def test_images_that_changed_between_seeds_are_left_out(config: BenchmarkConfig)
     pairs = image_scores(config, dict.fromkeys("ab", "other"), "mine")
     assert {name: len(seeds) for name, seeds in pairs.items()} == {"a": 1, "b": 2}
     write_report(config)
+
+
+def test_a_class_that_does_not_exist_stops_no_report(config: BenchmarkConfig) -> None:
+    config.model_specs["gone"] = replace(config.model_specs["mine"], class_path="nowhere.Gone")
+    write_report(config)
+    assert (config.output / "report.md").exists()

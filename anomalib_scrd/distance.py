@@ -1,6 +1,6 @@
 """The one distance between teacher and student features, shared by the loss and the anomaly map."""
 
-__all__ = ["confidence", "cosine_distance", "image_distance", "position_distances"]
+__all__ = ["confidence", "cosine_distance", "image_distance", "position_distances", "prototype_distances"]
 
 from typing import Any
 
@@ -68,7 +68,28 @@ def position_distances(
     _check_shapes(teacher, student)
     cosine, _, (square, _) = _cosine(teacher.float(), student.float(), (1,))
     plain = 1.0 - cosine
-    return plain, plain * confidence(square / teacher.shape[1], damping) if damping > 0 else plain
+    return plain, _damped(plain, square / teacher.shape[1], damping)
+
+
+def prototype_distances(
+    teacher: torch.Tensor, prototypes: torch.Tensor, damping: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine distance at each position to the nearest prototype, over channels, plain and damped.
+
+    Args:
+        teacher: Features, (B, C, H, W).
+        prototypes: (P, C) float32, each of length 1.
+        damping: See :func:`confidence`; 0, the default, for none.
+
+    Returns:
+        Two (B, H, W) float32 in [0, 2] up to rounding, as in :func:`position_distances`.
+    """
+    teacher = teacher.float()
+    square = _squared_length(teacher, (1,))
+    with torch.autocast(teacher.device.type, enabled=False):  # half precision would round a small distance to nothing
+        nearest = (prototypes @ teacher.flatten(2)).amax(dim=1).view_as(square)
+    plain = 1.0 - nearest * square.clamp_min(_EPS**2).rsqrt()
+    return plain, _damped(plain, square / teacher.shape[1], damping)
 
 
 def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
@@ -86,6 +107,10 @@ def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
         (B, H, W) in [0, 1].
     """
     return square / (square + damping)
+
+
+def _damped(distance: torch.Tensor, square: torch.Tensor, damping: float) -> torch.Tensor:
+    return distance * confidence(square, damping) if damping > 0 else distance
 
 
 class _CosineDistance(torch.autograd.Function):

@@ -387,6 +387,8 @@ class ScoringOptions(Options):
             none.
         sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the backbone's input, in
             [0, 1000]. Default 4.
+        prototypes: Number of typical features of normal images at each level, in [0, 4096]. The distance to the nearest
+            one counts in map and score beside that to the student. Default 256; 0 for none (published).
     """
 
     group: ClassVar[str] = "scoring"
@@ -395,6 +397,7 @@ class ScoringOptions(Options):
     held_out: float | None = _option(_Number(0, 1, below=True))
     damping: float | None = _number(0, 10_000)
     sigma: float | None = _number(0, 1000)
+    prototypes: int | None = _whole(0, 4096)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ _DEFAULT = Preset(
         octaves=6,
         persistence=0.6,
     ),
-    scoring=ScoringOptions(scale_adaptation="fitted", held_out=0.1, damping=10.0, sigma=4.0),
+    scoring=ScoringOptions(scale_adaptation="fitted", held_out=0.1, damping=10.0, sigma=4.0, prototypes=256),
     optimiser=OptimiserOptions(
         learning_rate=5e-3,
         betas=(0.9, 0.999),
@@ -71,7 +71,7 @@ _PUBLISHED = Preset(
         octaves=6,
         persistence=0.6,
     ),
-    scoring=ScoringOptions(scale_adaptation="published", held_out=0.0, damping=0.0, sigma=4.0),
+    scoring=ScoringOptions(scale_adaptation="published", held_out=0.0, damping=0.0, sigma=4.0, prototypes=0),
     optimiser=OptimiserOptions(
         learning_rate=1e-3,
         betas=(0.5, 0.999),
@@ -138,6 +138,12 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
         ("persistence",),
         lambda c: c.noise.octaves != 1,
         "noise.octaves is 1",
+    ),
+    (
+        "scoring",
+        ("prototypes",),
+        lambda c: c.scoring.scale_adaptation != "published",
+        "scoring.scale_adaptation is published",
     ),
     (
         "optimiser",

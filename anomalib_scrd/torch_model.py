@@ -118,7 +118,7 @@ class ScaleAwareCRDModel(nn.Module):
             block=kind,
             depth=depths,
         )
-        self.map_and_score = MapAndScore(len(channels), **scoring)
+        self.map_and_score = MapAndScore(channels, **scoring)
 
     @property
     def tiler(self) -> Any:
@@ -135,6 +135,12 @@ class ScaleAwareCRDModel(nn.Module):
     def tiles(self, images: torch.Tensor) -> torch.Tensor:
         """Cut images, (B, C, H, W), into the tiles that the model is trained on; or return them without tiling."""
         return images if self.tiling is None else self.tiling.cut(images)
+
+    @property
+    def distance_names(self) -> list[str]:
+        """Names of the maps of distances: of the levels, and of the same levels with prototypes."""
+        layers = list(self.teacher.layers)
+        return layers if self.map_and_score.prototypes is None else [*layers, *(f"{x}, prototypes" for x in layers)]
 
     @property
     def minimum_size(self) -> int:
@@ -222,11 +228,14 @@ class ScaleAwareCRDModel(nn.Module):
             The teacher's and the student's features, K tensors (B, C_k, H_k, W_k) each, and in the published form (B,
             K) weights of the scales, whose rows sum to K; None in the others.
         """
-        teacher = self.teacher(images)
-        if self.standardise is not None:
-            teacher = self.standardise(teacher)
+        teacher = self.teacher_features(images)
         embedding, student = self._decode(teacher)
         return teacher, student, None if self.scale_adaptation is None else self.scale_adaptation(embedding)
+
+    def teacher_features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The teacher's features of normalised images, (B, 3, H, W), as they are compared; in evaluation mode."""
+        features = self.teacher(images)
+        return features if self.standardise is None else self.standardise(features)
 
     def predict(self, images: torch.Tensor) -> InferenceBatch:
         """Compute anomaly map and score of images, (B, 3, H, W).
@@ -258,7 +267,8 @@ class ScaleAwareCRDModel(nn.Module):
             images: (B, 3, H, W), normalised.
 
         Returns:
-            (B, 12 K) features of the score, and (B, K, h, w) smoothed distances of the map.
+            (B, 12 M) features of the score, and (B, M, h, w) smoothed distances of the map, for M maps of distances:
+            2 K of K levels, or K without prototypes.
         """
         teacher, student, _ = self.compared(images)
         plain, damped = self.map_and_score.distances(teacher, student)

@@ -41,6 +41,7 @@ WRONG = {
     "scoring.damping": ([-1, 1e7, NAN, INF, "1", True], r"a finite number in \[0, 10000\]"),
     "scoring.held_out": ([-0.1, 1, 1.1, NAN, INF, "1"], r"a finite number in \[0, 1\)"),
     "scoring.sigma": ([-1, NAN, INF, "4", 1e300], r"a finite number in \[0, 1000\]"),
+    "scoring.prototypes": ([-1, 5000, 2.5, NAN, "9", True], r"a whole number in \[0, 4096\]"),
     "noise.kind": (["pink"], r"one of \('mixed', 'simplex'\)"),
     "noise.share": SHARE,
     "noise.start": ([-0.1, 1, 2, NAN, INF, "1"], r"a finite number in \[0, 1\)"),

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_scrd.distance import confidence, cosine_distance, image_distance, position_distances
+from anomalib_scrd.distance import (
+    confidence,
+    cosine_distance,
+    image_distance,
+    position_distances,
+    prototype_distances,
+)
 from anomalib_scrd.loss import (
     ScaleAwareContrastiveLoss,
     contrast_at_places,
@@ -93,6 +99,44 @@ def test_damping_equals_the_loops() -> None:
     for b, i, j in np.ndindex(batch, height, width):
         square = sum(float(teacher[b, c, i, j]) ** 2 for c in range(channels))
         assert damped[b, i, j] == pytest.approx(plain[b, i, j] * square / (square + 0.7 * channels), rel=1e-5)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+def test_prototype_distance_equals_the_loops(damping: float) -> None:
+    """The smallest of the distances to each prototype, whatever the lengths of the features; 1 for a vector of zeros."""
+    teacher = features(0)[0].clone()
+    teacher[0, :, 0, 0] = 0
+    prototypes = torch.nn.functional.normalize(features(1)[0].permute(0, 2, 3, 1).flatten(0, 2)[:5], dim=1)
+    plain, damped = prototype_distances(teacher, prototypes, damping)
+    batch, channels, height, width = teacher.shape
+    for b, i, j in np.ndindex(batch, height, width):
+        vector = teacher[b, :, i, j].double().numpy()
+        if not vector.any():
+            assert plain[b, i, j].item() == 1
+            continue
+        nearest = min(1 - reference.cosine(vector, p.double().numpy()) for p in prototypes)
+        square = float((vector**2).sum())
+        assert plain[b, i, j].item() == pytest.approx(nearest, abs=1e-5)
+        expected = nearest * square / (square + damping * channels) if damping else nearest
+        assert damped[b, i, j].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_prototype_distance_is_the_distance_of_the_loss() -> None:
+    teacher, student = features(0)[0][:, :, :1, :1], features(1)[0][:, :, :1, :1]
+    for index in range(len(student)):
+        one = torch.nn.functional.normalize(student[index : index + 1, :, 0, 0], dim=1)
+        expected = position_distances(teacher, one[..., None, None].expand_as(teacher), 0.7)
+        for found, wanted in zip(prototype_distances(teacher, one, 0.7), expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_prototype_distance_has_float32_under_autocast() -> None:
+    teacher = features(0)[0]
+    prototypes = torch.nn.functional.normalize(teacher.permute(0, 2, 3, 1).flatten(0, 2)[:3] + 1e-2, dim=1)
+    expected, _ = prototype_distances(teacher, prototypes)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = prototype_distances(teacher, prototypes)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_confidence_is_none_at_zero_and_a_half_at_the_damping() -> None:

@@ -9,6 +9,7 @@ from anomalib.data import InferenceBatch
 
 from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from anomalib_scrd.scoring.fitting import fit_prototypes
 from anomalib_scrd.torch_model import ScaleAwareCRDModel, TrainingFeatures
 from tests import reference
 from tests.models import merged
@@ -171,11 +172,12 @@ def randomise(weights: FittedWeights) -> None:
 @pytest.mark.parametrize(("sigma", "thinning"), [(1.0, 1), (2.0, 2)])
 def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
     """Map and score from distances, damping, smoothing, extents, weights: each step by the slow reference."""
-    model = build(scoring={"sigma": sigma, "damping": 3.0}).train()
+    model = build(scoring={"sigma": sigma, "damping": 3.0, "prototypes": 5}).train()
     x = images(2, 3, 64, 64, seed=9)
     with torch.no_grad():
         model(images(16, 3, 64, 64))
         model.eval()
+        fit_prototypes(model, [images(4, 3, 64, 64, seed=1)], seed=0)
         for weights in (model.map_and_score.score_weights, model.map_and_score.map_weights):
             randomise(weights)
         result = model(x)
@@ -183,10 +185,16 @@ def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
     assert none is None
     scoring = model.map_and_score
     levels: list[list[np.ndarray]] = [[], []]  # of each image: plain maps, then damped ones
+    centres = [scoring.prototypes.get_buffer(f"centres_{level}").double().numpy() for level in range(3)]
+    others = [np.broadcast_to(p[:, None, :, None, None], (5, 2, *p.shape[1:], 1, 1)) for p in centres]
     for kind in range(2):
-        for features in zip(teacher, student, strict=True):
-            t, s = (part.double().numpy() for part in features)
-            distance = reference.position_map(t, s)
+        for level in range(6):
+            t = teacher[level % 3].double().numpy()
+            if level < 3:
+                distance = reference.position_map(t, student[level].double().numpy())
+            else:
+                shape = (2, *t.shape[1:])
+                distance = np.min([reference.position_map(t, np.broadcast_to(p, shape)) for p in others[level - 3]], 0)
             square = (t**2).mean(1)
             maps = distance if kind == 0 else distance * square / (square + 3.0)
             for b in range(2):
@@ -199,7 +207,7 @@ def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
             evidence += [math.log(v + 1e-4) for v in (values.mean(), values[len(values) // 2], *tops, values[0])]
         expected = linear(scoring.score_weights, np.array(evidence)[:, None])[0]
         assert result.pred_score[b].item() == pytest.approx(expected, rel=2e-3, abs=2e-3)
-        shown = linear(scoring.map_weights, np.stack(levels[b][3:]).reshape(3, -1)).reshape(64, 64)
+        shown = linear(scoring.map_weights, np.stack(levels[b][6:]).reshape(6, -1)).reshape(64, 64)
         np.testing.assert_allclose(result.anomaly_map[b, 0].numpy(), shown, rtol=2e-3, atol=2e-3)
 
 

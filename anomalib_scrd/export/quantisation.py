@@ -28,10 +28,10 @@ _CONVOLUTIONS = {"Convolution", "GroupConvolution"}
 
 
 def comparison_nodes(model: Any) -> list[str]:
-    """Names of the nodes after the networks that stay in floating point: the cosine and all nodes after it.
+    """Names of the nodes after the networks that stay in floating point: the cosines and all nodes after them.
 
-    These are the nodes after sums over channels, and the products that are summed. If a backbone has such sums, its
-    later layers stay in floating point too, which costs speed but no accuracy.
+    These are the nodes after sums over channels and maxima over prototypes, and the products that enter them. If a
+    backbone has such sums, its later layers stay in floating point too, which costs speed but no accuracy.
 
     Args:
         model: ``openvino.Model``.
@@ -50,7 +50,10 @@ def comparison_nodes(model: Any) -> list[str]:
             "student is found: it would be quantised completely, and its scores would be wrong"
         )
         raise ValueError(msg)
-    products = [node.input_value(0).get_node() for node in sums]
+    nearest = [
+        node for node in model.get_ops() if node.get_type_name() == "ReduceMax" and node.get_friendly_name() in networks
+    ]
+    products = [node.input_value(0).get_node() for node in [*sums, *nearest]]
     return sorted(_behind([*sums, *products], lambda _: True))
 
 

@@ -42,7 +42,7 @@ class _Writer(Callback):
         self.levels: list[np.ndarray] = []
 
     def keep_levels(self, module: Any, arguments: Any, output: Any) -> None:
-        """Keep the maps of the scales, (B, K, h, w), the output of the module with this forward hook."""
+        """Keep the maps of the scales, (B, M, h, w), the output of the module with this forward hook."""
         del module, arguments
         self.levels += list(output.detach().cpu().numpy())
 
@@ -100,7 +100,7 @@ class _Writer(Callback):
         path = self._journal.folder / "scales" / name
         standardised = np.clip((levels - mean) / spread, -_MOST, _MOST).astype(np.float16)
         with replacing(path) as part, part.open("wb") as file:
-            np.savez(file, maps=standardised, weights=weight.ravel(), layers=np.array(model.model.teacher.layers))
+            np.savez(file, maps=standardised, weights=weight.ravel(), layers=np.array(model.model.distance_names))
 
 
 def write_training_scores(checkpoint: Path, images: Path, output: Path, salt: Path | None = None) -> None:

@@ -1,6 +1,14 @@
-"""Fits the weights of levels and extents on held-out normal images and their copies with synthetic anomalies."""
+"""Fits the weights of levels and extents on held-out normal images with and without synthetic anomalies; prototypes."""
 
-__all__ = ["FEWEST_IMAGES", "FIT_EXTENTS", "MANY_IMAGES", "fit_weights", "learn_difference", "left_out_scores"]
+__all__ = [
+    "FEWEST_IMAGES",
+    "FIT_EXTENTS",
+    "MANY_IMAGES",
+    "fit_prototypes",
+    "fit_weights",
+    "learn_difference",
+    "left_out_scores",
+]
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -30,6 +38,8 @@ MANY_IMAGES = 16
 _MOST_IMAGES = 20
 # Pixels of a batch: four images of 256 x 256.
 _BATCH_PIXELS = 2**18
+# Positions of each level whose features are clustered to prototypes.
+_POSITIONS = 10_000
 
 
 @torch.no_grad()
@@ -101,6 +111,35 @@ def learn_difference(
         normal, _ = _evidence(model, images)
         anomalous, _ = _anomalous_evidence(model, images, normalisation, seed)
     scoring.score_weights.learn_difference(normal, anomalous)
+
+
+@torch.no_grad()
+def fit_prototypes(model: "ScaleAwareCRDModel", images: Iterable[torch.Tensor], seed: int) -> None:
+    """Find the prototypes of a model in normal images; no effect on a model without prototypes.
+
+    Args:
+        model: The model, on the images' device. It is left in the mode in which it was.
+        images: Batches (B, 3, H, W), normalised, of images that the student is trained on; read only where needed. At
+            most 10,000 positions of each level are used, drawn from all images.
+        seed: Seed of the positions and of the first centres.
+    """
+    prototypes = model.map_and_score.prototypes
+    if prototypes is None:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    with evaluation_mode(model):
+        for batch in images:
+            for level, features in enumerate(model.teacher_features(batch)):
+                rows = features.float().movedim(1, -1).flatten(0, -2).cpu()
+                keys = torch.rand(len(rows), generator=generator)
+                if level in drawn:
+                    rows, keys = (torch.cat(pair) for pair in zip(drawn[level], (rows, keys), strict=True))
+                # Reservoir sampling: the positions with the smallest of random keys.
+                keys, kept = keys.topk(min(_POSITIONS, len(keys)), largest=False)
+                drawn[level] = rows[kept], keys
+    if drawn:
+        prototypes.fit([drawn[level][0] for level in sorted(drawn)], seed)
 
 
 def left_out_scores(

@@ -13,6 +13,7 @@ from anomalib_scrd.distance import position_distances
 from anomalib_scrd.scoring.anomaly_map import SmoothMaps
 from anomalib_scrd.scoring.evidence import EXTENTS, evidence
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from anomalib_scrd.scoring.prototypes import Prototypes
 
 ScaleAdaptationMode = Literal["fitted", "uniform", "published"]
 SCALE_ADAPTATIONS = ("fitted", "uniform", "published")
@@ -21,25 +22,35 @@ SCALE_ADAPTATIONS = ("fitted", "uniform", "published")
 class MapAndScore(nn.Module):
     """Weighs the distances of all scales into one map and one score.
 
-    A scale is a level of the teacher, and for the score an extent in the image as well. The map is a weighted sum of
-    the levels' smoothed distances, ``sum_k w_k (d_k - m_k) / s_k``; the score is a weighted sum of the logarithms of
-    six extents of each level's distances, plain and damped (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of
-    weights are :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`. Nothing here is trained by gradient.
+    A scale is a level of the teacher, and for the score an extent in the image as well. At each of K levels there are
+    two distances of the teacher's features: to the student's, and to the nearest prototype, M = 2 K in all (M = K
+    without prototypes). The map is a weighted sum of the smoothed distances, ``sum_m w_m (d_m - c_m) / s_m``; the score
+    is a weighted sum of the logarithms of six extents of each distance, plain and damped
+    (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of weights are
+    :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`. Nothing here is trained by gradient.
 
     Args:
-        num_scales: Number of levels K.
+        channels: Channels of the K levels.
         scale_adaptation: ``fitted``: the weights separate synthetic anomalies from normal images; ``uniform``: every
             weight is equal; ``published``: the map is the sum of the levels' distances with weights of the image from
             the scale adaptation head, not standardised, and the score is the mean of the map.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map, see
             :func:`~anomalib_scrd.distance.confidence`; 0 for none (published).
         sigma: Standard deviation of the smoothing, in pixels of the backbone's input; 0 for none.
+        prototypes: Number of prototypes of each level; 0 for none. Not used in the published form.
 
     Raises:
         ValueError: If an argument is out of range; the message names it, its value and what is allowed.
     """
 
-    def __init__(self, num_scales: int, scale_adaptation: ScaleAdaptationMode, damping: float, sigma: float) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        scale_adaptation: ScaleAdaptationMode,
+        damping: float,
+        sigma: float,
+        prototypes: int,
+    ) -> None:
         super().__init__()
         if scale_adaptation not in SCALE_ADAPTATIONS:
             msg = f"scoring.scale_adaptation must be one of {SCALE_ADAPTATIONS}, got {scale_adaptation!r}"
@@ -51,16 +62,22 @@ class MapAndScore(nn.Module):
         self.published = scale_adaptation == "published"
         self.uniform = scale_adaptation == "uniform"
         self.smooth_maps = SmoothMaps(sigma)
+        self.prototypes = Prototypes(channels, prototypes) if prototypes and not self.published else None
         if not self.published:
-            self.score_weights = FittedWeights(2 * num_scales * len(EXTENTS))
-            self.map_weights = FittedWeights(num_scales)
+            num_distances = len(channels) * (1 if self.prototypes is None else 2)
+            self.score_weights = FittedWeights(2 * num_distances * len(EXTENTS))
+            self.map_weights = FittedWeights(num_distances)
 
     def distances(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Distances at each position of each level, plain and damped: K tensors (B, H_k, W_k) each."""
+        """Distances at each position, plain and damped: M tensors (B, H_m, W_m) each, those to the student first."""
         pairs = [position_distances(t, s, self.damping) for t, s in zip(teacher, student, strict=True)]
-        return [plain for plain, _ in pairs], [damped for _, damped in pairs]
+        plain, damped = [plain for plain, _ in pairs], [damped for _, damped in pairs]
+        if self.prototypes is not None:
+            more_plain, more_damped = self.prototypes(teacher, self.damping)
+            plain, damped = plain + more_plain, damped + more_damped
+        return plain, damped
 
     def evidence(
         self, plain: Sequence[torch.Tensor], damped: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]
@@ -68,12 +85,12 @@ class MapAndScore(nn.Module):
         """Features of the score.
 
         Args:
-            plain: K tensors (B, H_k, W_k).
-            damped: K tensors of the same shapes.
+            plain: M tensors (B, H_m, W_m).
+            damped: M tensors of the same shapes.
             size: (H, W) of the backbone's input.
 
         Returns:
-            (B, 12 K): six extents of each level's plain map, then of each damped one.
+            (B, 12 M): six extents of each plain map, then of each damped one.
         """
         return evidence(self.smooth_maps.thin([*plain, *damped], size))
 
@@ -100,7 +117,7 @@ class MapAndScore(nn.Module):
         """
         map_size = map_size or size
         plain, damped = self.distances(teacher, student)
-        levels = self.smooth_maps(damped, size)  # (B, K, h, w)
+        levels = self.smooth_maps(damped, size)  # (B, M, h, w)
         if self.published:
             scaled = levels if weights is None else levels * weights[..., None, None]
             anomaly_map = self.smooth_maps.enlarged(scaled.sum(dim=1, keepdim=True), map_size)

@@ -3,6 +3,7 @@
 __all__ = ["ScaleWeights"]
 
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torchvision.transforms.v2.functional import resize
 from anomalib_scrd.integration.mixin_base import ModelMixin
 from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import Normalisation
-from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_weights, learn_difference
+from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_prototypes, fit_weights, learn_difference
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.own_length import OwnLength
 from anomalib_scrd.training.pre_processing import normalisation
@@ -24,7 +25,7 @@ _AT_ONCE = 16
 
 
 class ScaleWeights(ModelMixin):
-    """Fits the weights of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` before thresholds are found.
+    """Fits prototypes and weights of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` before thresholds are found.
 
     The effect of synthetic anomalies is measured just before the student is first trained with them.
     """
@@ -51,14 +52,15 @@ class ScaleWeights(ModelMixin):
         if self._learns_difference:
             self._learns_difference = False
             with torch.autocast(self.device.type, enabled=False):
+                self._fit_prototypes()
                 learn_difference(cast("Any", self.model), *self._fitted_on())
         return True
 
     @torch.no_grad()
     def before_thresholds(self) -> None:
-        """Fit the weights of the scales to the present student; called before thresholds are found in a fit.
+        """Fit prototypes, and weights of the scales to the present student; called before thresholds are found in a fit.
 
-        With fewer than two held-out images (no data module, ``scoring.held_out`` 0) the weights are unchanged.
+        With fewer than two held-out images (no data module, ``scoring.held_out`` 0) both are unchanged.
         """
         if len(self.held_out) < FEWEST_IMAGES:
             return
@@ -66,8 +68,8 @@ class ScaleWeights(ModelMixin):
         images, normalised, seed = self._fitted_on()
         for some in images.split(_AT_ONCE):
             cast("Any", self).note_range(some if normalised is None else normalised.undo(some))
-        known = map(model.tiles, self.held_out.images(self, trained=True))
-        scores = fit_weights(model, images, normalised, seed, known)
+        self._fit_prototypes()
+        scores = fit_weights(model, images, normalised, seed, self._trained_on())
         # With tiles these are scores of tiles, not of images.
         self.held_out.left_out_scores = scores if model.tiling is None else None
 
@@ -75,6 +77,14 @@ class ScaleWeights(ModelMixin):
         """Mean and standard deviation by which the pre-processor normalises, on the model's device."""
         found = normalisation(getattr(self.pre_processor, "transform", None))
         return None if found is None else Normalisation(*(values.to(self.device) for values in found))
+
+    def _fit_prototypes(self) -> None:
+        """Find the prototypes, each time anew: standardised features change in the first steps."""
+        fit_prototypes(cast("Any", self.model), self._trained_on(), self._seed or 0)
+
+    def _trained_on(self) -> Iterator[torch.Tensor]:
+        """Images, or tiles, that the student is trained on, in batches."""
+        return map(cast("Any", self.model).tiles, self.held_out.images(self, trained=True))
 
     def _fitted_on(self) -> tuple[torch.Tensor, Normalisation | None, int]:
         """Held-out images, or their tiles, their normalisation, and the seed of their anomalies."""

@@ -120,9 +120,11 @@ def test_a_student_that_may_have_seen_anomalies_is_not_learned_from(tiny_data: C
     assert not model.model.map_and_score.score_weights.learned
 
 
-@pytest.mark.parametrize("form", ["uniform", "fitted"])
-def test_known_images_are_read_only_where_weights_are_fitted(form: str, tiny_data: Callable, tmp_path: Path) -> None:
-    model = build(scoring={"scale_adaptation": form})
+@pytest.mark.parametrize(("form", "prototypes"), [("uniform", 0), ("uniform", 4), ("fitted", 0)])
+def test_known_images_are_read_only_where_they_are_needed(
+    form: str, prototypes: int, tiny_data: Callable, tmp_path: Path
+) -> None:
+    model = build(scoring={"scale_adaptation": form, "prototypes": prototypes})
     asked, images = [], model.held_out.images
 
     def counted(*arguments: object, trained: bool = False) -> Iterator[torch.Tensor]:
@@ -132,7 +134,8 @@ def test_known_images_are_read_only_where_weights_are_fitted(form: str, tiny_dat
 
     model.held_out.images = counted
     fit(model, tiny_data(), tmp_path, max_steps=4)
-    assert any(asked) == (form == "fitted")
+    assert any(asked) == (form == "fitted" or prototypes > 0)
+    assert prototypes == 0 or model.model.map_and_score.prototypes.fitted
 
 
 def test_a_resumed_training_has_the_same_difference(tiny_data: Callable, tmp_path: Path) -> None:

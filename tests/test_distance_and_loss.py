@@ -103,7 +103,7 @@ def test_damping_equals_the_loops() -> None:
 
 @pytest.mark.parametrize("damping", [0.0, 0.7])
 def test_prototype_distance_equals_the_loops(damping: float) -> None:
-    """The smallest of the distances to each prototype, whatever the lengths of the features; 1 for a vector of zeros."""
+    """The smallest of the distances to the prototypes, whatever the lengths; 1 for a vector of zeros."""
     teacher = features(0)[0].clone()
     teacher[0, :, 0, 0] = 0
     prototypes = torch.nn.functional.normalize(features(1)[0].permute(0, 2, 3, 1).flatten(0, 2)[:5], dim=1)

@@ -58,7 +58,7 @@ class ScaleWeights(ModelMixin):
 
     @torch.no_grad()
     def before_thresholds(self) -> None:
-        """Fit prototypes, and weights of the scales to the present student; called before thresholds are found in a fit.
+        """Fit prototypes, and weights of the scales to the present student, before thresholds are found in a fit.
 
         With fewer than two held-out images (no data module, ``scoring.held_out`` 0) both are unchanged.
         """

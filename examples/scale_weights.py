@@ -21,9 +21,10 @@ from anomalib_scrd.scoring.evidence import EXTENTS
 
 
 class Scales(NamedTuple):
-    """One data set: rows are plain, then damped levels, finest first; columns are extents."""
+    """One data set: rows are plain, then damped distances, finest level first; columns are extents."""
 
     name: str
+    rows: list[str]
     weights: np.ndarray
     alone: np.ndarray
     together: float
@@ -39,7 +40,7 @@ def scales(name: str, checkpoint: Path, folder: Path) -> Scales:
         folder: Folder with ``test/good`` and ``test/<kind>``.
 
     Returns:
-        The two tables, (2 K, 6), and the AUROC of the score.
+        The two tables, (2 M, 6), and the AUROC of the score.
     """
     model = ScaleAwareCRD.load_from_checkpoint(checkpoint, pre_trained=False, map_location="cpu").eval()
     if model.hparams["scoring"]["scale_adaptation"] != "fitted":
@@ -66,7 +67,8 @@ def scales(name: str, checkpoint: Path, folder: Path) -> Scales:
     alone = [roc_auc_score(labels, features[:, index]) for index in range(features.shape[1])]
     shape = (-1, len(EXTENTS))
     together = float(roc_auc_score(labels, fitted(features)))
-    return Scales(name, fitted.weight.numpy().reshape(shape), np.array(alone).reshape(shape), together)
+    rows = [f"{kind} {distance}" for kind in ("plain", "damped") for distance in model.model.distance_names]
+    return Scales(name, rows, fitted.weight.numpy().reshape(shape), np.array(alone).reshape(shape), together)
 
 
 def draw(found: list[Scales], path: Path) -> None:
@@ -76,11 +78,9 @@ def draw(found: list[Scales], path: Path) -> None:
         found: Data sets.
         path: Picture to write.
     """
-    figure = Figure(figsize=(11, 2.9 * len(found)), layout="constrained")
+    figure = Figure(figsize=(11, 4.2 * len(found)), layout="constrained")
     rows = figure.subplots(len(found), 2, squeeze=False)
     for (left, right), one in zip(rows, found, strict=True):
-        levels = len(one.weights) // 2
-        names = [f"{kind} {level + 1}" for kind in ("plain", "damped") for level in range(levels)]
         most = np.abs(one.weights).max()
         for axes, table, title, limits in (
             (left, one.weights, f"{one.name}: weight", (-most, most)),
@@ -89,7 +89,7 @@ def draw(found: list[Scales], path: Path) -> None:
             image = axes.imshow(table, cmap="RdBu_r", vmin=limits[0], vmax=limits[1], aspect="auto")
             axes.set_title(title, fontsize=9)
             axes.set_xticks(range(len(EXTENTS)), EXTENTS, fontsize=7)
-            axes.set_yticks(range(len(names)), names, fontsize=7)
+            axes.set_yticks(range(len(one.rows)), one.rows, fontsize=7)
             for (row, column), value in np.ndenumerate(table):
                 colour = "white" if abs(image.norm(value) - 0.5) > 0.35 else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)

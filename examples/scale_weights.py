@@ -78,7 +78,7 @@ def draw(found: list[Scales], path: Path) -> None:
         found: Data sets.
         path: Picture to write.
     """
-    figure = Figure(figsize=(11, 4.2 * len(found)), layout="constrained")
+    figure = Figure(figsize=(14, 3.6 * len(found)), layout="constrained")
     rows = figure.subplots(len(found), 2, squeeze=False)
     for (left, right), one in zip(rows, found, strict=True):
         most = np.abs(one.weights).max()
@@ -93,7 +93,7 @@ def draw(found: list[Scales], path: Path) -> None:
             for (row, column), value in np.ndenumerate(table):
                 colour = "white" if abs(image.norm(value) - 0.5) > 0.35 else "black"
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
 
 
 def main() -> None:

@@ -248,6 +248,7 @@ def test_checkpoint_holds_all_and_fetches_nothing(
                 "optimiser": {"betas": [0.9, 0.99]},
                 "scoring": {"sigma": 2.0},
                 "visualizer": False,
+                "pre_processor": ScaleAwareCRD.configure_pre_processor((64, 64)),
             },
         },
     )

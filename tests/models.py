@@ -22,14 +22,17 @@ def build_model(**arguments: object) -> ScaleAwareCRD:
 
 
 def build_quick_model(**arguments: object) -> ScaleAwareCRD:
-    """The small model with two scales of equal weight, which trains in a third of the time.
+    """The small model for 32 x 32 pixels with two scales of equal weight, which trains in a fraction of the time.
 
     Most of a short training is the fitting of the scales' weights before each validation, and the third scale has most
     of the parameters. For tests of the training around the model.
     """
-    return build_model(
-        **merged({"layers": ["layer1", "layer2"], "scoring": {"scale_adaptation": "uniform"}}, arguments)
-    )
+    quick: dict = {
+        "layers": ["layer1", "layer2"],
+        "scoring": {"scale_adaptation": "uniform"},
+        "pre_processor": ScaleAwareCRD.configure_pre_processor((32, 32)),
+    }
+    return build_model(**merged(quick, arguments))
 
 
 def merged(first: dict, second: dict) -> dict:

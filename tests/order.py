@@ -14,9 +14,22 @@ import pytest
 _TOGETHER = "tests/export/"
 _FIRST = (
     _TOGETHER,
+    "tests/test_lightning_model.py",
+    "tests/trust/test_repeat.py",
     "tests/trust/test_kill.py",
+    "tests/gpu/",
+    "tests/training/test_validation_times.py",
+    "tests/integration/test_anomalib_own.py",
+    "tests/integration/test_lookup.py",
+    "tests/training/test_scale_weights.py",
+    "tests/decision/test_post_processor.py",
+    "tests/edge/test_against_training.py",
+    "tests/trust/",
+    "tests/data/",
+    "tests/integration/",
+    "tests/training/",
 )
-"""The files that take longest, longest first."""
+"""Begins of the names of the files that take longest, about in this order."""
 
 
 def _place(item: pytest.Item) -> int:

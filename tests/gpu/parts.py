@@ -68,9 +68,7 @@ class Training(Part):
         side, steps, images = (64, 8, 16) if tiny else (self.side, self.steps, 256)
         model = {"pre_trained": False, "seed": seed} | self.model
         if tiny:
-            resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [side, side]}}
-            size = {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {"transform": resize}}
-            model |= {"backbone": "resnet18", "layers": ["layer1", "layer2"], "pre_processor": size}
+            model |= {"backbone": "resnet18", "layers": ["layer1", "layer2"]}
         progress = {"file": str(folder / "progress.jsonl"), "every": 2 if tiny else 250}
         settings = {
             "default_root_dir": str(folder),

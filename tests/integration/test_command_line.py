@@ -27,8 +27,7 @@ IMAGES = {
     "n_test_lesions": 1,
     "train_batch_size": 2,
 }
-MODEL = ["--model.backbone=resnet18", "--model.layers=[layer1,layer2]", "--model.pre_trained=false"]
-MODEL += ["--trainer.accelerator=cpu"]
+MODEL = ["--model.backbone=resnet18", "--model.pre_trained=false", "--trainer.accelerator=cpu"]
 DATA = [f"--data.{name}={value}" for name, value in IMAGES.items()]
 DATA_MODULE = ["--data=PhantomSlices", *DATA]
 CHECKPOINT = ["--ckpt_path", "results/ScaleAwareCRD/PhantomSlices/v0/weights/lightning/model.ckpt"]

@@ -2,6 +2,7 @@
 
 import pkgutil
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -110,6 +111,12 @@ def test_warnings_about_imports_of_anomalib_alone_are_dropped(installed: Interpr
     errors = installed("import anomalib.models").stderr
     assert "Something else" in errors
     assert "deprecated" not in errors
+
+
+def test_anomalib_with_the_plugin_is_imported_without_a_word():
+    code = "import anomalib.models, anomalib_scrd; anomalib_scrd.ScaleAwareCRD"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Warning" not in done.stderr + done.stdout
 
 
 def test_without_site_there_is_no_hook(installed: Interpreter):

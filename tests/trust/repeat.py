@@ -25,7 +25,6 @@ from tests.trust.children import Row, in_child
 from tests.trust.tiny import Setup, data, data_arguments, quiet, write_images
 
 _MODEL = {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1", "layer2"], "seed": 3}
-_SIDE = 64  # of the images that `write_images` makes; the model's own size takes sixteen times as long
 _STEPS = 6
 _IMAGES = 12  # that `write_images` makes for the training
 _JOINT_STEPS = 20
@@ -55,14 +54,12 @@ def digest(folder: Path, checkpoint: Path) -> dict[str, str]:
 def by_python(images: Path, folder: Path, state: int) -> None:
     """Train and test with an engine."""
     from anomalib.engine import Engine
-    from anomalib.pre_processing import PreProcessor
-    from torchvision.transforms.v2 import Resize
 
     from anomalib_scrd import ScaleAwareCRD
 
     quiet()
     torch.manual_seed(state)
-    model = ScaleAwareCRD(**_MODEL, pre_processor=PreProcessor(Resize((_SIDE, _SIDE))))
+    model = ScaleAwareCRD(**_MODEL)
     engine = Engine(default_root_dir=folder, max_steps=_STEPS, accelerator="cpu", logger=False)
     engine.fit(model, datamodule=data(images))
     engine.test(model, datamodule=data(images))
@@ -75,11 +72,9 @@ def by_command_line(images: Path, folder: Path, state: int) -> None:
 
     quiet()
     torch.manual_seed(state)
-    resize = {"class_path": "torchvision.transforms.v2.Resize", "init_args": {"size": [_SIDE, _SIDE]}}
-    size = {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {"transform": resize}}
     settings = {
         "seed_everything": state,
-        "model": {"class_path": "ScaleAwareCRD", "init_args": _MODEL | {"pre_processor": size}},
+        "model": {"class_path": "ScaleAwareCRD", "init_args": _MODEL},
         "data": {"class_path": "Folder", "init_args": data_arguments(images)},
         "trainer": {"max_steps": _STEPS, "accelerator": "cpu", "logger": False},
         "default_root_dir": str(folder),

@@ -8,7 +8,7 @@ from tests.trust.scripts import LINUX, script
 @pytest.fixture(scope="module")
 def rows() -> list[str]:
     """Both rows from one process: its imports take as long as one of them."""
-    return script("kill", "--of", "training", "benchmark", "--times", "4", "2", "--setups", "features kept")
+    return script("kill", "--of", "training", "benchmark", "--times", "4", "2", "--setups", "features kept", minutes=16)
 
 
 @LINUX

@@ -8,7 +8,7 @@ from tests.trust.scripts import LINUX, script
 @pytest.fixture(scope="module")
 def rows() -> list[str]:
     """Both rows from one process: its imports take as long as they do."""
-    return script("repeat", "--of", "repeated", "processes")
+    return script("repeat", "--of", "repeated", "processes", minutes=16)
 
 
 @LINUX

@@ -12,6 +12,8 @@ import torch
 from anomalib.data import Folder
 from PIL import Image
 
+pytest_plugins = ("tests.order",)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Processes of pytest-xdist share the cores, and so do the programs that tests start.

@@ -2,15 +2,13 @@
 
 import dataclasses
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from anomalib.models import get_model
+from huggingface_hub import constants
 from omegaconf import OmegaConf
 
 from anomalib_scrd import ScaleAwareCRD, options
@@ -256,17 +254,16 @@ def test_weights_and_their_absence_are_named(tmp_path: Path) -> None:
         ScaleAwareCRD(backbone="resnet18", pre_trained=tmp_path / "other.pth")
 
 
-def test_closed_network_names_the_alternatives(tmp_path: Path) -> None:
-    """A process of its own: the hub's library reads its variables when it is imported."""
-    closed = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty"), "TORCH_HOME": str(tmp_path / "none")}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
-    code = "from anomalib_scrd import ScaleAwareCRD; ScaleAwareCRD(backbone='resnet18')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=kept | closed, capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: the ImageNet weights of backbone 'resnet18' are not in the cache and cannot")
+def test_closed_network_names_the_alternatives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    # The hub's client has read HF_HOME and HF_HUB_OFFLINE into these when it was imported.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(RuntimeError) as caught:
+        ScaleAwareCRD(backbone="resnet18")
+    last = str(caught.value)
+    assert "\n" not in last
+    assert last.startswith("the ImageNet weights of backbone 'resnet18' are not in the cache and cannot")
     checkpoint = "a checkpoint of this model (--ckpt_path), which holds the teacher's weights, give pre_trained false"
     assert f"{checkpoint} (--model.pre_trained false)" in last
     for way in ("set HF_HOME", "give pre_trained the path", "tf_efficientnet_lite0", "anomalib-scrd[offline]"):

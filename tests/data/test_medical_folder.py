@@ -70,7 +70,9 @@ def small_model(size: tuple[int, int] = (32, 32), *, visualizer: bool = False, *
     torch.manual_seed(0)
     return ScaleAwareCRD(
         backbone="resnet18",
+        layers=["layer1", "layer2"],
         pre_trained=False,
+        student={"depth": 1},
         visualizer=visualizer,
         pre_processor=ScaleAwareCRD.configure_pre_processor(size),
         **arguments,

@@ -131,7 +131,8 @@ def test_on_the_command_line(
     keep.anomalib_scrd = True
     monkeypatch.setattr(Engine, "predict", keep)
     common = ["anomalib", "predict", "--model", "ScaleAwareCRD", "--model.backbone", "resnet18"]
-    common += ["--model.pre_trained", "false", "--model.visualizer", "false", "--ckpt_path", str(checkpoint)]
+    common += ["--model.layers", "[layer1,layer2]", "--model.student.depth", "1", "--model.pre_trained", "false"]
+    common += ["--model.visualizer", "false", "--ckpt_path", str(checkpoint)]
     module_arguments = ["--data", "MedicalFolder", "--data.name", "x", "--data.root", str(study.parent)]
     module_arguments += ["--data.normal_dir", "study", "--data.num_workers", "0", "--data.patients", "null"]
     module_arguments += ["--data.test_split_ratio", "0.5", "--data.val_split_mode", "none", "--data.seed", "0"]

@@ -59,7 +59,7 @@ def exported(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exp
         num_workers=0,
         val_split_mode="same_as_test",
     )
-    model = build_model()
+    model = build_model(layers=["layer1", "layer2"])
     engine = build_engine(root, max_steps=12, logger=False)
     engine.fit(model, datamodule=data)
     batches = Engine(default_root_dir=root, accelerator="cpu", devices=1, logger=False).predict(model, datamodule=data)

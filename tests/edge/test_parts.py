@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -205,7 +206,9 @@ time.sleep(0.3)
 outside = ("socket.", "os.fork", "os.posix_spawn", "subprocess.", "urllib.")
 print([name for name in events if name.startswith(outside)])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # It is silent in CI by itself, which it recognises by these.
+    outside_of_ci = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=outside_of_ci)
     assert done.stdout.strip() == "[]"
 
 

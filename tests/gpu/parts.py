@@ -186,6 +186,7 @@ class Quality(Part):
             "holdout": 0.1,
             "seeds": [seed],
             "accelerator": "cpu" if device == "cpu" else "auto",
+            "isolate": not tiny,
             "cases": 1,
             "output": str(folder),
         }

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from anomalib_scrd.noise import Normalisation, SyntheticAnomalies, patches, step_generator
 from anomalib_scrd.training import compilation
 from anomalib_scrd.training.compilation import CompiledModules
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_quick_model
 
 
 @pytest.mark.parametrize(("value", "mode", "steps"), [(True, None, 0), ("reduce-overhead", "reduce-overhead", 2)])
@@ -30,7 +30,7 @@ def test_the_mode_is_passed_to_torch(
 
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: seen.append("step"))
-    model = build_model(layers=["layer1", "layer2"], compile_model=value)
+    model = build_quick_model(compile_model=value)
     assert model.hparams["compile_model"] == value
     build_engine(tmp_path, max_steps=2, limit_val_batches=0, logger=False).fit(model, datamodule=tiny_data())
     assert seen == [{"mode": mode}] * 3 + ["step"] * steps
@@ -38,12 +38,12 @@ def test_the_mode_is_passed_to_torch(
 
 def test_another_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="compile_model must be true, false or reduce-overhead, got 'fast'"):
-        build_model(compile_model="fast")
+        build_quick_model(compile_model="fast")
 
 
 def test_gradients_are_not_accumulated_in_cuda_graphs(tiny_data: Callable, tmp_path: Path) -> None:
     """The next batch would overwrite them."""
-    model = build_model(layers=["layer1", "layer2"], compile_model="reduce-overhead")
+    model = build_quick_model(compile_model="reduce-overhead")
     engine = build_engine(tmp_path, max_steps=2, accumulate_grad_batches=2, limit_val_batches=0, logger=False)
     with pytest.raises(ValueError, match="compile_model 'reduce-overhead' needs accumulate_grad_batches 1, got 2"):
         engine.fit(model, datamodule=tiny_data())

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.components.teacher import Teacher
 from anomalib_scrd.training.feature_cache import FeatureCache, unsteady_step
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_model, build_quick_model
 from tests.training.test_step_counts import images, no_waiting, ready
 
 EPOCHS = 3
@@ -258,7 +258,7 @@ def test_the_bound_is_respected_and_the_rest_is_reported(
 
 
 def test_memory_goes_with_the_training(tiny_folder: Path, tmp_path: Path) -> None:
-    model = build_model(feature_cache=ALL)
+    model = build_quick_model(feature_cache=ALL)
     build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False).fit(model, datamodule=data(tiny_folder))
     assert model.feature_cache._kept == []
 
@@ -323,7 +323,7 @@ def test_random_pre_processor_is_refused(tiny_data: Callable, tmp_path: Path) ->
 
 def test_steady_augmentations_are_fine(tiny_data: Callable, tmp_path: Path) -> None:
     engine = build_engine(tmp_path, max_steps=4, limit_val_batches=0)
-    engine.fit(build_model(feature_cache=1), datamodule=tiny_data(train_augmentations=v2.CenterCrop(48)))
+    engine.fit(build_quick_model(feature_cache=1), datamodule=tiny_data(train_augmentations=v2.CenterCrop(48)))
     assert engine.trainer.global_step == 4
 
 
@@ -340,7 +340,7 @@ def test_hidden_changes_are_reported_at_the_end_of_the_epoch(
 
     engine = build_engine(tmp_path, max_epochs=4, limit_val_batches=0, callbacks=[Hidden()])
     with pytest.raises(ValueError, match=r"4 changed, got another image for '.*\.png'"):
-        engine.fit(build_model(feature_cache=1), datamodule=tiny_data())
+        engine.fit(build_quick_model(feature_cache=1), datamodule=tiny_data())
     assert engine.trainer.current_epoch == 1
 
 

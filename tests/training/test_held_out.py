@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_scrd.training.held_out import ENOUGH, HeldOut, held_out_indices
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_quick_model
 
 
 class Seen(Callback):
@@ -93,7 +93,7 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 
 
 def test_the_student_never_sees_them_and_the_data_module_gets_them_back(tiny_data: Callable, tmp_path: Path) -> None:
-    model, data, seen = build_model(), tiny_data(), Seen()
+    model, data, seen = build_quick_model(), tiny_data(), Seen()
     build_engine(tmp_path, max_epochs=2, callbacks=[seen]).fit(model, datamodule=data)
     held_out = _paths(model.held_out.dataset)
     assert len(held_out) == len(model.held_out) == 3
@@ -107,7 +107,7 @@ def test_the_student_never_sees_them_and_the_data_module_gets_them_back(tiny_dat
 def test_a_second_fit_holds_the_same_images_out_once_and_other_data_anew(
     tiny_data: Callable, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    model, data = build_model(), tiny_data()
+    model, data = build_quick_model(), tiny_data()
     build_engine(tmp_path / "a", max_steps=1, limit_val_batches=0).fit(model, datamodule=data)
     first = _paths(model.held_out.dataset)
     build_engine(tmp_path / "b", max_steps=1, limit_val_batches=0).fit(model, datamodule=data)
@@ -126,17 +126,17 @@ def test_a_failed_fit_gives_the_images_back(tiny_data: Callable, tmp_path: Path)
 
     data = tiny_data()
     with pytest.raises(RuntimeError, match="no"):
-        build_engine(tmp_path, max_steps=2, callbacks=[Fails()]).fit(build_model(), datamodule=data)
+        build_engine(tmp_path, max_steps=2, callbacks=[Fails()]).fit(build_quick_model(), datamodule=data)
     assert len(data.train_data) == 12
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_a_resumed_fit_holds_the_checkpoints_images_out(share: float, tiny_data: Callable, tmp_path: Path) -> None:
-    first = build_model()
+    first = build_quick_model()
     first.held_out = HeldOut(0.1, seed=5)
     engine = build_engine(tmp_path / "a", max_epochs=1)
     engine.fit(first, datamodule=tiny_data())
-    model, data, seen = build_model(scoring={"held_out": share}), tiny_data(), Seen()
+    model, data, seen = build_quick_model(scoring={"held_out": share}), tiny_data(), Seen()
     assert model.held_out.seed != 5
     build_engine(tmp_path / "b", max_epochs=2, callbacks=[seen]).fit(
         model, datamodule=data, ckpt_path=engine.best_model_path
@@ -150,7 +150,7 @@ def test_a_resumed_fit_holds_the_checkpoints_images_out(share: float, tiny_data:
 def test_a_share_of_zero_holds_nothing_out(
     tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model, seen = build_model(), Seen()
+    model, seen = build_quick_model(), Seen()
     model.held_out = HeldOut(0)
     build_engine(tmp_path, max_epochs=1, callbacks=[seen]).fit(model, datamodule=tiny_data())
     assert len(seen.trained) == 12
@@ -160,7 +160,7 @@ def test_a_share_of_zero_holds_nothing_out(
 
 def test_images_are_read_as_in_validation(tiny_data: Callable, tmp_path: Path) -> None:
     """No training augmentations, and the pixels that a validation step would get."""
-    model = build_model()
+    model = build_quick_model()
     data = tiny_data(train_augmentations=RandomHorizontalFlip(1.0))
     build_engine(tmp_path, max_steps=1, limit_val_batches=0).fit(model, datamodule=data)
     batch = next(iter(model.held_out.loader()))
@@ -192,7 +192,7 @@ def test_images_that_the_student_is_trained_on_are_some_of_the_others(tmp_path: 
     again = HeldOut(0.1)
     again.take(data)
     assert _paths(again._trained) == some
-    model, before = build_model(), torch.get_rng_state()
+    model, before = build_quick_model(), torch.get_rng_state()
     assert sum(map(len, again.images(model, trained=True))) == 200
     assert torch.equal(torch.get_rng_state(), before)  # reading them does not change the training
     assert list(HeldOut(0.1).images(model, trained=True)) == []
@@ -201,7 +201,7 @@ def test_images_that_the_student_is_trained_on_are_some_of_the_others(tmp_path: 
 def test_held_out_images_stand_in_where_there_is_no_validation_set(
     tiny_data: Callable, tmp_path: Path, tiny_folder: Path
 ) -> None:
-    model, seen = build_model(), Seen()
+    model, seen = build_quick_model(), Seen()
     data = tiny_data(val_split_mode="none")
     build_engine(tmp_path, max_epochs=1, callbacks=[seen]).fit(model, datamodule=data)
     assert seen.validated == _paths(model.held_out.dataset)
@@ -227,7 +227,7 @@ def test_without_anomalibs_data_module_one_warning_says_what_happens(
 ) -> None:
     data = tiny_data()
     data.setup()
-    model, seen = build_model(), Seen()
+    model, seen = build_quick_model(), Seen()
     trainer = build_engine(tmp_path, max_epochs=1, callbacks=[seen], limit_val_batches=0)
     if kind == "loader":
         trainer.fit(model, train_dataloaders=data.train_dataloader())

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from anomalib_scrd import PhantomSlices
 from anomalib_scrd.training import kept_images
 from anomalib_scrd.training.kept_images import KeptDataset, KeptImages
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_quick_model
 
 STEPS = 12  # of four of nine images
 
@@ -72,7 +72,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
 def fit(root: Path, data: Folder, steps: int = STEPS, **arguments: object) -> tuple[dict[str, torch.Tensor], Look]:
     look = Look()
-    model = build_model(seed=3, **arguments)
+    model = build_quick_model(seed=3, **arguments)
     engine = build_engine(root, max_steps=steps, limit_val_batches=0, callbacks=[look], logger=False)
     engine.fit(model, datamodule=data)
     return model.state_dict(), look
@@ -82,7 +82,7 @@ def fit(root: Path, data: Folder, steps: int = STEPS, **arguments: object) -> tu
 def test_a_training_is_the_same_and_reads_each_image_once(
     held_out: float, tiny_data: Callable[..., Folder], tmp_path: Path, reads: Counter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = {"scoring": {"held_out": held_out, "scale_adaptation": "uniform"}}
+    arguments = {"scoring": {"held_out": held_out}}
     data = tiny_data(num_workers=2)
     kept, look = fit(tmp_path / "kept", data, **arguments)
     assert isinstance(look.dataset, KeptDataset)
@@ -136,7 +136,7 @@ class Stops(Callback):
 def test_the_training_set_is_given_back_after_a_failure(tiny_data: Callable[..., Folder], tmp_path: Path) -> None:
     data, look = tiny_data(), Look()
     with pytest.raises(RuntimeError, match="on purpose"):
-        build_engine(tmp_path, max_steps=2, callbacks=[look, Stops()]).fit(build_model(), datamodule=data)
+        build_engine(tmp_path, max_steps=2, callbacks=[look, Stops()]).fit(build_quick_model(), datamodule=data)
     assert type(data.train_data) is FolderDataset
     assert len(data.train_data) == 12
     assert (look.dataset._all, look.dataset._items) == (None, {})
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_or_has_its_own_reader_is_left_alone(case: str, tiny
         data.train_data.__class__ = Flickering
     trainer = Trainer(accelerator="cpu", logger=False)
     trainer.datamodule = data  # type: ignore[attr-defined]
-    KeptImages().setup(trainer, build_model(), "fit")
+    KeptImages().setup(trainer, build_quick_model(), "fit")
     assert isinstance(data.train_data, FolderDataset)
 
 
@@ -211,7 +211,7 @@ def test_a_collate_function_of_the_users_is_asked(tiny_data: Callable[..., Folde
 
     data = tiny_data()
     data.external_collate_fn = collate
-    _, look = fit(tmp_path, data, steps=7, scoring={"held_out": 0.0}, layers=["layer1", "layer2"])
+    _, look = fit(tmp_path, data, steps=7, scoring={"held_out": 0.0})
     assert not any(look.on_device)
     assert [batch.image_path for batch in look.batches] == [["mine"] * 4] * 7
 

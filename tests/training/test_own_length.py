@@ -13,7 +13,7 @@ from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.training import own_length
 from anomalib_scrd.training.own_length import CYCLES, DEFAULT_STEPS, LEAST_FALL, OwnLength, held_out_distance
 from anomalib_scrd.training.schedule import cosine_with_warmup
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_model, build_quick_model
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def distances(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def train(root: Path, data: object, model: ScaleAwareCRD | None = None, **arguments: object) -> Trainer:
     checkpoint = arguments.pop("ckpt_path", None)
     engine = build_engine(root, limit_val_batches=0, logger=False, **arguments)
-    engine.fit(model or build_model(seed=3), datamodule=data, ckpt_path=checkpoint)
+    engine.fit(model or build_quick_model(seed=3), datamodule=data, ckpt_path=checkpoint)
     return engine.trainer
 
 
@@ -67,7 +67,7 @@ def test_accumulated_gradients_measure_once_a_cycle(
 def test_without_held_out_images_it_takes_all_cycles(
     distances: list[float], tiny_data: Callable, tmp_path: Path
 ) -> None:
-    model = build_model(scoring={"scale_adaptation": "uniform", "held_out": 0.0})
+    model = build_quick_model(scoring={"held_out": 0.0})
     assert train(tmp_path, tiny_data(), model).global_step == 9
     assert distances == []
 
@@ -78,7 +78,7 @@ def test_published_length_with_a_constant_learning_rate(
     assert DEFAULT_STEPS == 40_000
     assert sum(CYCLES) <= DEFAULT_STEPS / 4
     monkeypatch.setattr(own_length, "DEFAULT_STEPS", 5)
-    trainer = train(tmp_path, tiny_data(), build_model(optimiser={"schedule": "none"}))
+    trainer = train(tmp_path, tiny_data(), build_quick_model(optimiser={"schedule": "none"}))
     assert trainer.global_step == 5
 
 
@@ -86,7 +86,7 @@ def test_published_length_with_a_constant_learning_rate(
     "arguments", [{"max_epochs": 7}, {"max_steps": 9}, {"max_time": "00:01:00:00"}, {"fast_dev_run": True}]
 )
 def test_lengths_that_are_left_alone(arguments: dict) -> None:
-    model, length = build_model(), OwnLength()
+    model, length = build_quick_model(), OwnLength()
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **arguments)
     model.trainer = trainer
     before = trainer.max_epochs, trainer.max_steps
@@ -101,12 +101,12 @@ def test_resumed_training_ends_where_the_uninterrupted_one_does(
     interrupted: int, monkeypatch: pytest.MonkeyPatch, tiny_data: Callable, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(own_length, "LEAST_FALL", 0.99)  # ends after the second cycle
-    whole = build_model(seed=3)
+    whole = build_quick_model(seed=3)
     assert train(tmp_path / "whole", tiny_data(), whole).global_step == 5
 
     every = ModelCheckpoint(dirpath=tmp_path / "steps", filename="{step}", save_top_k=-1, every_n_train_steps=1)
     train(tmp_path / "first", tiny_data(), callbacks=[every])
-    resumed = build_model(seed=3)
+    resumed = build_quick_model(seed=3)
     checkpoint = tmp_path / "steps" / f"step={interrupted}.ckpt"
     assert train(tmp_path / "second", tiny_data(), resumed, ckpt_path=checkpoint).global_step == 5
     for name, value in whole.model.student.state_dict().items():
@@ -116,7 +116,7 @@ def test_resumed_training_ends_where_the_uninterrupted_one_does(
 @pytest.mark.usefixtures("short_cycles")
 def test_anomalies_begin_within_the_first_cycle(distances: list[float], tiny_data: Callable, tmp_path: Path) -> None:
     distances += [0.4, 0.4]
-    model = build_model(seed=3, noise={"start": 0.5})
+    model = build_quick_model(seed=3, noise={"start": 0.5})
     train(tmp_path, tiny_data(), model)
     assert model._clean_steps == 1
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from torchvision.transforms import v2
 
 from anomalib_scrd.training.pre_processing import TrainingPreProcessor
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_quick_model
 
 STEPS = [v2.Resize((24, 24)), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
 
@@ -23,7 +23,7 @@ def test_batches_are_anomalibs(transform: v2.Transform | None) -> None:
     for kind, starts in ((PreProcessor, False), (TrainingPreProcessor, False), (TrainingPreProcessor, True)):
         processor, batch = kind(transform), ImageBatch(image=images, gt_mask=masks)
         if starts:
-            processor.on_train_start(None, build_model(layers=["layer1", "layer2"]))
+            processor.on_train_start(None, build_quick_model())
         processor.on_train_batch_start(None, None, batch, 0)
         found.append(batch)
         assert processor.checkpoint_config() == PreProcessor(transform).checkpoint_config()
@@ -33,7 +33,7 @@ def test_batches_are_anomalibs(transform: v2.Transform | None) -> None:
 
 
 def test_the_copy_lasts_as_long_as_a_training(tiny_data: Callable, tmp_path: Path) -> None:
-    model, seen = build_model(layers=["layer1", "layer2"]), []
+    model, seen = build_quick_model(), []
 
     class Look(Callback):
         def on_train_batch_start(self, *_: object) -> None:

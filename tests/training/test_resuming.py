@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.training import validation_times
 from anomalib_scrd.training.checkpoint_files import AtomicCheckpointIO
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_model, build_quick_model
 
 # 12 images, 3 of them held out, in batches of 4: epochs of three steps, the last of which is filled up.
 STEPS = 8
@@ -37,7 +37,8 @@ def fit(
     order = Order()
     callbacks = [order] if callback is None else [order, callback]
     engine = build_engine(root, **({"max_steps": STEPS, "callbacks": callbacks, "logger": False} | more))
-    built = build_model(**({"seed": 3, "layers": ["layer1", "layer2"]} | model))
+    small = {"layers": ["layer1", "layer2"], "pre_processor": ScaleAwareCRD.configure_pre_processor((32, 32))}
+    built = build_model(**({"seed": 3} | small | model))
     torch.manual_seed(len(str(root)) if checkpoint is None else 99)
     engine.fit(built, datamodule=data, ckpt_path=checkpoint)
     return built, order.seen
@@ -99,7 +100,7 @@ def test_no_checkpoint_is_written_while_gradients_wait(
 @pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty", "other"])
 def test_a_damaged_checkpoint_is_named(damage: str, tiny_data: Callable, tmp_path: Path) -> None:
     """The message does not suggest loading it with code; for `load_from_checkpoint` and for a trainer."""
-    model = build_model(layers=["layer1", "layer2"])
+    model = build_quick_model()
     engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False)
     engine.fit(model, datamodule=tiny_data())
     path = Path(engine.best_model_path)
@@ -115,7 +116,7 @@ def test_a_damaged_checkpoint_is_named(damage: str, tiny_data: Callable, tmp_pat
     for load in (
         lambda: ScaleAwareCRD.load_from_checkpoint(path),
         lambda: AtomicCheckpointIO().load_checkpoint(path),
-        lambda: build_engine(tmp_path).test(build_model(layers=["layer1", "layer2"]), tiny_data(), ckpt_path=path),
+        lambda: build_engine(tmp_path).test(build_quick_model(), tiny_data(), ckpt_path=path),
     ):
         with pytest.raises(ValueError, match=r"checkpoint '.*model.ckpt' is damaged or not a checkpoint") as caught:
             load()

@@ -21,7 +21,7 @@ from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.training import checkpoint_files, console, run_report, validation_times
 from anomalib_scrd.training.checkpoint_files import AtomicCheckpointIO
 from anomalib_scrd.training.run_report import next_command, remove_empty_version
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_model, build_quick_model
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_long_fit_prints_one_estimate_of_its_time(
 
     monkeypatch.setattr(run_report.time, "monotonic", lambda: now[0])
     build_engine(tmp_path, max_steps=20, callbacks=[Clock()], limit_val_batches=0).fit(
-        build_model(), datamodule=tiny_data()
+        build_quick_model(), datamodule=tiny_data()
     )
     times = [line for line in said if line.startswith("time:")]
     assert times == ["time: about 0:00:21 for 7 more batches, 3 s each"]
@@ -102,14 +102,14 @@ def test_an_interrupt_says_where_the_checkpoint_is(tiny_data: Callable, tmp_path
     engine = build_engine(tmp_path, max_steps=40, callbacks=[At(7, KeyboardInterrupt())])
     data = tiny_data()
     with pytest.raises(SystemExit):
-        engine.fit(build_model(), datamodule=data)
+        engine.fit(build_quick_model(), datamodule=data)
     line = next(line for line in said if line.startswith("interrupted after 7 steps"))
     path = re.search(r"checkpoint: (\S+)", line)[1]
     loaded = ScaleAwareCRD.load_from_checkpoint(path)
     assert loaded.post_processor.has_thresholds
     assert len(data.train_data) == 12
     more = build_engine(tmp_path / "more", max_steps=9)
-    more.fit(build_model(), datamodule=tiny_data(), ckpt_path=path)
+    more.fit(build_quick_model(), datamodule=tiny_data(), ckpt_path=path)
     assert more.trainer.global_step == 9
 
 
@@ -129,7 +129,7 @@ def test_an_interrupt_that_keeps_nothing_says_so(
         monkeypatch.setattr(Trainer, "save_checkpoint", full)
     engine = build_engine(tmp_path, max_steps=40, callbacks=[At(step, KeyboardInterrupt())])
     with pytest.raises(SystemExit):
-        engine.fit(build_model(), datamodule=tiny_data())
+        engine.fit(build_quick_model(), datamodule=tiny_data())
     assert any(line.startswith(f"interrupted after {step} steps") and what in line for line in said)
 
 
@@ -138,14 +138,14 @@ def test_a_failed_run_leaves_no_folder(tiny_data: Callable, tiny_folder: Path, t
         engine = build_engine(tmp_path, max_steps=2)
         broken: Folder = tiny_data(normal_dir="nowhere")
         with pytest.raises(FileNotFoundError):
-            engine.fit(build_model(), datamodule=broken)
+            engine.fit(build_quick_model(), datamodule=broken)
         return engine
 
     failing()
     folder = tmp_path / "ScaleAwareCRD" / "tiny"
     assert list(folder.iterdir()) == []
     good = build_engine(tmp_path, max_steps=2)
-    good.fit(build_model(), datamodule=tiny_data())
+    good.fit(build_quick_model(), datamodule=tiny_data())
     failing()
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "v0"]
     assert (folder / "latest").resolve() == (folder / "v0").resolve()
@@ -155,7 +155,7 @@ def test_a_failed_run_leaves_no_folder(tiny_data: Callable, tiny_folder: Path, t
 def test_files_of_a_failed_run_are_kept(tiny_data: Callable, tmp_path: Path) -> None:
     engine = build_engine(tmp_path, max_steps=30, callbacks=[At(20, RuntimeError("no"))])
     with pytest.raises(RuntimeError, match="no"):
-        engine.fit(build_model(), datamodule=tiny_data())
+        engine.fit(build_quick_model(), datamodule=tiny_data())
     assert (tmp_path / "ScaleAwareCRD/tiny/latest/weights/lightning/model.ckpt").is_file()
 
 
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     monkeypatch.setattr(checkpoint_files.torch, "save", full)
     engine = build_engine(tmp_path, max_steps=40)
     with pytest.raises(OSError, match=r"the checkpoint '.*model.ckpt' could not be written: no space is left; the ear"):
-        engine.fit(build_model(), datamodule=tiny_data())
+        engine.fit(build_quick_model(), datamodule=tiny_data())
     folder = seen[0].parent
     assert [path.name for path in folder.iterdir()] == ["model.ckpt"]
     assert torch.load(folder / "model.ckpt", weights_only=True)["global_step"] == 30
@@ -207,7 +207,7 @@ def test_checkpoints_of_other_ways_to_write_are_left_alone(tiny_data: Callable, 
 
     for plugins, expected in ((None, AtomicCheckpointIO), ([Own()], Own)):
         engine = build_engine(tmp_path, max_steps=1, **({} if plugins is None else {"plugins": plugins}))
-        engine.fit(build_model(), datamodule=tiny_data())
+        engine.fit(build_quick_model(), datamodule=tiny_data())
         assert type(engine.trainer.strategy.checkpoint_io) is expected
         ScaleAwareCRD.load_from_checkpoint(engine.best_model_path)
 

@@ -9,7 +9,7 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback, Trainer
 
 from anomalib_scrd import ScaleAwareCRD
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_model, build_quick_model
 
 State = dict[str, torch.Tensor]
 
@@ -38,8 +38,8 @@ def build(seed: int | None, state: int, schedule: str = "none") -> ScaleAwareCRD
     """A model with a seed of its own, from some global random state."""
     # Neither schedule nor start of the anomalies, which depend on the length.
     optimiser = {"schedule": schedule, "learning_rate": 1e-3}
-    model = build_model(seed=seed, loss={"contrast": 0.1}, noise={"start": 0.0}, optimiser=optimiser)
-    torch.manual_seed(state)  # build_model seeds as well
+    model = build_quick_model(seed=seed, loss={"contrast": 0.1}, noise={"start": 0.0}, optimiser=optimiser)
+    torch.manual_seed(state)  # building it seeds as well
     return model
 
 

@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint as LightningModelCheckpo
 from anomalib_scrd import ScaleAwareCRD
 from anomalib_scrd.training import validation_times
 from anomalib_scrd.training.held_out import HeldOut
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_model, build_quick_model
 
-UNIFORM = {"scoring": {"scale_adaptation": "uniform"}}  # nothing to fit: only the times are tested
+TWO = ["layer1", "layer2"]
 
 
 class Log(Callback):
@@ -78,7 +78,7 @@ def test_a_handful_of_validations_and_one_at_the_end(
     monkeypatch.setattr(validation_times, "_WORTH_SAVING", 600.0)  # however slow the machine is
     log = Log()
     engine = build_engine(tmp_path, callbacks=[log], **length)
-    engine.fit(build_model(**UNIFORM), datamodule=tiny_data())
+    engine.fit(build_quick_model(), datamodule=tiny_data())
     assert log.validated == expected
     assert log.written == expected
     assert (engine.trainer.check_val_every_n_epoch, engine.trainer.val_check_interval) == (1, 1.0)
@@ -100,7 +100,7 @@ def test_a_fit_that_ends_within_its_first_epoch_has_thresholds(tiny_data: Callab
 def test_thresholds_of_a_fit_that_ends_within_an_epoch_are_those_of_its_last_weights(
     settings: dict, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    log, model = Log(), build_model(optimiser={"learning_rate": 0.01})
+    log, model = Log(), build_model(layers=TWO, optimiser={"learning_rate": 0.01})
     engine = build_engine(tmp_path, max_steps=5, callbacks=[log], **settings)
     engine.fit(model, datamodule=tiny_data())
     assert log.validated[-1] == log.written[-1] == 5
@@ -111,7 +111,7 @@ def test_thresholds_of_a_fit_that_ends_within_an_epoch_are_those_of_its_last_wei
 def test_a_time_limit_counts_as_a_length(tiny_data: Callable, tmp_path: Path) -> None:
     log = Log()
     engine = build_engine(tmp_path, max_time=timedelta(seconds=4), callbacks=[log])
-    engine.fit(build_model(), datamodule=tiny_data())
+    engine.fit(build_quick_model(), datamodule=tiny_data())
     assert 1 < len(log.validated) <= 4
     assert log.validated == log.written
     assert log.validated[-1] == engine.trainer.global_step
@@ -124,7 +124,7 @@ def test_a_stop_before_the_end_is_followed_by_a_validation(
     def stop(trainer: Trainer, *_: object) -> None:
         trainer.should_stop = trainer.global_step >= 7
 
-    log, model, callback = Log(), build_model(), Callback()
+    log, model, callback = Log(), build_quick_model(), Callback()
     if hook == "model":  # after all callbacks
         model.on_train_batch_end = lambda *_: stop(model.trainer)
     else:
@@ -148,7 +148,7 @@ def test_a_stop_before_the_end_is_followed_by_a_validation(
 def test_the_users_own_plan_wins(settings: dict, validated: list[int], tiny_data: Callable, tmp_path: Path) -> None:
     log = Log()
     engine = build_engine(tmp_path, max_epochs=5, callbacks=[log], **settings)
-    engine.fit(build_model(), datamodule=tiny_data())
+    engine.fit(build_quick_model(), datamodule=tiny_data())
     assert log.validated == validated
     assert log.written[-1] == 15
     assert torch.load(engine.best_model_path, weights_only=True)["global_step"] == 15
@@ -163,7 +163,7 @@ def test_the_users_own_callbacks_win(tiny_data: Callable, tmp_path: Path) -> Non
     for number, callback in enumerate(own):
         log = Log()
         engine = build_engine(tmp_path / str(number), max_epochs=4, callbacks=[log, callback])
-        engine.fit(build_model(**UNIFORM), datamodule=tiny_data())
+        engine.fit(build_quick_model(), datamodule=tiny_data())
         assert log.validated == [3, 6, 9, 12]
     assert len(list((tmp_path / "own").glob("epoch=*"))) == 3
     assert (tmp_path / "own/mine.ckpt").is_file()
@@ -173,7 +173,7 @@ def test_the_users_own_callbacks_win(tiny_data: Callable, tmp_path: Path) -> Non
 def test_thresholds_without_validation_come_from_held_out_images(
     trainer: dict, tiny_data: Callable, tmp_path: Path
 ) -> None:
-    log, model = Log(), build_model()
+    log, model = Log(), build_model(layers=TWO)
     data = tiny_data(val_split_mode="none")
     engine = build_engine(tmp_path, max_steps=40, callbacks=[log], **trainer)
     engine.fit(model, datamodule=data)
@@ -187,7 +187,7 @@ def test_thresholds_without_validation_come_from_held_out_images(
 
 def test_the_model_gets_ready_before_each_finding_of_thresholds(tiny_data: Callable, tmp_path: Path) -> None:
     for settings in ({}, {"limit_val_batches": 0}):
-        model, calls = build_model(), []
+        model, calls = build_quick_model(), []
 
         def before(model: ScaleAwareCRD = model, calls: list = calls) -> None:
             assert not model.training
@@ -218,7 +218,7 @@ def test_a_slow_validation_is_made_once_and_at_the_end(
             now[0] += 10
 
     log = Log()
-    build_engine(tmp_path, max_steps=40, callbacks=[Clock(), log]).fit(build_model(), datamodule=tiny_data())
+    build_engine(tmp_path, max_steps=40, callbacks=[Clock(), log]).fit(build_quick_model(), datamodule=tiny_data())
     assert log.validated == [12, 40]
 
 
@@ -234,17 +234,17 @@ def test_half_an_hour_is_the_longest_time_without(
 
     log = Log()
     engine = build_engine(tmp_path, max_steps=150, callbacks=[Clock(), log])
-    engine.fit(build_model(**UNIFORM), datamodule=tiny_data(train_batch_size=1))
+    engine.fit(build_quick_model(), datamodule=tiny_data(train_batch_size=1))
     # looks at the clock after 50, 100 and 150 batches; quarters after 38, 75, 113; an epoch has 9 batches
     assert log.validated == [45, 81, 108, 117, 150]
 
 
 def test_a_resumed_fit_goes_on_with_its_plan(tiny_data: Callable, tmp_path: Path) -> None:
     first = build_engine(tmp_path / "a", max_epochs=5)
-    first.fit(build_model(**UNIFORM), datamodule=tiny_data())
+    first.fit(build_quick_model(), datamodule=tiny_data())
     log = Log()
     second = build_engine(tmp_path / "b", max_epochs=10, callbacks=[log])
-    second.fit(build_model(**UNIFORM), datamodule=tiny_data(), ckpt_path=first.best_model_path)
+    second.fit(build_quick_model(), datamodule=tiny_data(), ckpt_path=first.best_model_path)
     assert second.trainer.global_step == 30
     assert log.validated == [24, 30]
 
@@ -252,7 +252,7 @@ def test_a_resumed_fit_goes_on_with_its_plan(tiny_data: Callable, tmp_path: Path
 def test_nothing_is_held_out_and_nothing_validated(
     tiny_data: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log, model = Log(), build_model()
+    log, model = Log(), build_quick_model()
     model.held_out = HeldOut(0)
     engine = build_engine(tmp_path, max_steps=40, callbacks=[log], limit_val_batches=0)
     engine.fit(model, datamodule=tiny_data())

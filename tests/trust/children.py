@@ -4,7 +4,7 @@ The parent must not have further threads, so it computes nothing with torch or O
 child's processor time, so that they are within its work on a busy machine too.
 """
 
-__all__ = ["Journal", "Row", "die_after", "in_child", "last_line", "one_thread", "processor_time"]
+__all__ = ["Journal", "Row", "die_after", "in_child", "last_line", "one_thread", "per_kind", "processor_time"]
 
 import ctypes
 import json
@@ -119,6 +119,11 @@ def last_line(log: Path) -> str:
     stack = bool(lines) and lines[-1].lstrip().startswith("frame #")
     lines = [line for line in lines if not line.lstrip().startswith("frame #")]
     return " ".join(lines[-2 if stack else -1 :]) or "no output"
+
+
+def per_kind(numbers: list[int], kinds: list[str]) -> list[int]:
+    """A number for each kind: one that is given alone is that of all."""
+    return numbers * len(kinds) if len(numbers) == 1 else numbers
 
 
 class Journal:

@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from tests.trust.children import Journal, Row, in_child, last_line
+from tests.trust.children import Journal, Row, in_child, last_line, per_kind
 
 HANG = 10  # seconds
 MEMORY = 2 * 2**30  # bytes
@@ -392,7 +392,7 @@ def fuzz(kind: str, times: int, seed: int, scratch: Path, kept: Path | None = No
 def main(words: list[str]) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.trust.fuzz", description=__doc__)
-    parser.add_argument("--times", type=int, default=1000, help="damaged files of each kind")
+    parser.add_argument("--times", type=int, nargs="+", default=[1000], help="damaged files of each kind, or of all")
     parser.add_argument("--of", nargs="+", choices=tuple(KINDS), default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that were lost")
@@ -404,13 +404,13 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="trust-") as name:
         scratch = Path(name)
         os.chdir(scratch)
-        for kind in arguments.of:
+        for kind, times in zip(arguments.of, per_kind(arguments.times, arguments.of), strict=True):
             if kind in {"weights", "checkpoints", "settings"}:
                 import anomalib_scrd  # noqa: F401 - once, before the children
 
                 if kind != "settings":
                     import tests.models  # noqa: F401
-            row = fuzz(kind, arguments.times, arguments.seed, scratch, journal)
+            row = fuzz(kind, times, arguments.seed, scratch, journal)
             lost |= bool(row.lost)
             print(row, flush=True)
         os.chdir("/")

@@ -1,4 +1,4 @@
-"""Signal 9 at random moments: ``python -m tests.trust.kill --times 100``; ``--of export``, ``benchmark`` or ``edge``.
+"""Signal 9 at random moments: ``python -m tests.trust.kill --times 100``; ``--of export``, ``benchmark``, ``edge``.
 
 A killed training is resumed from its newest checkpoint, or started again if there is none, and its weights, thresholds
 and weights of the scales are compared bit for bit with those of an uninterrupted training. Moments: random times, and
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 import torch
 from lightning.pytorch import Callback
 
-from tests.trust.children import Journal, Row, die_after, in_child, last_line, processor_time
+from tests.trust.children import Journal, Row, die_after, in_child, last_line, per_kind, processor_time
 from tests.trust.tiny import SETUPS, Setup, fit, quiet, write_images
 
 _KINDS = ("time", "step", "validation", "checkpoint")
@@ -401,27 +401,36 @@ def kill_edge_runs(times: int, seed: int, scratch: Path, journal: Path | None = 
 def main(words: list[str]) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.trust.kill", description=__doc__)
-    parser.add_argument("--times", type=int, default=100, help="how many are killed")
-    parser.add_argument("--of", choices=("training", "export", "benchmark", "edge"), default="training")
+    parser.add_argument(
+        "--times", type=int, nargs="+", default=[100], help="how many of each kind, or of all, are killed"
+    )
+    parser.add_argument(
+        "--of", nargs="+", choices=("training", "export", "benchmark", "edge"), default=["training"], help="kinds"
+    )
     parser.add_argument("--seed", type=int, default=0)
     eager = [name for name in SETUPS if name != "compiled"]
     parser.add_argument("--setups", nargs="+", choices=list(SETUPS), default=eager)
     parser.add_argument("--journal", type=Path, help="file that keeps the tries, for a command that may be stopped")
     arguments = parser.parse_args(words)
+    if arguments.journal is not None and len(arguments.of) > 1:
+        parser.error("--journal keeps the tries of one kind")
     quiet()
     torch.set_num_threads(1)
     journal = arguments.journal and arguments.journal.absolute()
-    with tempfile.TemporaryDirectory(prefix="trust-") as name:
-        scratch = Path(name)
-        os.chdir(scratch)
-        if arguments.of == "training":
-            row = kill_trainings(arguments.times, arguments.seed, arguments.setups, scratch, journal)
-        else:
-            kill = {"export": kill_exports, "benchmark": kill_benchmarks, "edge": kill_edge_runs}[arguments.of]
-            row = kill(arguments.times, arguments.seed, scratch, journal)
-        os.chdir("/")
-    print(row)
-    return 1 if row.lost else 0
+    lost = False
+    for kind, times in zip(arguments.of, per_kind(arguments.times, arguments.of), strict=True):
+        with tempfile.TemporaryDirectory(prefix="trust-") as name:
+            scratch = Path(name)
+            os.chdir(scratch)
+            if kind == "training":
+                row = kill_trainings(times, arguments.seed, arguments.setups, scratch, journal)
+            else:
+                kill = {"export": kill_exports, "benchmark": kill_benchmarks, "edge": kill_edge_runs}[kind]
+                row = kill(times, arguments.seed, scratch, journal)
+            os.chdir("/")
+        print(row, flush=True)
+        lost |= bool(row.lost)
+    return int(lost)
 
 
 if __name__ == "__main__":

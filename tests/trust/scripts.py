@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 
 
-def script(name: str, *words: str, minutes: float = 8) -> str:
-    """What a script prints; it must end with status 0."""
+def script(name: str, *words: str, minutes: float = 8) -> list[str]:
+    """Rows of the table that a script prints; it must end with status 0."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", f"tests.trust.{name}", *words],
@@ -25,4 +25,4 @@ def script(name: str, *words: str, minutes: float = 8) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    return done.stdout.strip().splitlines()[-1]
+    return [line for line in done.stdout.splitlines() if line.startswith("| ")]

@@ -23,14 +23,14 @@ from anomalib_scrd.imaging.patients import Pseudonyms
 from anomalib_scrd.training.checkpoint_files import AtomicCheckpointIO
 from tests.edge.conftest import ENVIRONMENT, build_openvino, command, save_grey
 from tests.export.test_files import room
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_quick_model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
 
 
 def test_checkpoints(tiny_data: Callable, tmp_path: Path) -> None:
     """The second training has no space; the first one's files can be loaded."""
-    model = build_model(layers=["layer1", "layer2"])
+    model = build_quick_model()
     path = tmp_path / "model.ckpt"
     engine = build_engine(tmp_path, max_steps=1, logger=False)
     engine.fit(model, datamodule=tiny_data())
@@ -47,9 +47,7 @@ def test_checkpoints(tiny_data: Callable, tmp_path: Path) -> None:
         change_rate(path, 0.2)
     assert path.read_bytes() == before
     with room(100_000), pytest.raises(OSError, match="could not be written: no space is left; there is no"):
-        build_engine(tmp_path / "other", max_steps=1, logger=False).fit(
-            build_model(layers=["layer1", "layer2"]), datamodule=tiny_data()
-        )
+        build_engine(tmp_path / "other", max_steps=1, logger=False).fit(build_quick_model(), datamodule=tiny_data())
     assert not list((tmp_path / "other").rglob("*.ckpt"))
     AtomicCheckpointIO().load_checkpoint(path, weights_only=True)
 
@@ -86,9 +84,7 @@ def test_results_of_the_edge_runner(tmp_path: Path) -> None:
 def test_a_training_that_fails_so_tells_it_once(tiny_data: Callable, tmp_path: Path) -> None:
     assert torch.is_grad_enabled()
     with room(50_000), pytest.raises(OSError, match="no space is left") as caught:
-        build_engine(tmp_path, max_steps=2, logger=False).fit(
-            build_model(layers=["layer1", "layer2"]), datamodule=tiny_data()
-        )
+        build_engine(tmp_path, max_steps=2, logger=False).fit(build_quick_model(), datamodule=tiny_data())
     assert str(caught.value).count("could not be written") == 1
 
 

@@ -20,7 +20,7 @@ from anomalib_scrd.visualisation.frame import Frame
 from anomalib_scrd.visualisation.picture import Prediction, draw
 from anomalib_scrd.visualisation.table import Row, format_table, write_table
 from anomalib_scrd.visualisation.visualizer import DecisionVisualizer
-from tests.models import build_engine, build_model
+from tests.models import build_engine, build_model, build_quick_model
 
 GREY = Image.new("RGB", (120, 80), (128, 128, 128))
 WHOLE = Frame(0, 0, 120, 80)
@@ -103,7 +103,7 @@ def test_images_keep_their_shape() -> None:
 def trained(tiny_data: Callable, tmp_path: Path) -> Callable:
     def train(transform: object = None, **data: object) -> tuple:
         arguments = {} if transform is None else {"pre_processor": PreProcessor(transform)}
-        model = build_model(visualizer=True, **arguments)
+        model = build_quick_model(visualizer=True, **arguments)
         engine = build_engine(tmp_path / "results", max_steps=4)
         module = tiny_data(**data)
         engine.fit(model, datamodule=module)

@@ -87,7 +87,7 @@ def prototype_distances(
     teacher = teacher.float()
     square = _squared_length(teacher, (1,))
     with torch.autocast(teacher.device.type, enabled=False):  # half precision would round a small distance to nothing
-        nearest = (prototypes @ teacher.flatten(2)).amax(dim=1).view_as(square)
+        nearest = (teacher.flatten(2).mT @ prototypes.mT).amax(dim=2).view_as(square)
     plain = 1.0 - nearest * square.clamp_min(_EPS**2).rsqrt()
     return plain, _damped(plain, square / teacher.shape[1], damping)
 

@@ -15,6 +15,7 @@ def build_model(**arguments: object) -> ScaleAwareCRD:
         "backbone": "resnet18",
         "pre_trained": False,
         "student": {"depth": 1},
+        "scoring": {"prototypes": 16},
         "visualizer": False,
         "pre_processor": ScaleAwareCRD.configure_pre_processor((64, 64)),
     }

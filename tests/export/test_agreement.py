@@ -44,8 +44,8 @@ def rows(result: Any, field: str) -> np.ndarray:
 def assert_agree(results: Results, expected: Results) -> None:
     for field in ("pred_score", "anomaly_map"):
         np.testing.assert_allclose(results[field], expected[field], rtol=TOLERANCE, atol=1e-5, err_msg=field)
-    # A decision may differ where a value is at its threshold up to rounding: 0.5, or a share of the peak of an anomalous
-    # image without a pixel above 0.5.
+    # A decision may differ where a value is at its threshold up to rounding: 0.5, or a share of the peak of an
+    # anomalous image without a pixel above 0.5.
     by_peak = expected["anomaly_map"] - _OUTLINE_OF_PEAK * expected["anomaly_map"].max(axis=1, keepdims=True)
     for field, source, others in (("pred_label", "pred_score", ()), ("pred_mask", "anomaly_map", (by_peak,))):
         decided = np.min(np.abs([expected[source] - 0.5, *others]), axis=0) > TOLERANCE

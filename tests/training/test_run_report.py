@@ -70,7 +70,8 @@ def test_the_next_command_builds_the_model_of_the_checkpoint(
     words = shlex.split(next_command(model, engine.best_model_path))
     assert words[:2] == ["anomalib", "predict"]
     differing = {word.removeprefix("--model.") for word in words if word.startswith("--model.")}
-    assert differing == {"backbone", "layers", "student.depth", "noise.size", "scoring.sigma", "pre_trained"}
+    scoring = {"scoring.sigma", "scoring.prototypes"}
+    assert differing == {"backbone", "layers", "student.depth", "noise.size", "pre_trained", *scoring}
     arguments = [*words[1:-1], str(tiny_folder / "test/spot"), "--model.visualizer", "false"]
     monkeypatch.setattr(sys, "argv", ["anomalib", *arguments])
     cli = AnomalibCLI(args=[*arguments, "--default_root_dir", str(tmp_path / "cli")])

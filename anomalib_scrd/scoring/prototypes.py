@@ -66,7 +66,7 @@ class Prototypes(nn.Module):
         for level, rows in enumerate(positions):
             # On the host, where its sums have a fixed order, so that the same seed gives the same prototypes.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU as well
                 _, centres = KMeans(self.count).fit(F.normalize(rows.cpu(), dim=1))
             self.get_buffer(f"centres_{level}").copy_(F.normalize(centres, dim=1))
         self.fitted.fill_(value=True)

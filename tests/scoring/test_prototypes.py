@@ -56,14 +56,16 @@ def test_no_distance_before_the_fit() -> None:
     assert not any(maps.any() for maps in (*plain, *damped))
 
 
-def test_the_seed_decides_and_the_random_state_stays() -> None:
-    rows = directions(500, 8)
+def test_the_seed_decides_and_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, seeded = directions(500, 8), []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     found = []
     for seed in (0, 0, 1):
         prototypes, state = Prototypes([8], 20), torch.get_rng_state()
         prototypes.fit([rows], seed)
         assert torch.equal(torch.get_rng_state(), state)
         found.append(prototypes.centres_0)
+    assert not seeded  # nor does that of a GPU change
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[0], found[2])
 

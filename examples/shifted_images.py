@@ -13,27 +13,11 @@ from pathlib import Path
 
 import torch
 from anomalib.data import Folder
-from torch.nn import functional as F  # noqa: N812
-from torchvision.transforms.v2 import functional as transforms
 
 from anomalib_scrd import ScaleAwareCRD
+from anomalib_scrd.scoring.global_changes import changed_contrast, moved
 
 _ALARMS = 0.05
-_BORDER = 16
-
-
-def contrast(images: torch.Tensor, factor: float) -> torch.Tensor:
-    """Multiply the differences from each image's mean by a factor."""
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + factor * (images - mean)
-
-
-def moved(images: torch.Tensor, degrees: float = 0.0, pixels: int = 0) -> torch.Tensor:
-    """Rotate about the centre and shift to the right and down."""
-    wide = F.pad(images, (_BORDER,) * 4, mode="reflect")
-    turned = transforms.affine(wide, degrees, [pixels, pixels], 1.0, [0.0], transforms.InterpolationMode.BILINEAR)
-    return turned[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
-
 
 CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda images: images,
@@ -41,8 +25,8 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gain 1.1": lambda images: 1.1 * images,
     "offset -0.05": lambda images: images - 0.05,
     "offset 0.05": lambda images: images + 0.05,
-    "contrast 0.85": partial(contrast, factor=0.85),
-    "contrast 1.15": partial(contrast, factor=1.15),
+    "contrast 0.85": partial(changed_contrast, factor=0.85),
+    "contrast 1.15": partial(changed_contrast, factor=1.15),
     "3 degrees": partial(moved, degrees=3.0),
     "-3 degrees": partial(moved, degrees=-3.0),
     "3 pixels": partial(moved, pixels=3),

@@ -20,6 +20,7 @@ from anomalib_scrd.loss import places_of
 from anomalib_scrd.noise import MIXED, Normalisation, SyntheticAnomalies
 from anomalib_scrd.presets import PRESETS
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from anomalib_scrd.scoring.global_changes import CHANGES
 from anomalib_scrd.training.modes import evaluation_mode
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ FEWEST_IMAGES = 2
 MANY_IMAGES = 16
 """From this many images on, their scores are like those of new images although the weights were fitted on them."""
 
-# Largest number of images that get anomalies: more take longer without changing the weights.
+# Largest number of images that are changed: more take longer without changing the weights.
 _MOST_IMAGES = 20
 # Pixels of a batch: four images of 256 x 256.
 _BATCH_PIXELS = 2**18
@@ -75,15 +76,16 @@ def fit_weights(
         return None
     with evaluation_mode(model):
         normal, normal_levels = _evidence(model, images)
-        anomalous = places = trained = None
+        anomalous = places = trained = changed = None
         if not scoring.uniform:
             parts = [_evidence(model, batch)[0] for batch in trained_on]
             trained = torch.cat(parts) if parts else None
             anomalous, places = _anomalous_evidence(model, images, normalisation, seed)
-    scoring.score_weights.fit(normal, anomalous, trained)
+            changed = _changed_evidence(model, images, normalisation)
+    scoring.score_weights.fit(normal, anomalous, trained, changed)
     scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
     few = FEWEST_IMAGES < len(images) < MANY_IMAGES
-    return left_out_scores(scoring.score_weights, normal, anomalous, trained) if few else None
+    return left_out_scores(scoring.score_weights, normal, anomalous, trained, changed) if few else None
 
 
 @torch.no_grad()
@@ -147,6 +149,7 @@ def left_out_scores(
     normal: torch.Tensor,
     anomalous: torch.Tensor | None,
     trained: torch.Tensor | None = None,
+    changed: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Score each of a few normal images by weights that are fitted without it.
 
@@ -155,6 +158,7 @@ def left_out_scores(
         normal: (N, F) evidence of normal images, more than two.
         anomalous: (M N, F) evidence of the same images with M anomalies each, all images next to each other; or None.
         trained: (T, F) evidence of images that the student was trained on, or None.
+        changed: (G, N, F) evidence of the same images after G changes that are no anomaly, or None.
 
     Returns:
         (N,) scores.
@@ -164,7 +168,7 @@ def left_out_scores(
     for index in range(count):
         others = torch.arange(count, device=normal.device) != index
         spoilt = None if anomalous is None else anomalous.unflatten(0, (-1, count))[:, others].flatten(0, 1)
-        weights.fit(normal[others], spoilt, trained)
+        weights.fit(normal[others], spoilt, trained, None if changed is None else changed[:, others])
         scores.append(weights(normal[~others]))
     return torch.cat(scores)
 
@@ -187,6 +191,16 @@ def _anomalous_evidence(
         features.append(evidence)
         inside.append((levels * places).sum((2, 3)) / places.sum((2, 3)).clamp_min(1))
     return torch.cat(features), torch.cat(inside)
+
+
+def _changed_evidence(
+    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None
+) -> torch.Tensor:
+    """Evidence of images after each change that is no anomaly, (G, n, F)."""
+    some = images[:_MOST_IMAGES].float() if normalisation is None else normalisation.undo(images[:_MOST_IMAGES])
+    changed = [change(some) for change in CHANGES]
+    found = [_evidence(model, part if normalisation is None else normalisation(part))[0] for part in changed]
+    return torch.stack(found)
 
 
 def _evidence(model: "ScaleAwareCRDModel", images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

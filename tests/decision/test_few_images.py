@@ -15,15 +15,17 @@ def test_each_image_is_scored_by_weights_that_have_not_seen_it() -> None:
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(5, FEATURES, generator=generator)
     anomalous = (normal + torch.rand(3, 1, FEATURES, generator=generator)).flatten(0, 1)
+    changed = normal + torch.rand(2, 5, FEATURES, generator=generator)
     weights = FittedWeights(FEATURES)
     weights.fit(normal, anomalous)
     before = weights.weight.clone()
-    found = left_out_scores(weights, normal, anomalous)
+    found = left_out_scores(weights, normal, anomalous, None, changed)
     assert torch.equal(weights.weight, before)
     for index in range(5):
         own = FittedWeights(FEATURES)
         rows = [row for row in range(15) if row % 5 != index]
-        own.fit(normal[[row for row in range(5) if row != index]], anomalous[rows])
+        others = [row for row in range(5) if row != index]
+        own.fit(normal[others], anomalous[rows], None, changed[:, others])
         assert found[index].item() == pytest.approx(own(normal[index : index + 1]).item(), rel=1e-5)
 
 

@@ -65,7 +65,10 @@ def slow_covariance(rows: np.ndarray) -> np.ndarray:
 
 
 def slow_discriminant(
-    normals: np.ndarray, anomalous: np.ndarray, trained: np.ndarray | None = None
+    normals: np.ndarray,
+    anomalous: np.ndarray,
+    trained: np.ndarray | None = None,
+    changed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Fisher's discriminant with a shrunk covariance, by loops."""
     number, features = normals.shape
@@ -78,6 +81,12 @@ def slow_discriminant(
         covariance = (covariance + slow_covariance(np.clip((trained - trained.mean(0)) / spread, -8, 8))) / 2
     typical = sum(covariance[f, f] for f in range(features)) / features
     shrunk = 0.3 * covariance + 0.7 * typical * np.eye(features)
+    if changed is not None:
+        kinds, images = changed.shape[:2]
+        for kind in range(kinds):
+            for image in range(images):
+                move = np.clip((changed[kind, image] - mean) / spread, -8, 8) - z[image]
+                shrunk += 0.6 * np.outer(move, move) / (kinds * images)
     weight = np.linalg.inv(shrunk) @ difference
     return weight, float(-(weight * (centre + difference / 2)).sum())
 
@@ -108,6 +117,32 @@ def test_images_that_the_student_knows_count_half_in_the_covariance() -> None:
     alone.fit(normals, anomalous, trained[:1])  # one image has no covariance
     weights.fit(normals, anomalous)
     assert torch.equal(alone.weight, weights.weight)
+
+
+@pytest.mark.parametrize("images", [12, 5])
+def test_changes_of_the_first_images_equal_the_loops(images: int) -> None:
+    mixing = normal(5, 5, seed=3)
+    normals, anomalous = normal(12, 5) @ mixing, normal(60, 5, seed=1) @ mixing + 2
+    changed = normals[:images] + normal(3, images, 5, seed=4) @ mixing + torch.tensor([0.0, 9.0, 0.0, 90.0, 0.0])
+    weights = FittedWeights(5)
+    weights.fit(normals, anomalous, None, changed)
+    weight, bias = slow_discriminant(*(part.double().numpy() for part in (normals, anomalous)), None, changed.numpy())
+    np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4)
+    assert weights.bias.item() == pytest.approx(bias, rel=1e-4)
+
+
+def test_what_responds_to_changes_counts_less() -> None:
+    """Two features that see anomalies equally well; only the second one sees that an image was moved."""
+    normals = normal(40, 2)
+    anomalous, changed = normals + 2, normals[None, :20] + torch.tensor([0.0, 2.0])
+    weights = FittedWeights(2)
+    weights.fit(normals, anomalous, None, changed)
+    assert 0 < weights.weight[1] < 0.4 * weights.weight[0]
+    shift = (weights(changed[0]) - weights(normals[:20])).mean()
+    weights.fit(normals, anomalous)
+    assert shift < 0.5 * (weights(changed[0]) - weights(normals[:20])).mean()
+    with pytest.raises(ValueError, match="not finite"):
+        weights.fit(normals, anomalous, None, changed * math.nan)
 
 
 def test_score_is_the_log_odds_of_two_normal_distributions() -> None:

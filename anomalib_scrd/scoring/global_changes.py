@@ -1,0 +1,54 @@
+"""Changes of a whole image that are no anomaly: a few degrees, brightness, contrast."""
+
+__all__ = ["CHANGES", "changed_contrast", "changed_gain", "moved"]
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2 import functional as transforms
+
+# Mirrored border around an image that is moved, relative to its longer side.
+_BORDER = 1 / 8
+
+
+def moved(images: torch.Tensor, degrees: float = 0.0, pixels: int = 0) -> torch.Tensor:
+    """Rotate images about their centre and shift them to the right and down; the border is mirrored.
+
+    Args:
+        images: (B, C, H, W).
+        degrees: Clockwise, at most 5 either way for images of up to eight times the width or height.
+        pixels: At most a thirtieth of the longer side.
+
+    Returns:
+        (B, C, H, W).
+    """
+    border = math.ceil(_BORDER * max(images.shape[-2:]))
+    height, width = (min(border, side - 1) for side in images.shape[-2:])  # more cannot be mirrored
+    wide = F.pad(images, (width, width, height, height), mode="reflect")
+    turned = transforms.affine(wide, degrees, [pixels, pixels], 1.0, [0.0], transforms.InterpolationMode.BILINEAR)
+    return turned[..., height : turned.shape[-2] - height, width : turned.shape[-1] - width]
+
+
+def changed_gain(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Multiply the values of images (B, C, H, W) in [0, 1] and clip them."""
+    return (factor * images).clamp(0, 1)
+
+
+def changed_contrast(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Multiply the differences of images (B, C, H, W) in [0, 1] from each image's mean and clip the values."""
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean + factor * (images - mean)).clamp(0, 1)
+
+
+CHANGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
+    partial(moved, degrees=3.0),
+    partial(moved, degrees=-3.0),
+    partial(changed_gain, factor=0.9),
+    partial(changed_gain, factor=1.1),
+    partial(changed_contrast, factor=0.85),
+    partial(changed_contrast, factor=1.15),
+)
+"""Each takes images (B, C, H, W) in [0, 1] and gives as many."""

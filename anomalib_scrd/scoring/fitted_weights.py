@@ -11,7 +11,7 @@ _MIN_SPREAD = 1e-6
 # Shrinkage of the covariance towards the mean variance. 0.5 to 0.7 give equal results; 0.2 and 0.9 lose a point.
 _SHRINKAGE = 0.7
 # Weight of the scatter under changes that are no anomaly. See the benchmark's page for others.
-_CHANGES = 0.6
+_CHANGES = 0.9
 
 
 class FittedWeights(nn.Module):
@@ -27,7 +27,7 @@ class FittedWeights(nn.Module):
     C is the mean of two covariances: that of the held-out images, which are few, and that of the student's training
     images about their own mean, which are many.
 
-    Where images changed as a whole are given, brightness or position, ``S`` has the addition ``0.6 N``, N the mean of
+    Where images changed as a whole are given, brightness or position, ``S`` has the addition ``0.9 N``, N the mean of
     ``(z' - z) (z' - z)^T``, z' the standardised evidence of a changed image: directions that respond to such changes
     count less.
 

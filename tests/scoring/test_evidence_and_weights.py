@@ -86,7 +86,7 @@ def slow_discriminant(
         for kind in range(kinds):
             for image in range(images):
                 move = np.clip((changed[kind, image] - mean) / spread, -8, 8) - z[image]
-                shrunk += 0.6 * np.outer(move, move) / (kinds * images)
+                shrunk += 0.9 * np.outer(move, move) / (kinds * images)
     weight = np.linalg.inv(shrunk) @ difference
     return weight, float(-(weight * (centre + difference / 2)).sum())
 

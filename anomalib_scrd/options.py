@@ -377,7 +377,8 @@ class ScoringOptions(Options):
     Args:
         scale_adaptation: Weights of the scales in map and score. ``fitted`` (default): fitted on held-out normal images
             with and without synthetic anomalies, at each validation of a training and at its end (the effect of the
-            anomalies on the score is measured once, see ``noise.start``); ``uniform``: all are equal; ``published``: a
+            anomalies on the score is measured once, see ``noise.start``), with less weight for what responds to a few
+            degrees, brightness or contrast; ``uniform``: all are equal; ``published``: a
             head of the student weighs them for each image, in the loss as well, and the score is the mean of the map.
         held_out: Share of the normal training images that the student is not trained on, in [0, 1). The weights of the
             scales are fitted on them, and the thresholds as well if there are no anomalous validation images.

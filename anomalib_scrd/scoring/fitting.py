@@ -198,9 +198,9 @@ def _changed_evidence(
 ) -> torch.Tensor:
     """Evidence of images after each change that is no anomaly, (G, n, F)."""
     some = images[:_MOST_IMAGES].float() if normalisation is None else normalisation.undo(images[:_MOST_IMAGES])
-    changed = [change(some) for change in CHANGES]
-    found = [_evidence(model, part if normalisation is None else normalisation(part))[0] for part in changed]
-    return torch.stack(found)
+    changed = torch.cat([change(some) for change in CHANGES])
+    features, _ = _evidence(model, changed if normalisation is None else normalisation(changed))
+    return features.unflatten(0, (len(CHANGES), -1))
 
 
 def _evidence(model: "ScaleAwareCRDModel", images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

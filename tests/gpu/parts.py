@@ -21,6 +21,20 @@ _WORKERS = 8  # processes that read images
 _WARM_UP = 0.1  # share of a training that is excluded from its rate: caches fill, kernels are chosen and compiled
 
 
+def _pre_processor(side: int) -> dict[str, Any]:
+    """Settings of a pre-processor that keeps drawn images of this size: that of a model enlarges them to 256."""
+    transforms = "torchvision.transforms.v2"
+    steps = [
+        {"class_path": f"{transforms}.Resize", "init_args": {"size": [side, side], "antialias": True}},
+        {
+            "class_path": f"{transforms}.Normalize",
+            "init_args": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        },
+    ]
+    compose = {"class_path": f"{transforms}.Compose", "init_args": {"transforms": steps}}
+    return {"class_path": "anomalib.pre_processing.PreProcessor", "init_args": {"transform": compose}}
+
+
 @dataclass
 class Part:
     """A part.
@@ -66,7 +80,7 @@ class Training(Part):
     def command(self, folder: Path, *, device: str, tiny: bool, seed: int) -> list[str]:
         """Settings for ``anomalib train``."""
         side, steps, images = (64, 8, 16) if tiny else (self.side, self.steps, 256)
-        model = {"pre_trained": False, "seed": seed} | self.model
+        model = {"pre_trained": False, "seed": seed, "pre_processor": _pre_processor(side)} | self.model
         if tiny:
             model |= {"backbone": "resnet18", "layers": ["layer1", "layer2"]}
         progress = {"file": str(folder / "progress.jsonl"), "every": 2 if tiny else 250}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from anomalib.pre_processing import PreProcessor
+from jsonargparse import ArgumentParser
 
 from anomalib_scrd.benchmark.__main__ import load_config as load_config_of_benchmark
 from tests.gpu.__main__ import load_config, main
@@ -81,6 +83,11 @@ def test_the_settings_of_every_part_are_read(name: str, tmp_path: Path) -> None:
     arguments = settings["model"]["init_args"]
     from anomalib_scrd import ScaleAwareCRD
 
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--pre_processor", type=PreProcessor)
+    read = parser.instantiate_classes(parser.parse_object({"pre_processor": arguments.pop("pre_processor")}))
+    side = settings["data"]["init_args"]["image_size"]
+    assert read.pre_processor.transform(torch.zeros(1, 3, 40, 50)).shape[2:] == (side, side)
     if arguments["backbone"] != "wide_resnet50_2":
         assert ScaleAwareCRD(**arguments).hparams["seed"] == 0
     (callback,) = settings["trainer"]["callbacks"]

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 from anomalib.data import Folder
+from torchvision.transforms.v2.functional import adjust_contrast
 
 from anomalib_scrd import ScaleAwareCRD
-from anomalib_scrd.scoring.global_changes import changed_contrast, moved
+from anomalib_scrd.scoring.global_changes import moved
 
 _ALARMS = 0.05
 
@@ -25,8 +26,8 @@ CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gain 1.1": lambda images: 1.1 * images,
     "offset -0.05": lambda images: images - 0.05,
     "offset 0.05": lambda images: images + 0.05,
-    "contrast 0.85": partial(changed_contrast, factor=0.85),
-    "contrast 1.15": partial(changed_contrast, factor=1.15),
+    "contrast 0.85": partial(adjust_contrast, contrast_factor=0.85),
+    "contrast 1.15": partial(adjust_contrast, contrast_factor=1.15),
     "3 degrees": partial(moved, degrees=3.0),
     "-3 degrees": partial(moved, degrees=-3.0),
     "3 pixels": partial(moved, pixels=3),

@@ -1,6 +1,6 @@
 """Changes of a whole image that are no anomaly: a few degrees, brightness, contrast."""
 
-__all__ = ["CHANGES", "changed_contrast", "changed_gain", "moved"]
+__all__ = ["CHANGES", "moved"]
 
 import math
 from collections.abc import Callable
@@ -32,23 +32,12 @@ def moved(images: torch.Tensor, degrees: float = 0.0, pixels: int = 0) -> torch.
     return turned[..., height : turned.shape[-2] - height, width : turned.shape[-1] - width]
 
 
-def changed_gain(images: torch.Tensor, factor: float) -> torch.Tensor:
-    """Multiply the values of images (B, C, H, W) in [0, 1] and clip them."""
-    return (factor * images).clamp(0, 1)
-
-
-def changed_contrast(images: torch.Tensor, factor: float) -> torch.Tensor:
-    """Multiply the differences of images (B, C, H, W) in [0, 1] from each image's mean and clip the values."""
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return (mean + factor * (images - mean)).clamp(0, 1)
-
-
 CHANGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     partial(moved, degrees=3.0),
     partial(moved, degrees=-3.0),
-    partial(changed_gain, factor=0.9),
-    partial(changed_gain, factor=1.1),
-    partial(changed_contrast, factor=0.85),
-    partial(changed_contrast, factor=1.15),
+    partial(transforms.adjust_brightness, brightness_factor=0.9),
+    partial(transforms.adjust_brightness, brightness_factor=1.1),
+    partial(transforms.adjust_contrast, contrast_factor=0.85),
+    partial(transforms.adjust_contrast, contrast_factor=1.15),
 )
 """Each takes images (B, C, H, W) in [0, 1] and gives as many."""

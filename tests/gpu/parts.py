@@ -22,7 +22,7 @@ _WARM_UP = 0.1  # share of a training that is excluded from its rate: caches fil
 
 
 def _pre_processor(side: int) -> dict[str, Any]:
-    """Settings of a pre-processor that keeps drawn images of this size: that of a model enlarges them to 256."""
+    """Settings of a pre-processor that keeps drawn images of this size; the model's own one enlarges them to 256."""
     transforms = "torchvision.transforms.v2"
     steps = [
         {"class_path": f"{transforms}.Resize", "init_args": {"size": [side, side], "antialias": True}},

@@ -8,7 +8,7 @@ import torch
 from anomalib_scrd.noise import Normalisation
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
 from anomalib_scrd.scoring.fitting import fit_weights
-from anomalib_scrd.scoring.global_changes import CHANGES, changed_contrast, changed_gain, moved
+from anomalib_scrd.scoring.global_changes import CHANGES, moved
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
 
@@ -44,11 +44,13 @@ def test_no_corner_is_black(size: tuple[int, int], degrees: float) -> None:
 
 
 def test_gain_and_contrast() -> None:
-    x = torch.tensor([0.2, 0.4, 0.9]).view(1, 1, 1, 3)
-    torch.testing.assert_close(changed_gain(x, 1.5).flatten(), torch.tensor([0.3, 0.6, 1.0]))
-    torch.testing.assert_close(changed_contrast(x, 0.5).flatten(), torch.tensor([0.35, 0.45, 0.7]))
-    pair = torch.cat([x, 0 * x])
-    torch.testing.assert_close(changed_contrast(pair, 0.5)[:1], changed_contrast(x, 0.5))  # each by its own mean
+    """Each image by its own mean; values stay in [0, 1]."""
+    grey = torch.tensor([0.2, 0.4, 0.9]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    darker, brighter, flatter, steeper = (change(torch.cat([grey, 0 * grey]))[0, 0, 0] for change in CHANGES[2:])
+    torch.testing.assert_close(darker, torch.tensor([0.18, 0.36, 0.81]))
+    torch.testing.assert_close(brighter, torch.tensor([0.22, 0.44, 0.99]))
+    torch.testing.assert_close(flatter, torch.tensor([0.245, 0.415, 0.84]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(steeper, torch.tensor([0.155, 0.385, 0.96]), atol=1e-4, rtol=0)
     assert all(bool(((y >= 0) & (y <= 1)).all()) for y in (change(images(2, 3, 16, 16)) for change in CHANGES))
 
 

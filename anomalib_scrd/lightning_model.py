@@ -288,13 +288,16 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
                 normalisation=self._normalisation,
             )
         self.compiled.begin_step()
+        teacher = self.compiled(self.model.teacher)
+        if self.feature_cache is None:
+            known = teacher(images if noisy is None else torch.cat([images, noisy]))
+        else:
+            known = self.feature_cache.features(teacher, images, noisy, paths)
         standardise = self.model.standardise
-        if standardise is not None and not self.hparams["compile_model"]:  # changing the flag would recompile the step
-            standardise.learning = self._batches_seen < standardise.batches
+        # Outside of the compiled model, which is thus the same in all steps.
+        if standardise is not None and self._batches_seen < standardise.batches:
+            standardise.update([feature[: len(images)] for feature in known])
         self._batches_seen += 1
-        known = None
-        if self.feature_cache is not None:
-            known = self.feature_cache.features(self.compiled(self.model.teacher), images, noisy, paths)
         with explained_batch_norm_error(images):
             features = self.compiled(self.model)(
                 images, noisy, restore=self.loss.needs_restored, teacher_features=known

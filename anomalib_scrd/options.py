@@ -297,8 +297,9 @@ class StudentOptions(Options):
         depth: Blocks per scale, coarsest first, or one number for all, in [1, 100]; ``auto`` (default) for
             (3, 4, 6, 6, ...) bottleneck blocks as in RD4AD, or 1 of the others. The first number also applies to the
             bottleneck.
-        feature_scaling: Whether the student's target is the teacher's features with each channel standardised on normal
-            images (``channel``, default), or unchanged (``none``, published).
+        feature_scaling: The teacher's features that the student predicts and that are compared: with each channel
+            standardised on normal images and half of what the channels share taken out (``whiten``, default), only
+            standardised (``channel``), or unchanged (``none``, published).
         places: Largest side of the fused map, in positions, before it is halved into the embedding, in [2, 1000]: the
             map of a larger image is averaged to this size. Default 8; 0 for no limit (published).
         image_side: Side of a square in pixels, in [64, 10000]: images with more pixels than it are averaged down to as
@@ -384,8 +385,8 @@ class ScoringOptions(Options):
             scales are fitted on them, and the thresholds as well if there are no anomalous validation images.
             Default 0.1; 0 for none.
         damping: Mean square of the teacher's channels at which a distance is halved in the map, in [0, 10000].
-            Default 10; 0 for none (published). In units of standardised channels unless ``student.feature_scaling`` is
-            none.
+            Default 10; 0 for none (published). In units of the compared features, whose variance is about 1 unless
+            ``student.feature_scaling`` is none.
         sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the backbone's input, in
             [0, 1000]. Default 4.
         prototypes: Number of typical features of normal images at each level, in [0, 4096]. The distance to the nearest

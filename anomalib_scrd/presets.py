@@ -32,7 +32,7 @@ class Preset:
 
 _DEFAULT = Preset(
     backbone="wide_resnet50_2",
-    student=StudentOptions(block="auto", depth="auto", feature_scaling="channel", places=8, image_side=128),
+    student=StudentOptions(block="auto", depth="auto", feature_scaling="whiten", places=8, image_side=128),
     loss=LossOptions(pull=1.0, restore=1.0, contrast=0.3, ratio=0.0),
     noise=NoiseOptions(
         kind="mixed",

@@ -12,7 +12,7 @@ from torch import nn
 
 from anomalib_scrd.components.blocks import BlockKind
 from anomalib_scrd.components.bottleneck import Bottleneck
-from anomalib_scrd.components.feature_standardisation import ChannelStandardisation
+from anomalib_scrd.components.feature_standardisation import FeatureScaling, feature_standardisation
 from anomalib_scrd.components.scale_adaptation import PublishedScaleAdaptation
 from anomalib_scrd.components.student import Student
 from anomalib_scrd.components.teacher import Teacher
@@ -95,14 +95,14 @@ class ScaleAwareCRDModel(nn.Module):
         *,
         block: str,
         depth: str | int | list[int],
-        feature_scaling: str,
+        feature_scaling: FeatureScaling,
         places: int,
         image_side: int,
     ) -> None:
         """Build the parts from checked values."""
         self.teacher = Teacher(backbone, layers, pre_trained, image_side)
         channels, strides = self.teacher.channels, self.teacher.strides
-        self.standardise = ChannelStandardisation(channels) if feature_scaling == "channel" else None
+        self.standardise = feature_standardisation(feature_scaling, channels)
         kind = _block_kind(block, channels)
         depths = _depths(depth, kind, len(channels))
         self.bottleneck = Bottleneck(channels, strides, block=kind, depth=depths[0], places=places)
@@ -195,7 +195,10 @@ class ScaleAwareCRDModel(nn.Module):
         restore: bool = False,
         teacher_features: list[torch.Tensor] | None = None,
     ) -> TrainingFeatures:
-        """Extract what the loss needs; arguments as in ``forward``."""
+        """Extract what the loss needs; arguments as in ``forward``.
+
+        The caller updates the statistics of ``standardise`` with the teacher's features of the first batches.
+        """
         batch = images.shape[0]
         noisy = restored = None
         both = teacher_features
@@ -203,8 +206,6 @@ class ScaleAwareCRDModel(nn.Module):
             # One pass of the teacher over both, in one larger batch.
             both = self.teacher(images if noisy_images is None else torch.cat([images, noisy_images]))
         if self.standardise is not None:
-            if self.standardise.learning:
-                self.standardise.update([f[:batch] for f in both])
             both = self.standardise(both)
         clean = [f[:batch] for f in both]
         if noisy_images is not None:

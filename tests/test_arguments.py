@@ -28,7 +28,7 @@ WRONG = {
     "seed": ([-1, 1.5, NAN, "a", True, 2**63, 2**70], rf"a whole number in \[0, {2**63 - 1}\]"),
     "student.block": (["dense", 3, True], r"one of \('auto', 'basic', 'bottleneck', 'separable'\)"),
     "student.depth": ([0, -1, 1.5, NAN, True, "1", [], [1, 1, 0], [1, 1, 1.5], 1000], "or one of them for each scale"),
-    "student.feature_scaling": (["whiten"], "one of"),
+    "student.feature_scaling": (["whitening"], "one of"),
     "student.places": ([1, -1, 2.5, "8", True, 2000], r"0 or a whole number in \[2, 1000\]"),
     "student.image_side": ([1, -1, 63, 100.5, "128", True, 20_000], r"0 or a whole number in \[64, 10000\]"),
     "loss.pull": WEIGHT,

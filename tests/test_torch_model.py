@@ -249,7 +249,7 @@ def test_too_small_images_are_refused() -> None:
     [
         ({"scoring": {"damping": -1.0}}, r"scoring.damping must be a finite number in \[0, .* got -1"),
         ({"scoring": {"held_out": 1.0}}, r"scoring.held_out must be a finite number in \[0, 1\), got 1"),
-        ({"student": {"feature_scaling": "whiten"}}, "student.feature_scaling must be one of"),
+        ({"student": {"feature_scaling": "whitening"}}, "student.feature_scaling must be one of"),
         ({"scoring": {"sigma": -1.0}}, r"scoring.sigma must be a finite number in \[0, "),
         ({"student": {"block": "dense"}}, "student.block must be one of"),
         ({"student": {"depth": [1, 2]}}, "student.depth must be auto, one number, or one for each of 3 scales"),

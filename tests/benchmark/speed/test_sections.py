@@ -48,12 +48,11 @@ def test_a_step_trains_as_the_model_does(config: Callable[..., SpeedConfig]) -> 
     before = [parameter.clone() for parameter in made.module.model.trainable_parameters()]
     updates: list[int] = []
     standardise = made.module.model.standardise
-    standardise.register_forward_pre_hook(lambda module, _: updates.append(module.learning))
+    standardise.update = lambda features: updates.append(len(features))
     made()
     after = made.module.model.trainable_parameters()
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
-    assert updates
-    assert not any(updates)
+    assert not updates
 
 
 def test_features_are_kept_from_the_second_step_on(config: Callable[..., SpeedConfig]) -> None:

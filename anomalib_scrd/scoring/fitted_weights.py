@@ -10,8 +10,8 @@ _MOST = 8.0
 _MIN_SPREAD = 1e-6
 # Shrinkage of the covariance towards the mean variance. 0.5 to 0.7 give equal results; 0.2 and 0.9 lose a point.
 _SHRINKAGE = 0.7
-# Weight of the scatter under changes that are no anomaly. See the benchmark's page for others.
-_CHANGES = 0.9
+# Weights of the scatter under changes that are no anomaly; the first one that is large enough is taken.
+_CHANGES = (0.0, *(2.0**power for power in range(-4, 4)))
 
 
 class FittedWeights(nn.Module):
@@ -27,9 +27,10 @@ class FittedWeights(nn.Module):
     C is the mean of two covariances: that of the held-out images, which are few, and that of the student's training
     images about their own mean, which are many.
 
-    Where images changed as a whole are given, brightness or position, ``S`` has the addition ``0.9 N``, N the mean of
-    ``(z' - z) (z' - z)^T``, z' the standardised evidence of a changed image: directions that respond to such changes
-    count less.
+    Where images changed as a whole are given, brightness or position, no change may raise the mean score by more than
+    one standard deviation of normal images, ``sqrt(w^T C w)``: ``S`` has the addition ``c N``, N the mean of ``(z' - z)
+    (z' - z)^T``, z' the standardised evidence of a changed image, with the smallest c of 0, 1/16, 1/8, ..., 8 that is
+    sufficient (8 if none is). Directions that respond to such changes then count less.
 
     A student trained with synthetic anomalies responds to them at every level, also at levels without a response to
     real ones. :meth:`learn_difference` measures d before that training; later fits keep it, in units of their own
@@ -114,12 +115,14 @@ class FittedWeights(nn.Module):
                 covariance = (covariance + torch.cov(known.mT)) / 2
             typical = covariance.diagonal().mean().clamp_min(_MIN_SPREAD) * torch.eye(len(covariance)).double()
             shrunk = torch.lerp(covariance, typical, _SHRINKAGE)
-            if changed is not None:
-                after = _standardised(changed.flatten(0, 1), mean, spread).cpu().double()
-                moves = after - without[: changed.shape[1]].repeat(len(changed), 1)
-                shrunk += _CHANGES * moves.mT @ moves / len(moves)
             difference = self.difference.cpu().double()
             weight = torch.linalg.solve(shrunk, difference)
+            if changed is not None:
+                after = (
+                    _standardised(changed.flatten(0, 1), mean, spread).cpu().double().unflatten(0, changed.shape[:2])
+                )
+                moves = after - without[: changed.shape[1]]
+                weight = _steady(shrunk, difference, covariance, moves)
             self.weight.copy_(weight)
             self.bias.copy_(-weight @ (without.mean(dim=0) + difference / 2))
         self.fitted.fill_(value=True)
@@ -147,6 +150,27 @@ class FittedWeights(nn.Module):
     ) -> None:
         without, with_anomaly = (_standardised(part, mean, spread).cpu().double() for part in (normal, anomalous))
         self.difference.copy_(with_anomaly.mean(dim=0) - without.mean(dim=0))
+
+
+def _steady(
+    shrunk: torch.Tensor, difference: torch.Tensor, covariance: torch.Tensor, moves: torch.Tensor
+) -> torch.Tensor:
+    """Weights (F,) of the discriminant whose score rises by at most a standard deviation under each of G changes.
+
+    Args:
+        shrunk: S, (F, F).
+        difference: d, (F,).
+        covariance: C, (F, F).
+        moves: z' - z, (G, n, F).
+    """
+    scatter = moves.flatten(0, 1).mT @ moves.flatten(0, 1) / moves[..., 0].numel()
+    weight = difference
+    for share in _CHANGES:
+        weight = torch.linalg.solve(shrunk + share * scatter, difference)
+        rise = (moves @ weight).mean(dim=1).max()
+        if rise <= (weight @ covariance @ weight).sqrt():
+            break
+    return weight
 
 
 def _moments(normal: torch.Tensor, *others: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -81,13 +81,21 @@ def slow_discriminant(
         covariance = (covariance + slow_covariance(np.clip((trained - trained.mean(0)) / spread, -8, 8))) / 2
     typical = sum(covariance[f, f] for f in range(features)) / features
     shrunk = 0.3 * covariance + 0.7 * typical * np.eye(features)
-    if changed is not None:
-        kinds, images = changed.shape[:2]
-        for kind in range(kinds):
-            for image in range(images):
-                move = np.clip((changed[kind, image] - mean) / spread, -8, 8) - z[image]
-                shrunk += 0.9 * np.outer(move, move) / (kinds * images)
-    weight = np.linalg.inv(shrunk) @ difference
+    if changed is None:
+        weight = np.linalg.inv(shrunk) @ difference
+        return weight, float(-(weight * (centre + difference / 2)).sum())
+    kinds, images = changed.shape[:2]
+    moves = np.zeros_like(changed)
+    scatter = np.zeros_like(shrunk)
+    for kind in range(kinds):
+        for image in range(images):
+            moves[kind, image] = np.clip((changed[kind, image] - mean) / spread, -8, 8) - z[image]
+            scatter += np.outer(moves[kind, image], moves[kind, image]) / (kinds * images)
+    for share in (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8):
+        weight = np.linalg.inv(shrunk + share * scatter) @ difference
+        rises = [sum(weight @ moves[kind, image] for image in range(images)) / images for kind in range(kinds)]
+        if max(rises) <= np.sqrt(weight @ covariance @ weight):
+            break
     return weight, float(-(weight * (centre + difference / 2)).sum())
 
 
@@ -120,29 +128,43 @@ def test_images_that_the_student_knows_count_half_in_the_covariance() -> None:
 
 
 @pytest.mark.parametrize("images", [12, 5])
-def test_changes_of_the_first_images_equal_the_loops(images: int) -> None:
+@pytest.mark.parametrize("size", [0.01, 0.5, 1.0, 3.0, 30.0])
+def test_changes_of_the_first_images_equal_the_loops(images: int, size: float) -> None:
+    """Changes of any size, from one that needs no weight to one for which the largest is not enough."""
     mixing = normal(5, 5, seed=3)
     normals, anomalous = normal(12, 5) @ mixing, normal(60, 5, seed=1) @ mixing + 2
-    changed = normals[:images] + normal(3, images, 5, seed=4) @ mixing + torch.tensor([0.0, 9.0, 0.0, 90.0, 0.0])
+    changed = normals[:images] + size * (normal(3, images, 5, seed=4) @ mixing + torch.tensor([0.0, 2.0, 0, 9.0, 0]))
     weights = FittedWeights(5)
     weights.fit(normals, anomalous, None, changed)
     weight, bias = slow_discriminant(*(part.double().numpy() for part in (normals, anomalous)), None, changed.numpy())
-    np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4)
+    np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4, atol=1e-5)
     assert weights.bias.item() == pytest.approx(bias, rel=1e-4)
 
 
 def test_what_responds_to_changes_counts_less() -> None:
     """Two features that see anomalies equally well; only the second one sees that an image was moved."""
     normals = normal(40, 2)
-    anomalous, changed = normals + 2, normals[None, :20] + torch.tensor([0.0, 2.0])
+    anomalous, changed = normals + 2, normals[None, :20] + torch.tensor([0.0, 3.0])
     weights = FittedWeights(2)
-    weights.fit(normals, anomalous, None, changed)
-    assert 0 < weights.weight[1] < 0.4 * weights.weight[0]
-    shift = (weights(changed[0]) - weights(normals[:20])).mean()
     weights.fit(normals, anomalous)
-    assert shift < 0.5 * (weights(changed[0]) - weights(normals[:20])).mean()
+    before = (weights(changed[0]) - weights(normals[:20])).mean() / weights(normals).std()
+    weights.fit(normals, anomalous, None, changed)
+    after = (weights(changed[0]) - weights(normals[:20])).mean() / weights(normals).std()
+    assert before > 1.2
+    assert 0.7 < after <= 1.001
+    assert 0 < weights.weight[1] < 0.7 * weights.weight[0]
     with pytest.raises(ValueError, match="not finite"):
         weights.fit(normals, anomalous, None, changed * math.nan)
+
+
+@pytest.mark.parametrize("move", [torch.tensor([0.0, 0.5]), torch.tensor([0.0, -3.0])])
+def test_changes_that_raise_no_alarm_cost_nothing(move: torch.Tensor) -> None:
+    """Small ones, and those that lower the score."""
+    normals = normal(40, 2)
+    anomalous, weights, others = normals + 2, FittedWeights(2), FittedWeights(2)
+    weights.fit(normals, anomalous, None, normals[None, :20] + move)
+    others.fit(normals, anomalous)
+    assert torch.equal(weights.weight, others.weight)
 
 
 def test_score_is_the_log_odds_of_two_normal_distributions() -> None:

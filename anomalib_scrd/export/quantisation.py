@@ -31,7 +31,8 @@ def comparison_nodes(model: Any) -> list[str]:
     """Names of the nodes after the networks that stay in floating point: the cosines and all nodes after them.
 
     These are the nodes after sums over channels and maxima over prototypes, and the products that enter them. If a
-    backbone has such sums, its later layers stay in floating point too, which costs speed but no accuracy.
+    backbone has such sums, its later layers stay in floating point too, which costs speed but no accuracy. The
+    whitening of the teacher's features is included: a convolution whose result is both compared and processed further.
 
     Args:
         model: ``openvino.Model``.
@@ -54,7 +55,13 @@ def comparison_nodes(model: Any) -> list[str]:
         node for node in model.get_ops() if node.get_type_name() == "ReduceMax" and node.get_friendly_name() in networks
     ]
     products = [node.input_value(0).get_node() for node in [*sums, *nearest]]
-    return sorted(_behind([*sums, *products], lambda _: True))
+    compared = _behind([*sums, *products], lambda _: True)
+    whitening = [
+        node.get_friendly_name()
+        for node in _convolutions(model)
+        if len({target.get_friendly_name() in compared for target in _targets(node)}) > 1
+    ]
+    return sorted({*compared, *whitening})
 
 
 def preparation_nodes(model: Any) -> list[str]:
@@ -203,5 +210,9 @@ def _behind(nodes: Iterable[Any], enter: Callable[[Any], bool]) -> set[str]:
         name = node.get_friendly_name()
         if name not in names and node.get_type_name() != "Result" and enter(node):
             names.add(name)
-            waiting += [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
+            waiting += _targets(node)
     return names
+
+
+def _targets(node: Any) -> list[Any]:
+    return [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]

@@ -11,7 +11,7 @@ _MIN_SPREAD = 1e-6
 # Shrinkage of the covariance towards the mean variance. 0.5 to 0.7 give equal results; 0.2 and 0.9 lose a point.
 _SHRINKAGE = 0.7
 # Weights of the scatter under changes that are no anomaly; the first one that is large enough is taken.
-_CHANGES = (0.0, *(2.0**power for power in range(-4, 4)))
+_CHANGES = (0.0, *(2.0**power for power in range(-4, 1)))
 
 
 class FittedWeights(nn.Module):
@@ -28,9 +28,10 @@ class FittedWeights(nn.Module):
     images about their own mean, which are many.
 
     Where images changed as a whole are given, brightness or position, no change may raise the mean score by more than
-    one standard deviation of normal images, ``sqrt(w^T C w)``: ``S`` has the addition ``c N``, N the mean of ``(z' - z)
-    (z' - z)^T``, z' the standardised evidence of a changed image, with the smallest c of 0, 1/16, 1/8, ..., 8 that is
-    sufficient (8 if none is). Directions that respond to such changes then count less.
+    one standard deviation of normal images, the larger one of ``sqrt(w^T C w)`` and, for few images, ``sqrt(w^T S w)``.
+    To this end ``S`` has the addition ``c N`` in ``w``, N the mean of ``(z' - z) (z' - z)^T``, z' the standardised
+    evidence of a changed image, with the smallest c of 0, 1/16, 1/8, ..., 1 that is sufficient (1 if none is).
+    Directions that respond to such changes then count less.
 
     A student trained with synthetic anomalies responds to them at every level, also at levels without a response to
     real ones. :meth:`learn_difference` measures d before that training; later fits keep it, in units of their own
@@ -168,7 +169,7 @@ def _steady(
     for share in _CHANGES:
         weight = torch.linalg.solve(shrunk + share * scatter, difference)
         rise = (moves @ weight).mean(dim=1).max()
-        if rise <= (weight @ covariance @ weight).sqrt():
+        if rise <= torch.maximum(weight @ covariance @ weight, weight @ shrunk @ weight).sqrt():
             break
     return weight
 

@@ -117,9 +117,11 @@ def test_only_the_networks_are_quantised(edge_export: Exported) -> None:
     model = openvino.Core().read_model(edge_export.openvino)
     types = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
     comparison, preparation = set(comparison_nodes(model)), set(preparation_nodes(model))
-    convolutions = [name for name, kind in types.items() if "Convolution" in kind]
+    convolutions = {node.get_friendly_name(): node for node in model.get_ops() if "Convolution" in node.get_type_name()}
     assert len(convolutions) > 30
-    assert not (comparison | preparation).intersection(convolutions)
+    assert not preparation.intersection(convolutions)
+    whitening = [list(convolutions[name].input_value(1).get_shape()) for name in comparison.intersection(convolutions)]
+    assert sorted(whitening) == [[24, 24, 1, 1], [40, 40, 1, 1], [112, 112, 1, 1]]
     assert not comparison & preparation
     # the products are the resize and the smoothing of the map
     products = {name for name, kind in types.items() if kind == "MatMul"}

@@ -91,10 +91,10 @@ def slow_discriminant(
         for image in range(images):
             moves[kind, image] = np.clip((changed[kind, image] - mean) / spread, -8, 8) - z[image]
             scatter += np.outer(moves[kind, image], moves[kind, image]) / (kinds * images)
-    for share in (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8):
+    for share in (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
         weight = np.linalg.inv(shrunk + share * scatter) @ difference
         rises = [sum(weight @ moves[kind, image] for image in range(images)) / images for kind in range(kinds)]
-        if max(rises) <= np.sqrt(weight @ covariance @ weight):
+        if max(rises) <= np.sqrt(max(weight @ covariance @ weight, weight @ shrunk @ weight)):
             break
     return weight, float(-(weight * (centre + difference / 2)).sum())
 

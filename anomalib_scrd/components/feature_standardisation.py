@@ -25,7 +25,9 @@ _ROOT_STEPS = 18
 
 def feature_standardisation(scaling: FeatureScaling, channels: Sequence[int]) -> "ChannelStandardisation | None":
     """The standardisation of a name, for features of so many channels; None for ``none``."""
-    return {"whiten": Whitening, "channel": ChannelStandardisation, "none": lambda _: None}[scaling](channels)
+    if scaling == "none":
+        return None
+    return Whitening(channels) if scaling == "whiten" else ChannelStandardisation(channels)
 
 
 class ChannelStandardisation(nn.Module):

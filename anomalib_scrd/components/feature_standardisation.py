@@ -1,6 +1,6 @@
 """Brings the channels of the teacher's features to one scale, and takes out what they share."""
 
-__all__ = ["FEATURE_SCALINGS", "ChannelStandardisation", "FeatureScaling", "Whitening", "feature_standardisation"]
+__all__ = ["ChannelStandardisation", "FeatureScaling", "Whitening", "feature_standardisation"]
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 FeatureScaling = Literal["whiten", "channel", "none"]
-FEATURE_SCALINGS = ("whiten", "channel", "none")
 
 # A channel is dead if its variance is at most the first share of the scale's mean variance plus the second share of its
 # own squared mean, which covers the float32 rounding of a constant.

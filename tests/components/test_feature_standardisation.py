@@ -62,7 +62,7 @@ def test_inverse_root_against_numpy(count: int, rank: int) -> None:
     values, vectors = np.linalg.eigh(matrix)
     expected = (vectors / np.sqrt(values)) @ vectors.T
     found = inverse_root(torch.from_numpy(matrix).float())
-    np.testing.assert_allclose(found.numpy(), expected, atol=2e-4)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
 def test_whitening_shortens_common_directions_and_lengthens_rare_ones() -> None:

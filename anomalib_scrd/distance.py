@@ -1,6 +1,6 @@
 """The one distance between teacher and student features, shared by the loss and the anomaly map."""
 
-__all__ = ["confidence", "cosine_distance", "image_distance", "position_distances", "prototype_distances"]
+__all__ = ["confidence", "cosine_distance", "image_distance", "position_distance", "prototype_distance"]
 
 from typing import Any
 
@@ -49,50 +49,40 @@ def image_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor
     return cosine_distance(teacher, student, dim=(1, 2, 3))
 
 
-def position_distances(
-    teacher: torch.Tensor, student: torch.Tensor, damping: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine distance at each position, over channels, plain and damped. Each map is one scale of the anomaly map.
+def position_distance(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Cosine distance at each position, over channels. Each map is one scale of the anomaly map.
 
     Args:
         teacher: Features, (B, C, H, W).
         student: Features, (B, C, H, W).
-        damping: See :func:`confidence`; 0, the default, for none.
 
     Returns:
-        Two (B, H, W) float32 in [0, 2] up to rounding: the distance, and its product with the :func:`confidence`.
+        (B, H, W) float32 in [0, 2] up to rounding.
 
     Raises:
         ValueError: If the shapes differ.
     """
-    _check_shapes(teacher, student)
-    cosine, _, (square, _) = _cosine(teacher.float(), student.float(), (1,))
-    plain = 1.0 - cosine
-    return plain, _damped(plain, square / teacher.shape[1], damping)
+    return cosine_distance(teacher, student, dim=(1,))
 
 
-def prototype_distances(
-    teacher: torch.Tensor, prototypes: torch.Tensor, damping: float = 0.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine distance at each position to the nearest prototype, over channels, plain and damped.
+def prototype_distance(teacher: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    """Cosine distance at each position to the nearest prototype, over channels.
 
     Args:
         teacher: Features, (B, C, H, W).
         prototypes: (P, C) float32, each of length 1.
-        damping: See :func:`confidence`; 0, the default, for none.
 
     Returns:
-        Two (B, H, W) float32 in [0, 2] up to rounding, as in :func:`position_distances`.
+        (B, H, W) float32 in [0, 2] up to rounding, as in :func:`position_distance`.
     """
     teacher = teacher.float()
     square = _squared_length(teacher, (1,))
     with torch.autocast(teacher.device.type, enabled=False):  # half precision would round a small distance to nothing
         nearest = (teacher.flatten(2).mT @ prototypes.mT).amax(dim=2).view_as(square)
-    plain = 1.0 - nearest * square.clamp_min(_EPS**2).rsqrt()
-    return plain, _damped(plain, square / teacher.shape[1], damping)
+    return 1.0 - nearest * square.clamp_min(_EPS**2).rsqrt()
 
 
-def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
+def confidence(teacher: torch.Tensor, damping: float) -> torch.Tensor:
     """Reliability of the direction of the teacher's features at each position: ``s / (s + damping)``.
 
     In uniform parts of an image the teacher's standardised features are short, and their direction is noise, which
@@ -100,17 +90,14 @@ def confidence(square: torch.Tensor, damping: float) -> torch.Tensor:
     cosine trains directions only.
 
     Args:
-        square: Mean square s of the teacher's channels, (B, H, W), at least 0.
+        teacher: Features, (B, C, H, W); s is the mean square over their channels.
         damping: Mean square at which the factor is one half, above 0.
 
     Returns:
-        (B, H, W) in [0, 1].
+        (B, H, W) float32 in [0, 1].
     """
+    square = _squared_length(teacher.float(), (1,)) / teacher.shape[1]
     return square / (square + damping)
-
-
-def _damped(distance: torch.Tensor, square: torch.Tensor, damping: float) -> torch.Tensor:
-    return distance * confidence(square, damping) if damping > 0 else distance
 
 
 class _CosineDistance(torch.autograd.Function):

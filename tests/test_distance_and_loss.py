@@ -10,8 +10,8 @@ from anomalib_scrd.distance import (
     confidence,
     cosine_distance,
     image_distance,
-    position_distances,
-    prototype_distances,
+    position_distance,
+    prototype_distance,
 )
 from anomalib_scrd.loss import (
     ScaleAwareContrastiveLoss,
@@ -83,69 +83,59 @@ def test_closed_form_of_the_ratio() -> None:
 def test_position_distance_equals_the_loops() -> None:
     teacher, student = features(0)[0], features(1)[0]
     expected = reference.position_map(teacher.numpy(), student.numpy())
-    plain, damped = position_distances(teacher, student)
-    np.testing.assert_allclose(plain.numpy(), expected, atol=1e-6)
-    assert torch.equal(damped, plain)
-    plain, damped = position_distances(teacher, student, 0.7)
-    np.testing.assert_allclose(plain.numpy(), expected, atol=1e-6)
-    trust = confidence(teacher.square().mean(dim=1), 0.7)
-    np.testing.assert_allclose(damped.numpy(), expected * trust.numpy(), atol=1e-6)
+    np.testing.assert_allclose(position_distance(teacher, student).numpy(), expected, atol=1e-6)
 
 
-def test_damping_equals_the_loops() -> None:
-    teacher, student = features(0)[0], features(1)[0]
-    plain, damped = (maps.numpy() for maps in position_distances(teacher, student, 0.7))
+def test_confidence_equals_the_loops() -> None:
+    teacher = features(0)[0]
+    found = confidence(teacher, 0.7)
     batch, channels, height, width = teacher.shape
     for b, i, j in np.ndindex(batch, height, width):
         square = sum(float(teacher[b, c, i, j]) ** 2 for c in range(channels))
-        assert damped[b, i, j] == pytest.approx(plain[b, i, j] * square / (square + 0.7 * channels), rel=1e-5)
+        assert found[b, i, j].item() == pytest.approx(square / (square + 0.7 * channels), rel=1e-5)
 
 
-@pytest.mark.parametrize("damping", [0.0, 0.7])
-def test_prototype_distance_equals_the_loops(damping: float) -> None:
+def test_prototype_distance_equals_the_loops() -> None:
     """The smallest of the distances to the prototypes, whatever the lengths; 1 for a vector of zeros."""
     teacher = features(0)[0].clone()
     teacher[0, :, 0, 0] = 0
     prototypes = torch.nn.functional.normalize(features(1)[0].permute(0, 2, 3, 1).flatten(0, 2)[:5], dim=1)
-    plain, damped = prototype_distances(teacher, prototypes, damping)
-    batch, channels, height, width = teacher.shape
+    found = prototype_distance(teacher, prototypes)
+    batch, _, height, width = teacher.shape
     for b, i, j in np.ndindex(batch, height, width):
         vector = teacher[b, :, i, j].double().numpy()
         if not vector.any():
-            assert plain[b, i, j].item() == 1
+            assert found[b, i, j].item() == 1
             continue
         nearest = min(1 - reference.cosine(vector, p.double().numpy()) for p in prototypes)
-        square = float((vector**2).sum())
-        assert plain[b, i, j].item() == pytest.approx(nearest, abs=1e-5)
-        expected = nearest * square / (square + damping * channels) if damping else nearest
-        assert damped[b, i, j].item() == pytest.approx(expected, abs=1e-5)
+        assert found[b, i, j].item() == pytest.approx(nearest, abs=1e-5)
 
 
 def test_prototype_distance_is_the_distance_of_the_loss() -> None:
     teacher, student = features(0)[0][:, :, :1, :1], features(1)[0][:, :, :1, :1]
     for index in range(len(student)):
         one = torch.nn.functional.normalize(student[index : index + 1, :, 0, 0], dim=1)
-        expected = position_distances(teacher, one[..., None, None].expand_as(teacher), 0.7)
-        for found, wanted in zip(prototype_distances(teacher, one, 0.7), expected, strict=True):
-            torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+        expected = position_distance(teacher, one[..., None, None].expand_as(teacher))
+        torch.testing.assert_close(prototype_distance(teacher, one), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_prototype_distance_has_float32_under_autocast() -> None:
     teacher = features(0)[0]
     prototypes = torch.nn.functional.normalize(teacher.permute(0, 2, 3, 1).flatten(0, 2)[:3] + 1e-2, dim=1)
-    expected, _ = prototype_distances(teacher, prototypes)
+    expected = prototype_distance(teacher, prototypes)
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = prototype_distances(teacher, prototypes)
+        found = prototype_distance(teacher, prototypes)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_confidence_is_none_at_zero_and_a_half_at_the_damping() -> None:
-    assert confidence(torch.tensor([0.0, 0.7, 1e9]), 0.7).tolist() == pytest.approx([0.0, 0.5, 1.0])
+    lengths = torch.tensor([0.0, 0.7, 1e9]).sqrt().view(3, 1, 1, 1).expand(3, 5, 1, 1)
+    assert confidence(lengths, 0.7).flatten().tolist() == pytest.approx([0.0, 0.5, 1.0])
 
 
 def test_image_distance_at_one_position_is_the_position_distance() -> None:
     teacher, student = features(0)[2][:, :, :1, :1], features(1)[2][:, :, :1, :1]
-    torch.testing.assert_close(image_distance(teacher, student), position_distances(teacher, student)[0][:, 0, 0])
+    torch.testing.assert_close(image_distance(teacher, student), position_distance(teacher, student)[:, 0, 0])
 
 
 @pytest.mark.parametrize("factor", [1e-3, 7.0, 1e4])

@@ -164,7 +164,8 @@ class FittedLevels(nn.Module):
         self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, 6 K) features of the score and (B, K, h, w) smoothed distances, from one (B, H_k, W_k) per level."""
-        return evidence(self.smooth_maps.thin(distances, size)), self.smooth_maps(distances, size)
+        levels = [distance.unsqueeze(1) for distance in distances]
+        return evidence(self.smooth_maps.thin(levels, size)), self.smooth_maps(levels, size)
 
     def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> InferenceBatch:
         """Compute map and score of images of (H, W) ``size``."""

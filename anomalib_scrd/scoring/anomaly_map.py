@@ -52,11 +52,11 @@ class SmoothMaps(nn.Module):
         """Smooth maps on the grid.
 
         Args:
-            distances: M tensors (B, H_m, W_m).
+            distances: K tensors (B, N, H_k, W_k), N maps of each level.
             size: (H, W) of the input.
 
         Returns:
-            (B, M, ceil(H / stride), ceil(W / stride)) float32.
+            (B, N K, ceil(H / stride), ceil(W / stride)) float32: the first map of each level, then the second of each.
         """
         return self._applied(self._on_grid, distances, size)
 
@@ -74,7 +74,7 @@ class SmoothMaps(nn.Module):
         self, function: AxisMatrices, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]
     ) -> torch.Tensor:
         rows, columns = (-(-side // self.stride) for side in size)
-        return torch.cat([function(distance.unsqueeze(1), (rows, columns)) for distance in distances], dim=1)
+        return torch.stack([function(level, (rows, columns)) for level in distances], dim=2).flatten(1, 2)
 
 
 # Linear maps along an axis from distances, (N, L), to the grid, (N, length).

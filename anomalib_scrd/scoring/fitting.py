@@ -20,7 +20,7 @@ from anomalib_scrd.loss import places_of
 from anomalib_scrd.noise import MIXED, Normalisation, SyntheticAnomalies
 from anomalib_scrd.presets import PRESETS
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
-from anomalib_scrd.scoring.global_changes import CHANGES
+from anomalib_scrd.scoring.global_changes import CHANGES, turned
 from anomalib_scrd.training.modes import evaluation_mode
 
 if TYPE_CHECKING:
@@ -119,11 +119,13 @@ def learn_difference(
 def fit_prototypes(model: "ScaleAwareCRDModel", images: Iterable[torch.Tensor], seed: int) -> None:
     """Find the prototypes of a model in normal images; no effect on a model without prototypes.
 
+    Each image is turned by up to 3 degrees, so that an image whose position differs a little is as near to them.
+
     Args:
         model: The model, on the images' device. It is left in the mode in which it was.
         images: Batches (B, 3, H, W), normalised, of images that the student is trained on; read only where needed. At
             most 10,000 positions of each level are used, drawn from all images.
-        seed: Seed of the positions and of the first centres.
+        seed: Seed of the angles, the positions and the first centres.
     """
     prototypes = model.map_and_score.prototypes
     if prototypes is None:
@@ -132,7 +134,7 @@ def fit_prototypes(model: "ScaleAwareCRDModel", images: Iterable[torch.Tensor], 
     drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     with evaluation_mode(model):
         for batch in images:
-            for level, features in enumerate(model.teacher_features(batch)):
+            for level, features in enumerate(model.teacher_features(turned(batch, generator))):
                 rows = features.float().movedim(1, -1).flatten(0, -2).cpu()
                 keys = torch.rand(len(rows), generator=generator)
                 if level in drawn:

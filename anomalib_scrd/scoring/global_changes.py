@@ -1,6 +1,6 @@
 """Changes of a whole image that are no anomaly: a few degrees, brightness, contrast."""
 
-__all__ = ["CHANGES", "moved"]
+__all__ = ["CHANGES", "moved", "turned"]
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,8 @@ from torchvision.transforms.v2 import functional as transforms
 
 # Mirrored border around an image that is moved, relative to its longer side.
 _BORDER = 1 / 8
+# A rotation that is no anomaly.
+_DEGREES = 3.0
 
 
 def moved(images: torch.Tensor, degrees: float = 0.0, pixels: int = 0) -> torch.Tensor:
@@ -32,9 +34,23 @@ def moved(images: torch.Tensor, degrees: float = 0.0, pixels: int = 0) -> torch.
     return turned[..., height : turned.shape[-2] - height, width : turned.shape[-1] - width]
 
 
+def turned(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Rotate each image by an angle of its own, uniform between -3 and 3 degrees; see :func:`moved`.
+
+    Args:
+        images: (B, C, H, W).
+        generator: CPU generator of the angles.
+
+    Returns:
+        (B, C, H, W).
+    """
+    angles = _DEGREES * (2 * torch.rand(len(images), generator=generator) - 1)
+    return torch.cat([moved(image[None], angle) for image, angle in zip(images, angles.tolist(), strict=True)])
+
+
 CHANGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
-    partial(moved, degrees=3.0),
-    partial(moved, degrees=-3.0),
+    partial(moved, degrees=_DEGREES),
+    partial(moved, degrees=-_DEGREES),
     partial(transforms.adjust_brightness, brightness_factor=0.9),
     partial(transforms.adjust_brightness, brightness_factor=1.1),
     partial(transforms.adjust_contrast, contrast_factor=0.85),

@@ -9,7 +9,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib_scrd.distance import position_distances
+from anomalib_scrd.distance import confidence, position_distance
 from anomalib_scrd.scoring.anomaly_map import SmoothMaps
 from anomalib_scrd.scoring.evidence import EXTENTS, evidence
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
@@ -71,13 +71,23 @@ class MapAndScore(nn.Module):
     def distances(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Distances at each position, plain and damped: M tensors (B, H_m, W_m) each, those to the student first."""
-        pairs = [position_distances(t, s, self.damping) for t, s in zip(teacher, student, strict=True)]
-        plain, damped = [plain for plain, _ in pairs], [damped for _, damped in pairs]
+        """Distances at each position, plain and damped.
+
+        Args:
+            teacher: K features (B, C_k, H_k, W_k).
+            student: K features of the same shapes.
+
+        Returns:
+            K tensors (B, M / K, H_k, W_k) float32 each: the distance to the student, then to the nearest prototype.
+        """
+        kinds = [[position_distance(t, s) for t, s in zip(teacher, student, strict=True)]]
         if self.prototypes is not None:
-            more_plain, more_damped = self.prototypes(teacher, self.damping)
-            plain, damped = plain + more_plain, damped + more_damped
-        return plain, damped
+            kinds.append(self.prototypes(teacher))
+        plain = [torch.stack(level, dim=1) for level in zip(*kinds, strict=True)]
+        if not self.damping:
+            return plain, plain
+        factors = [confidence(t, self.damping).unsqueeze(1) for t in teacher]
+        return plain, [level * factor for level, factor in zip(plain, factors, strict=True)]
 
     def evidence(
         self, plain: Sequence[torch.Tensor], damped: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]
@@ -85,14 +95,15 @@ class MapAndScore(nn.Module):
         """Features of the score.
 
         Args:
-            plain: M tensors (B, H_m, W_m).
-            damped: M tensors of the same shapes.
+            plain: K tensors (B, M / K, H_k, W_k).
+            damped: K tensors of the same shapes.
             size: (H, W) of the backbone's input.
 
         Returns:
             (B, 12 M): six extents of each plain map, then of each damped one.
         """
-        return evidence(self.smooth_maps.thin([*plain, *damped], size))
+        both = [torch.cat(level, dim=1) for level in zip(plain, damped, strict=True)]
+        return evidence(self.smooth_maps.thin(both, size))
 
     def forward(
         self,

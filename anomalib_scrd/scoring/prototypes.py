@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_scrd.distance import prototype_distances
+from anomalib_scrd.distance import prototype_distance
 
 
 class Prototypes(nn.Module):
@@ -36,21 +36,19 @@ class Prototypes(nn.Module):
         for level, width in enumerate(channels):
             self.register_buffer(f"centres_{level}", torch.zeros(count, width))
 
-    def forward(self, teacher: Sequence[torch.Tensor], damping: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def forward(self, teacher: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Compute distances to the nearest prototype.
 
         Args:
             teacher: K features (B, C_k, H_k, W_k).
-            damping: See :func:`~anomalib_scrd.distance.confidence`.
 
         Returns:
-            Plain and damped distances, K tensors (B, H_k, W_k) float32 each.
+            K tensors (B, H_k, W_k) float32.
         """
-        pairs = [
-            prototype_distances(features, self.get_buffer(f"centres_{level}"), damping)
+        return [
+            prototype_distance(features, self.get_buffer(f"centres_{level}")) * self.fitted
             for level, features in enumerate(teacher)
         ]
-        return [plain * self.fitted for plain, _ in pairs], [damped * self.fitted for _, damped in pairs]
 
     @torch.no_grad()
     def fit(self, positions: Sequence[torch.Tensor], seed: int) -> None:

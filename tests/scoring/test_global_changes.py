@@ -8,7 +8,7 @@ import torch
 from anomalib_scrd.noise import Normalisation
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
 from anomalib_scrd.scoring.fitting import fit_weights
-from anomalib_scrd.scoring.global_changes import CHANGES, moved
+from anomalib_scrd.scoring.global_changes import CHANGES, moved, turned
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
 
 
@@ -41,6 +41,23 @@ def test_no_corner_is_black(size: tuple[int, int], degrees: float) -> None:
     assert result.shape == (1, 3, *size)
     if min(size) > 1:
         torch.testing.assert_close(result, torch.full_like(result, 0.7))
+
+
+def test_each_image_is_turned_by_its_own_angle() -> None:
+    """Of a bright spot to the right of the centre the angle is read: uniform in [-3, 3], by the generator's seed."""
+    y, x = torch.meshgrid(torch.arange(65.0), torch.arange(65.0), indexing="ij")
+    spot = torch.exp(-((x - 52).square() + (y - 32).square()) / 8).expand(200, 1, -1, -1)
+    result = turned(spot, torch.Generator().manual_seed(5))[:, 0]
+    weight = result / result.sum((1, 2), keepdim=True)
+    down, right = (weight * y).sum((1, 2)) - 32, (weight * x).sum((1, 2)) - 32
+    angles = torch.rad2deg(torch.atan2(down, right))
+    assert -3.05 < angles.min() < -2.8
+    assert 2.8 < angles.max() < 3.05
+    assert abs(angles.mean()) < 0.4
+    assert angles.std() == pytest.approx(3**0.5, abs=0.2)
+    again, other = (turned(spot, torch.Generator().manual_seed(seed))[:, 0] for seed in (5, 6))
+    assert torch.equal(again, result)
+    assert not torch.allclose(other, result)
 
 
 def test_gain_and_contrast() -> None:

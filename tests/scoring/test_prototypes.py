@@ -34,10 +34,10 @@ def test_groups_of_directions_are_found_whatever_their_lengths() -> None:
     rows = spread * (0.1 + 10 * torch.rand(800, 1, generator=generator))
     prototypes = Prototypes([16], 12)  # more than groups: a first centre falls into each
     prototypes.fit([rows], seed=0)
-    (plain,), _ = prototypes([as_features(true)], damping=0.0)
-    assert plain.max() < 5e-3
-    (plain,), _ = prototypes([as_features(-true)], damping=0.0)
-    assert plain.min() > 0.3
+    (near,) = prototypes([as_features(true)])
+    assert near.max() < 5e-3
+    (far,) = prototypes([as_features(-true)])
+    assert far.min() > 0.3
     assert prototypes.centres_0.norm(dim=1).tolist() == pytest.approx([1.0] * 12, abs=1e-5)
 
 
@@ -45,15 +45,14 @@ def test_fewer_positions_than_prototypes() -> None:
     rows = directions(3, 8)
     prototypes = Prototypes([8], 50)
     prototypes.fit([5 * rows], seed=0)
-    (plain,), (damped,) = prototypes([as_features(rows)], damping=1.0)
-    torch.testing.assert_close(plain, torch.zeros_like(plain), atol=1e-6, rtol=0)
-    assert damped.isfinite().all()
+    (found,) = prototypes([as_features(rows)])
+    torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-6, rtol=0)
 
 
 def test_no_distance_before_the_fit() -> None:
-    plain, damped = Prototypes([8, 4], 3)([torch.ones(2, 8, 4, 4), torch.ones(2, 4, 2, 2)], damping=1.0)
-    assert [tuple(maps.shape) for maps in (*plain, *damped)] == [(2, 4, 4), (2, 2, 2)] * 2
-    assert not any(maps.any() for maps in (*plain, *damped))
+    found = Prototypes([8, 4], 3)([torch.ones(2, 8, 4, 4), torch.ones(2, 4, 2, 2)])
+    assert [tuple(maps.shape) for maps in found] == [(2, 4, 4), (2, 2, 2)]
+    assert not any(maps.any() for maps in found)
 
 
 def test_the_seed_decides_and_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,8 +70,9 @@ def test_the_seed_decides_and_the_random_state_stays(monkeypatch: pytest.MonkeyP
 
 
 def test_they_come_from_all_images_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few positions are drawn from many, in batches of any size."""
+    """Few positions are drawn from many, in batches of any size, and of turned images: here of mirrored ones."""
     monkeypatch.setattr("anomalib_scrd.scoring.fitting._POSITIONS", 150)
+    monkeypatch.setattr("anomalib_scrd.scoring.fitting.turned", lambda batch, _: batch.flip(-1))
     model, given = build().eval(), []
     monkeypatch.setattr(model.map_and_score.prototypes, "fit", lambda rows, seed: given.append((rows, seed)))
     batches = [images(0), images(1, 2), images(2, 1)]
@@ -83,7 +83,7 @@ def test_they_come_from_all_images_by_the_seed(monkeypatch: pytest.MonkeyPatch) 
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert [len(rows) for rows in first] == [150, 150, 112]  # 7 images of 16 places at the coarsest level
     with torch.no_grad():
-        known = [model.teacher_features(batch)[0].movedim(1, -1).flatten(0, -2) for batch in batches]
+        known = [model.teacher_features(batch.flip(-1))[0].movedim(1, -1).flatten(0, -2) for batch in batches]
     exact = "donot_use_mm_for_euclid_dist"
     origins = [torch.cdist(first[0], rows, compute_mode=exact).amin(dim=1) < 1e-4 for rows in known]
     assert all(origin.any() for origin in origins)
@@ -96,7 +96,7 @@ def test_a_known_image_is_nearer_than_a_new_one() -> None:
         model(images(0, 16))
         model.eval()
         fit_prototypes(model, [images(0, 16)], seed=0)
-        known, new = (model.map_and_score.distances(*model.compared(x)[:2])[0][3:] for x in (images(0), images(9)))
+        known, new = (model.map_and_score.prototypes(model.teacher_features(x)) for x in (images(0), images(9)))
     assert all(a.mean() < b.mean() for a, b in zip(known, new, strict=True))
 
 

@@ -17,35 +17,35 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_maps_equal_the_loops() -> None:
-    levels = [rand(2, 8, 6), rand(2, 4, 3, seed=1), rand(2, 2, 2, seed=2)]
+    """The first map of each level, then the second of each."""
+    levels = [rand(2, 2, 8, 6), rand(2, 2, 4, 3, seed=1), rand(2, 2, 2, 2, seed=2)]
     result = SmoothMaps(sigma=1.0)(levels, (16, 12))
-    assert result.shape == (2, 3, 16, 12)
-    for b in range(2):
-        for k, level in enumerate(levels):
-            expected = reference.smooth(reference.bilinear(level[b].numpy(), 16, 12), 1.0)
-            np.testing.assert_allclose(result[b, k].numpy(), expected, atol=1e-5)
+    assert result.shape == (2, 6, 16, 12)
+    for b, n, k in np.ndindex(2, 2, 3):
+        expected = reference.smooth(reference.bilinear(levels[k][b, n].numpy(), 16, 12), 1.0)
+        np.testing.assert_allclose(result[b, 3 * n + k].numpy(), expected, atol=1e-5)
 
 
 def test_wide_smoothing_on_every_second_pixel_is_that_of_all() -> None:
     """The maps of sigma 4 against the loops on their own grid, and against the smoothing of every pixel."""
-    levels = [rand(1, 16, 12) ** 4, rand(1, 8, 6, seed=1) ** 4]
+    levels = [rand(1, 1, 16, 12) ** 4, rand(1, 1, 8, 6, seed=1) ** 4]
     maps = SmoothMaps(sigma=4.0)
     grid = maps(levels, (64, 47))
     assert grid.shape == (1, 2, 32, 24)
     for k, level in enumerate(levels):
-        expected = reference.smooth(reference.bilinear(level[0].numpy(), 32, 24), 2.0)
+        expected = reference.smooth(reference.bilinear(level[0, 0].numpy(), 32, 24), 2.0)
         np.testing.assert_allclose(grid[0, k].numpy(), expected, atol=1e-5)
     result = maps.enlarged(grid, (64, 47))[0]
     for k, level in enumerate(levels):
         np.testing.assert_allclose(result[k].numpy(), reference.bilinear(grid[0, k].numpy(), 64, 47), atol=1e-5)
-        every = reference.smooth(reference.bilinear(level[0].numpy(), 64, 47), 4.0)
+        every = reference.smooth(reference.bilinear(level[0, 0].numpy(), 64, 47), 4.0)
         assert np.abs(result[k].numpy() - every).max() < 0.1 * (every.max() - every.min())
         assert np.corrcoef(result[k].numpy().ravel(), every.ravel())[0, 1] > 0.995
 
 
 @pytest.mark.parametrize(("sigma", "stride", "thinning"), [(4.0, 2, 2), (2.0, 1, 2), (1.0, 1, 1), (0.0, 1, 1)])
 def test_thin_maps_are_every_second_row_and_column(sigma: float, stride: int, thinning: int) -> None:
-    maps, levels = SmoothMaps(sigma), [rand(2, 9, 7), rand(2, 5, 4, seed=1)]
+    maps, levels = SmoothMaps(sigma), [rand(2, 3, 9, 7), rand(2, 3, 5, 4, seed=1)]
     assert (maps.stride, maps.thinning) == (stride, thinning)
     torch.testing.assert_close(maps.thin(levels, (37, 28)), maps(levels, (37, 28))[..., ::thinning, ::thinning])
 
@@ -61,7 +61,7 @@ def test_the_map_is_interpolated(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [(16, 16), (50, 70), (33, 31)])
 def test_a_constant_stays_one_at_any_size(size: tuple[int, int]) -> None:
     maps = SmoothMaps(4.0)
-    grid = maps([torch.full((2, 4, 4), 0.5)] * 2, size)
+    grid = maps([torch.full((2, 1, 4, 4), 0.5)] * 2, size)
     torch.testing.assert_close(maps.enlarged(grid, size), torch.full((2, 2, *size), 0.5))
 
 
@@ -71,7 +71,7 @@ def test_negative_smoothing_is_refused() -> None:
 
 
 def test_maps_stay_in_float32_under_autocast() -> None:
-    maps = rand(1, 8, 8)
+    maps = rand(1, 1, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         result = SmoothMaps(2.0)([maps], (32, 32))
     assert torch.equal(result, SmoothMaps(2.0)([maps], (32, 32)))

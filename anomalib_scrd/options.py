@@ -389,8 +389,9 @@ class ScoringOptions(Options):
             ``student.feature_scaling`` is none.
         sigma: Standard deviation of the Gaussian smoothing of the distances, in pixels of the backbone's input, in
             [0, 1000]. Default 4.
-        prototypes: Number of typical features of normal images at each level, in [0, 4096]. The distance to the nearest
-            one counts in map and score beside that to the student. Default 256; 0 for none (published).
+        prototypes: Number of typical features of normal images, turned by up to 3 degrees, at each level, in [0, 4096].
+            The distance to the nearest one counts in map and score beside that to the student. Default 256; 0 for none
+            (published).
     """
 
     group: ClassVar[str] = "scoring"

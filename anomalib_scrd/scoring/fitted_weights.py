@@ -31,11 +31,10 @@ class FittedWeights(nn.Module):
     images about their own mean, which are many.
 
     Where images changed as a whole are given, brightness or position, no change may raise the mean score by more than
-    half a standard deviation of normal images, the larger one of ``sqrt(w^T C w)`` and, for few images, ``sqrt(w^T S
-    w)``.
-    To this end ``S`` has the addition ``c N`` in ``w``, N the mean of ``(z' - z) (z' - z)^T``, z' the standardised
-    evidence of a changed image, with the smallest c of 0, 1/16, 1/8, ..., 1 that is sufficient (1 if none is).
-    Directions that respond to such changes then count less.
+    half a standard deviation of normal images, which is the larger one of ``sqrt(w^T C w)`` and ``sqrt(w^T S w)``: few
+    images have too small a C. To this end ``S`` has the addition ``c N`` in ``w``, N the mean of ``(z' - z) (z' -
+    z)^T``, z' the standardised evidence of a changed image, with the smallest c of 0, 1/16, 1/8, ..., 1 that is
+    sufficient (1 if none is). Directions that respond to such changes then count less.
 
     A student trained with synthetic anomalies responds to them at every level, also at levels without a response to
     real ones. :meth:`learn_difference` measures d before that training; later fits keep it, in units of their own

@@ -44,7 +44,7 @@ _DEFAULT = Preset(
         octaves=6,
         persistence=0.6,
     ),
-    scoring=ScoringOptions(scale_adaptation="fitted", held_out=0.1, damping=10.0, sigma=4.0, prototypes=256),
+    scoring=ScoringOptions(scale_adaptation="fitted", held_out=0.1, damping=10.0, sigma=2.0, prototypes=256),
     optimiser=OptimiserOptions(
         learning_rate=5e-3,
         betas=(0.9, 0.999),

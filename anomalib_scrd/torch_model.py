@@ -243,23 +243,36 @@ class ScaleAwareCRDModel(nn.Module):
 
         With tiles, the score of an image is the highest of its tiles, or the mean of its map in the published form.
         """
-        if self.tiling is None:
-            return self._predict(images)
-        tiles = self.tiling.cut(images)
-        # All tiles at once would need the memory of as many images; an exported graph has one batch only.
-        pieces = [tiles] if torch.compiler.is_compiling() else tiles.split(len(images))
-        parts = [self._predict(piece) for piece in pieces]
-        scores = torch.cat([cast("torch.Tensor", part.pred_score) for part in parts])
-        maps = torch.cat([cast("torch.Tensor", part.anomaly_map) for part in parts])
-        anomaly_map = self.tiling.join(maps, *images.shape[-2:])
-        highest = scores.reshape(-1, len(self.tiling.places(*images.shape[-2:]))).amax(dim=1)
-        mean = anomaly_map.flatten(1).mean(dim=1)
-        return InferenceBatch(pred_score=mean if self.map_and_score.published else highest, anomaly_map=anomaly_map)
-
-    def _predict(self, images: torch.Tensor) -> InferenceBatch:
+        if self.tiling is not None:
+            return self._predict_tiles(images, self.tiling)
         teacher, student, weights = self.compared(images)
         size = images.shape[-2:]
         return self.map_and_score(teacher, student, self.teacher.backbone_size(size), weights, map_size=size)
+
+    def _predict_tiles(self, images: torch.Tensor, tiling: Tiling) -> InferenceBatch:
+        tiles, scoring = tiling.cut(images), self.map_and_score
+        size, count = tiles.shape[-2:], len(tiling.places(*images.shape[-2:]))
+
+        def pieces(of: torch.Tensor) -> Sequence[torch.Tensor]:
+            # All tiles at once would need the memory of as many images; an exported graph has one batch only.
+            return [of] if torch.compiler.is_compiling() else of.split(len(images))
+
+        found = []
+        for piece in pieces(tiles):
+            teacher, student, weights = self.compared(piece)
+            found.append(scoring.levels_and_score(teacher, student, self.teacher.backbone_size(size), weights))
+        levels = torch.cat([part for part, _ in found])
+        # A place is compared with its image, not with its tile, which an anomaly can fill.
+        means = levels.mean(dim=(2, 3)).unflatten(0, (-1, count)).mean(dim=1, keepdim=True)
+        means = means.expand(-1, count, -1).flatten(0, 1)
+        pairs = zip(pieces(levels), pieces(means), strict=True)
+        maps = torch.cat([scoring.anomaly_map(part, size, mean) for part, mean in pairs])
+        anomaly_map = tiling.join(maps, *images.shape[-2:])
+        scores = [score for _, score in found if score is not None]
+        if not scores:
+            return InferenceBatch(pred_score=anomaly_map.flatten(1).mean(dim=1), anomaly_map=anomaly_map)
+        highest = torch.cat(scores).reshape(-1, count).amax(dim=1)
+        return InferenceBatch(pred_score=highest, anomaly_map=anomaly_map)
 
     def evidence(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the data on which the weights of the scales are fitted; in evaluation mode.

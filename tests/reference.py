@@ -69,3 +69,45 @@ def smooth(image: np.ndarray, sigma: float, mode: str = "reflect") -> np.ndarray
                     total += a * b * padded[i + p, j + q]
             result[i, j] = total / sum(taps) ** 2
     return result
+
+
+def covariance_of(rows: np.ndarray) -> np.ndarray:
+    covariance = np.zeros((rows.shape[1], rows.shape[1]))
+    for row in rows:
+        covariance += np.outer(row - rows.mean(0), row - rows.mean(0)) / (len(rows) - 1)
+    return covariance
+
+
+def discriminant(
+    normals: np.ndarray,
+    anomalous: np.ndarray,
+    trained: np.ndarray | None = None,
+    changed: np.ndarray | None = None,
+) -> tuple[np.ndarray, float]:
+    """Fisher's discriminant with a shrunk covariance, by loops."""
+    number, features = normals.shape
+    mean = normals.sum(0) / number
+    spread = np.sqrt(((normals - mean) ** 2).sum(0) / number)
+    z, a = (np.clip((part - mean) / spread, -8, 8) for part in (normals, anomalous))
+    centre, difference = z.mean(0), a.mean(0) - z.mean(0)
+    covariance = covariance_of(z)
+    if trained is not None:
+        covariance = (covariance + covariance_of(np.clip((trained - trained.mean(0)) / spread, -8, 8))) / 2
+    typical = sum(covariance[f, f] for f in range(features)) / features
+    shrunk = 0.3 * covariance + 0.7 * typical * np.eye(features)
+    if changed is None:
+        weight = np.linalg.inv(shrunk) @ difference
+        return weight, float(-(weight * (centre + difference / 2)).sum())
+    kinds, images = changed.shape[:2]
+    moves = np.zeros_like(changed)
+    scatter = np.zeros_like(shrunk)
+    for kind in range(kinds):
+        for image in range(images):
+            moves[kind, image] = np.clip((changed[kind, image] - mean) / spread, -8, 8) - z[image]
+            scatter += np.outer(moves[kind, image], moves[kind, image]) / (kinds * images)
+    for share in (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
+        weight = np.linalg.inv(shrunk + share * scatter) @ difference
+        rises = [sum(weight @ moves[kind, image] for image in range(images)) / images for kind in range(kinds)]
+        if max(rises) <= 0.5 * np.sqrt(max(weight @ covariance @ weight, weight @ shrunk @ weight)):
+            break
+    return weight, float(-(weight * (centre + difference / 2)).sum())

@@ -169,8 +169,8 @@ def randomise(weights: FittedWeights) -> None:
     weights.spread.copy_(torch.rand(weights.spread.shape, generator=generator) + 0.5)
 
 
-@pytest.mark.parametrize(("sigma", "thinning"), [(1.0, 1), (2.0, 2)])
-def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
+@pytest.mark.parametrize(("sigma", "stride", "thinning"), [(0.9, 1, 1), (1.5, 1, 2), (2.0, 2, 2)])
+def test_prediction_against_the_loops(sigma: float, stride: int, thinning: int) -> None:
     """Map and score from distances, damping, smoothing, extents, weights: each step by the slow reference."""
     model = build(scoring={"sigma": sigma, "damping": 3.0, "prototypes": 5}).train()
     x = images(2, 3, 64, 64, seed=9)
@@ -178,13 +178,15 @@ def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
         model(images(16, 3, 64, 64))
         model.eval()
         fit_prototypes(model, [images(4, 3, 64, 64, seed=1)], seed=0)
-        for weights in (model.map_and_score.score_weights, model.map_and_score.map_weights):
+        for weights in (model.map_and_score.score_weights, model.map_and_score.map_weights.linear):
             randomise(weights)
         result = model(x)
         teacher, student, none = model.compared(x)
     assert none is None
     scoring = model.map_and_score
-    levels: list[list[np.ndarray]] = [[], []]  # of each image: plain maps, then damped ones
+    wide: list[list[np.ndarray]] = [[], []]  # of each image: plain maps, then damped ones, for the score
+    shown: list[list[np.ndarray]] = [[], []]  # damped maps
+    side = 64 // stride
     centres = [scoring.prototypes.get_buffer(f"centres_{level}").double().numpy() for level in range(3)]
     others = [np.broadcast_to(p[:, None, :, None, None], (5, 2, *p.shape[1:], 1, 1)) for p in centres]
     for kind in range(2):
@@ -198,17 +200,22 @@ def test_prediction_against_the_loops(sigma: float, thinning: int) -> None:
             square = (t**2).mean(1)
             maps = distance if kind == 0 else distance * square / (square + 3.0)
             for b in range(2):
-                levels[b].append(reference.smooth(reference.bilinear(maps[b], 64, 64), sigma))
+                grid = reference.bilinear(maps[b], side, side)
+                wide[b].append(reference.smooth(grid, 2 * sigma / stride))
+                if kind == 1:
+                    shown[b].append(reference.smooth(grid, sigma / stride))
     for b in range(2):
         evidence = []
-        for one in levels[b]:
+        for one in wide[b]:
             values = np.sort(one[::thinning, ::thinning].ravel())[::-1]
             tops = [values[: max(1, round(share * len(values)))].mean() for share in (0.25, 0.1, 0.02)]
             evidence += [math.log(v + 1e-4) for v in (values.mean(), values[len(values) // 2], *tops, values[0])]
         expected = linear(scoring.score_weights, np.array(evidence)[:, None])[0]
         assert result.pred_score[b].item() == pytest.approx(expected, rel=2e-3, abs=2e-3)
-        shown = linear(scoring.map_weights, np.stack(levels[b][6:]).reshape(6, -1)).reshape(64, 64)
-        np.testing.assert_allclose(result.anomaly_map[b, 0].numpy(), shown, rtol=2e-3, atol=2e-3)
+        means = [np.full(side**2, one.mean()) for one in shown[b]]
+        features = np.stack([*(one.ravel() for one in shown[b]), *means])
+        expected_map = reference.bilinear(linear(scoring.map_weights.linear, features).reshape(side, side), 64, 64)
+        np.testing.assert_allclose(result.anomaly_map[b, 0].numpy(), expected_map, rtol=2e-3, atol=2e-3)
 
 
 def linear(weights: FittedWeights, features: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from anomalib_scrd.scoring.anomaly_map import SmoothMaps
 from anomalib_scrd.scoring.evidence import EXTENTS, evidence
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
 from anomalib_scrd.scoring.fitting import fit_weights
+from anomalib_scrd.scoring.map_weights import MapWeights
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.pre_processing import normalisation
 
@@ -156,9 +157,9 @@ class FittedLevels(nn.Module):
     def __init__(self, levels: int, scale_adaptation: str) -> None:
         super().__init__()
         self.uniform = scale_adaptation == "uniform"
-        self.smooth_maps = SmoothMaps(sigma=4.0)
+        self.smooth_maps = SmoothMaps(sigma=2.0)
         self.score_weights = FittedWeights(levels * len(EXTENTS))
-        self.map_weights = FittedWeights(levels)
+        self.map_weights = MapWeights(levels, uniform=self.uniform)
 
     def evidence(
         self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]

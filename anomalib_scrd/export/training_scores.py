@@ -93,9 +93,9 @@ class _Writer(Callback):
                 self._group = []
 
     def _write_scales(self, name: str, levels: np.ndarray, model: ScaleAwareCRD) -> None:
-        weights = model.model.map_and_score.map_weights
+        weights, count = model.model.map_and_score.map_weights.linear, len(levels)  # the rest is of the image's means
         mean, spread, weight = (
-            value.cpu().numpy()[:, None, None] for value in (weights.mean, weights.spread, weights.weight)
+            value[:count].cpu().numpy()[:, None, None] for value in (weights.mean, weights.spread, weights.weight)
         )
         path = self._journal.folder / "scales" / name
         standardised = np.clip((levels - mean) / spread, -_MOST, _MOST).astype(np.float16)

@@ -13,6 +13,7 @@ from anomalib_scrd.distance import confidence, position_distance
 from anomalib_scrd.scoring.anomaly_map import SmoothMaps
 from anomalib_scrd.scoring.evidence import EXTENTS, evidence
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from anomalib_scrd.scoring.map_weights import MapWeights
 from anomalib_scrd.scoring.prototypes import Prototypes
 
 ScaleAdaptationMode = Literal["fitted", "uniform", "published"]
@@ -24,9 +25,9 @@ class MapAndScore(nn.Module):
 
     A scale is a level of the teacher, and for the score an extent in the image as well. At each of K levels there are
     two distances of the teacher's features: to the student's, and to the nearest prototype, M = 2 K in all (M = K
-    without prototypes). The map is a weighted sum of the smoothed distances, ``sum_m w_m (d_m - c_m) / s_m``; the score
-    is a weighted sum of the logarithms of six extents of each distance, plain and damped
-    (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of weights are
+    without prototypes). The map is a weighted sum of the smoothed distances and of their means over the image
+    (:class:`~anomalib_scrd.scoring.map_weights.MapWeights`); the score is a weighted sum of the logarithms of six
+    extents of each distance, plain and damped (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of weights are
     :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`. Nothing here is trained by gradient.
 
     Args:
@@ -36,7 +37,8 @@ class MapAndScore(nn.Module):
             the scale adaptation head, not standardised, and the score is the mean of the map.
         damping: Mean square of the teacher's channels at which half of a distance remains in the map, see
             :func:`~anomalib_scrd.distance.confidence`; 0 for none (published).
-        sigma: Standard deviation of the smoothing, in pixels of the backbone's input; 0 for none.
+        sigma: Standard deviation of the smoothing of the map, in pixels of the backbone's input; the distances of the
+            score are smoothed by twice as much. 0 for none.
         prototypes: Number of prototypes of each level; 0 for none. Not used in the published form.
 
     Raises:
@@ -66,7 +68,7 @@ class MapAndScore(nn.Module):
         if not self.published:
             num_distances = len(channels) * (1 if self.prototypes is None else 2)
             self.score_weights = FittedWeights(2 * num_distances * len(EXTENTS))
-            self.map_weights = FittedWeights(num_distances)
+            self.map_weights = MapWeights(num_distances, uniform=self.uniform)
 
     def distances(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
@@ -126,14 +128,43 @@ class MapAndScore(nn.Module):
         Returns:
             ``pred_score`` (B,) and ``anomaly_map`` (B, 1, H, W).
         """
-        map_size = map_size or size
-        plain, damped = self.distances(teacher, student)
-        levels = self.smooth_maps(damped, size)  # (B, M, h, w)
-        if self.published:
-            scaled = levels if weights is None else levels * weights[..., None, None]
-            anomaly_map = self.smooth_maps.enlarged(scaled.sum(dim=1, keepdim=True), map_size)
-            return InferenceBatch(pred_score=anomaly_map.flatten(1).mean(dim=1), anomaly_map=anomaly_map)
-        anomaly_map = self.smooth_maps.enlarged(self.map_weights(levels).unsqueeze(1), map_size)
+        levels, score = self.levels_and_score(teacher, student, size, weights)
+        anomaly_map = self.anomaly_map(levels, map_size or size)
         return InferenceBatch(
-            pred_score=self.score_weights(self.evidence(plain, damped, size)), anomaly_map=anomaly_map
+            pred_score=anomaly_map.flatten(1).mean(dim=1) if score is None else score, anomaly_map=anomaly_map
         )
+
+    def levels_and_score(
+        self,
+        teacher: Sequence[torch.Tensor],
+        student: Sequence[torch.Tensor],
+        size: torch.Size | tuple[int, int],
+        weights: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute the maps that :meth:`anomaly_map` joins, and the score; arguments as in :meth:`forward`.
+
+        Returns:
+            (B, M, h, w) smoothed distances, times the weights of the levels in the published form; and (B,) scores,
+            None in the published form, in which the score is the mean of the anomaly map.
+        """
+        plain, damped = self.distances(teacher, student)
+        levels = self.smooth_maps(damped, size)
+        if self.published:
+            return levels if weights is None else levels * weights[..., None, None], None
+        return levels, self.score_weights(self.evidence(plain, damped, size))
+
+    def anomaly_map(
+        self, levels: torch.Tensor, map_size: torch.Size | tuple[int, int], means: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Join the maps of levels.
+
+        Args:
+            levels: (B, M, h, w), as :meth:`levels_and_score` returns them.
+            map_size: (H, W) of the result.
+            means: (B, M) means of the image to which the levels belong; by default those of the levels.
+
+        Returns:
+            (B, 1, H, W).
+        """
+        joined = levels.sum(dim=1) if self.published else self.map_weights(levels, means)
+        return self.smooth_maps.enlarged(joined.unsqueeze(1), map_size)

@@ -103,7 +103,7 @@ def test_weights_are_fitted_on_images_that_gave_no_patches(
     assert [len(model.model.get_buffer(f"bank_{level}")) for level in range(3)] == [9 * 256, 9 * 64, 9 * 16]
     assert all(level.amax() > 0.1 for level in model.model.distances(seen[0]))
     assert scoring.score_weights.fitted
-    assert scoring.map_weights.fitted
+    assert scoring.map_weights.linear.fitted
     assert scoring.score_weights.weight.unique().numel() > 1
     # normal images have log odds below 0, and patches of noise above
     spoilt = seen[0].clone()

@@ -8,6 +8,7 @@ import torch
 
 from anomalib_scrd.scoring.evidence import EXTENTS, evidence, extents
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
+from tests import reference
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -57,54 +58,12 @@ def test_evidence_is_the_logarithm_map_by_map() -> None:
     assert evidence(maps.half()).dtype == torch.float32
 
 
-def slow_covariance(rows: np.ndarray) -> np.ndarray:
-    covariance = np.zeros((rows.shape[1], rows.shape[1]))
-    for row in rows:
-        covariance += np.outer(row - rows.mean(0), row - rows.mean(0)) / (len(rows) - 1)
-    return covariance
-
-
-def slow_discriminant(
-    normals: np.ndarray,
-    anomalous: np.ndarray,
-    trained: np.ndarray | None = None,
-    changed: np.ndarray | None = None,
-) -> tuple[np.ndarray, float]:
-    """Fisher's discriminant with a shrunk covariance, by loops."""
-    number, features = normals.shape
-    mean = normals.sum(0) / number
-    spread = np.sqrt(((normals - mean) ** 2).sum(0) / number)
-    z, a = (np.clip((part - mean) / spread, -8, 8) for part in (normals, anomalous))
-    centre, difference = z.mean(0), a.mean(0) - z.mean(0)
-    covariance = slow_covariance(z)
-    if trained is not None:
-        covariance = (covariance + slow_covariance(np.clip((trained - trained.mean(0)) / spread, -8, 8))) / 2
-    typical = sum(covariance[f, f] for f in range(features)) / features
-    shrunk = 0.3 * covariance + 0.7 * typical * np.eye(features)
-    if changed is None:
-        weight = np.linalg.inv(shrunk) @ difference
-        return weight, float(-(weight * (centre + difference / 2)).sum())
-    kinds, images = changed.shape[:2]
-    moves = np.zeros_like(changed)
-    scatter = np.zeros_like(shrunk)
-    for kind in range(kinds):
-        for image in range(images):
-            moves[kind, image] = np.clip((changed[kind, image] - mean) / spread, -8, 8) - z[image]
-            scatter += np.outer(moves[kind, image], moves[kind, image]) / (kinds * images)
-    for share in (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1):
-        weight = np.linalg.inv(shrunk + share * scatter) @ difference
-        rises = [sum(weight @ moves[kind, image] for image in range(images)) / images for kind in range(kinds)]
-        if max(rises) <= 0.5 * np.sqrt(max(weight @ covariance @ weight, weight @ shrunk @ weight)):
-            break
-    return weight, float(-(weight * (centre + difference / 2)).sum())
-
-
 def test_fit_equals_the_loops() -> None:
     mixing = normal(5, 5, seed=3)
     normals, anomalous = normal(40, 5) @ mixing, normal(60, 5, seed=1) @ mixing + 2
     weights = FittedWeights(5)
     weights.fit(normals, anomalous)
-    weight, bias = slow_discriminant(normals.double().numpy(), anomalous.double().numpy())
+    weight, bias = reference.discriminant(normals.double().numpy(), anomalous.double().numpy())
     np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4)
     assert weights.bias.item() == pytest.approx(bias, rel=1e-4)
     assert weights.fitted
@@ -117,7 +76,7 @@ def test_images_that_the_student_knows_count_half_in_the_covariance() -> None:
     trained = 0.5 * normal(200, 5, seed=2) @ mixing - 7
     weights = FittedWeights(5)
     weights.fit(normals, anomalous, trained)
-    weight, bias = slow_discriminant(*(part.double().numpy() for part in (normals, anomalous, trained)))
+    weight, bias = reference.discriminant(*(part.double().numpy() for part in (normals, anomalous, trained)))
     np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4)
     assert weights.bias.item() == pytest.approx(bias, rel=1e-4)
     torch.testing.assert_close(weights.mean, normals.mean(0))
@@ -136,7 +95,8 @@ def test_changes_of_the_first_images_equal_the_loops(images: int, size: float) -
     changed = normals[:images] + size * (normal(3, images, 5, seed=4) @ mixing + torch.tensor([0.0, 2.0, 0, 9.0, 0]))
     weights = FittedWeights(5)
     weights.fit(normals, anomalous, None, changed)
-    weight, bias = slow_discriminant(*(part.double().numpy() for part in (normals, anomalous)), None, changed.numpy())
+    both = (part.double().numpy() for part in (normals, anomalous))
+    weight, bias = reference.discriminant(*both, None, changed.numpy())
     np.testing.assert_allclose(weights.weight.numpy(), weight, rtol=1e-4, atol=1e-5)
     assert weights.bias.item() == pytest.approx(bias, rel=1e-4)
 

@@ -26,28 +26,34 @@ def test_maps_equal_the_loops() -> None:
         np.testing.assert_allclose(result[b, 3 * n + k].numpy(), expected, atol=1e-5)
 
 
-def test_wide_smoothing_on_every_second_pixel_is_that_of_all() -> None:
-    """The maps of sigma 4 against the loops on their own grid, and against the smoothing of every pixel."""
+@pytest.mark.parametrize("sigma", [2.0, 4.0])
+def test_wide_smoothing_on_every_second_pixel_is_that_of_all(sigma: float) -> None:
+    """The maps of a wide smoothing against the loops on their own grid, and against the smoothing of every pixel."""
     levels = [rand(1, 1, 16, 12) ** 4, rand(1, 1, 8, 6, seed=1) ** 4]
-    maps = SmoothMaps(sigma=4.0)
+    maps = SmoothMaps(sigma=sigma)
     grid = maps(levels, (64, 47))
     assert grid.shape == (1, 2, 32, 24)
     for k, level in enumerate(levels):
-        expected = reference.smooth(reference.bilinear(level[0, 0].numpy(), 32, 24), 2.0)
+        expected = reference.smooth(reference.bilinear(level[0, 0].numpy(), 32, 24), sigma / 2)
         np.testing.assert_allclose(grid[0, k].numpy(), expected, atol=1e-5)
     result = maps.enlarged(grid, (64, 47))[0]
     for k, level in enumerate(levels):
         np.testing.assert_allclose(result[k].numpy(), reference.bilinear(grid[0, k].numpy(), 64, 47), atol=1e-5)
-        every = reference.smooth(reference.bilinear(level[0, 0].numpy(), 64, 47), 4.0)
+        every = reference.smooth(reference.bilinear(level[0, 0].numpy(), 64, 47), sigma)
         assert np.abs(result[k].numpy() - every).max() < 0.1 * (every.max() - every.min())
         assert np.corrcoef(result[k].numpy().ravel(), every.ravel())[0, 1] > 0.995
 
 
-@pytest.mark.parametrize(("sigma", "stride", "thinning"), [(4.0, 2, 2), (2.0, 1, 2), (1.0, 1, 1), (0.0, 1, 1)])
-def test_thin_maps_are_every_second_row_and_column(sigma: float, stride: int, thinning: int) -> None:
+@pytest.mark.parametrize(
+    ("sigma", "stride", "thinning"), [(4.0, 2, 2), (2.0, 2, 2), (1.0, 1, 2), (0.9, 1, 1), (0.0, 1, 1)]
+)
+def test_thin_maps_are_twice_as_wide_and_every_second_row_and_column(sigma: float, stride: int, thinning: int) -> None:
     maps, levels = SmoothMaps(sigma), [rand(2, 3, 9, 7), rand(2, 3, 5, 4, seed=1)]
     assert (maps.stride, maps.thinning) == (stride, thinning)
-    torch.testing.assert_close(maps.thin(levels, (37, 28)), maps(levels, (37, 28))[..., ::thinning, ::thinning])
+    wide = AxisMatrices(lambda signals, length: smoothed(resized(signals, length), 2 * sigma / stride))
+    grid = [wide(level, (-(-37 // stride), -(-28 // stride))) for level in levels]
+    expected = torch.stack(grid, dim=2).flatten(1, 2)[..., ::thinning, ::thinning]
+    torch.testing.assert_close(maps.thin(levels, (37, 28)), expected)
 
 
 @pytest.mark.parametrize("size", [(128, 96), (75, 61), (512, 40), (40, 1030)])

@@ -117,7 +117,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
     Example:
         >>> from anomalib.engine import Engine
         >>> from anomalib_scrd import PhantomSlices, ScaleAwareCRD
-        >>> model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, scoring={"sigma": 2.0})
+        >>> model = ScaleAwareCRD(backbone="resnet18", pre_trained=False, scoring={"sigma": 3.0})
         >>> Engine(max_steps=10).fit(model, datamodule=PhantomSlices())  # doctest: +SKIP
     """
 

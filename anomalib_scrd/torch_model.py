@@ -19,6 +19,7 @@ from anomalib_scrd.components.teacher import Teacher
 from anomalib_scrd.loss import split_batch
 from anomalib_scrd.options import GroupValue, ScoringOptions, StudentOptions
 from anomalib_scrd.presets import PresetName, resolved
+from anomalib_scrd.scoring.anomaly_map import compared_with_image
 from anomalib_scrd.scoring.map_and_score import MapAndScore
 from anomalib_scrd.tiling import Tiling
 
@@ -281,13 +282,14 @@ class ScaleAwareCRDModel(nn.Module):
             images: (B, 3, H, W), normalised.
 
         Returns:
-            (B, 12 M) features of the score, and (B, M, h, w) smoothed distances of the map, for M maps of distances:
-            2 K of K levels, or K without prototypes.
+            (B, 12 M) features of the score, and (B, M, h, w) smoothed distances, compared with their image, of the map,
+            for M maps of distances: 2 K of K levels, or K without prototypes.
         """
         teacher, student, _ = self.compared(images)
         plain, damped = self.map_and_score.distances(teacher, student)
         size = self.teacher.backbone_size(images.shape[-2:])
-        return self.map_and_score.evidence(plain, damped, size), self.map_and_score.smooth_maps(damped, size)
+        levels = compared_with_image(self.map_and_score.smooth_maps(damped, size))
+        return self.map_and_score.evidence(plain, damped, size), levels
 
     def _decode(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         embedding = self.bottleneck(features)

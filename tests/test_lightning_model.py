@@ -249,7 +249,7 @@ def test_checkpoint_holds_all_and_fetches_nothing(
                 "student": {"depth": [1, 1]},
                 "noise": {"size": [0.1, 0.2], "strength": [0.1, 0.3]},
                 "optimiser": {"betas": [0.9, 0.99]},
-                "scoring": {"sigma": 2.0},
+                "scoring": {"sigma": 3.0},
                 "visualizer": False,
             },
         },

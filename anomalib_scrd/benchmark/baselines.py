@@ -21,11 +21,10 @@ from anomalib_scrd.components.bottleneck import Bottleneck
 from anomalib_scrd.components.student import Student
 from anomalib_scrd.components.teacher import Teacher
 from anomalib_scrd.noise import Normalisation
-from anomalib_scrd.scoring.anomaly_map import SmoothMaps
+from anomalib_scrd.scoring.anomaly_map import SmoothMaps, compared_with_image
 from anomalib_scrd.scoring.evidence import EXTENTS, evidence
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
 from anomalib_scrd.scoring.fitting import fit_weights
-from anomalib_scrd.scoring.map_weights import MapWeights
 from anomalib_scrd.training.held_out import HeldOut
 from anomalib_scrd.training.pre_processing import normalisation
 
@@ -159,14 +158,14 @@ class FittedLevels(nn.Module):
         self.uniform = scale_adaptation == "uniform"
         self.smooth_maps = SmoothMaps(sigma=2.0)
         self.score_weights = FittedWeights(levels * len(EXTENTS))
-        self.map_weights = MapWeights(levels, uniform=self.uniform)
+        self.map_weights = FittedWeights(levels)
 
     def evidence(
         self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 6 K) features of the score and (B, K, h, w) smoothed distances, from one (B, H_k, W_k) per level."""
+        """(B, 6 K) features of the score and (B, K, h, w) maps, from one (B, H_k, W_k) per level."""
         levels = [distance.unsqueeze(1) for distance in distances]
-        return evidence(self.smooth_maps.thin(levels, size)), self.smooth_maps(levels, size)
+        return evidence(self.smooth_maps.thin(levels, size)), compared_with_image(self.smooth_maps(levels, size))
 
     def forward(self, distances: Sequence[torch.Tensor], size: torch.Size | tuple[int, int]) -> InferenceBatch:
         """Compute map and score of images of (H, W) ``size``."""

@@ -24,6 +24,7 @@ from anomalib_scrd.edge.names import Names
 from anomalib_scrd.edge.records import Record
 from anomalib_scrd.imaging import PictureInfo
 from anomalib_scrd.lightning_model import ScaleAwareCRD
+from anomalib_scrd.scoring.anomaly_map import compared_with_image
 
 _MOST = 8.0  # standard deviations to which the model clips its evidence
 
@@ -42,9 +43,9 @@ class _Writer(Callback):
         self.levels: list[np.ndarray] = []
 
     def keep_levels(self, module: Any, arguments: Any, output: Any) -> None:
-        """Keep the maps of the scales, (B, M, h, w), the output of the module with this forward hook."""
+        """Keep the maps of the scales, (B, M, h, w), from the output of the module with this forward hook."""
         del module, arguments
-        self.levels += list(output.detach().cpu().numpy())
+        self.levels += list(compared_with_image(output.detach()).cpu().numpy())
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
         """Keep a batch; the post-processor, a later callback, changes it afterwards."""
@@ -93,9 +94,9 @@ class _Writer(Callback):
                 self._group = []
 
     def _write_scales(self, name: str, levels: np.ndarray, model: ScaleAwareCRD) -> None:
-        weights, count = model.model.map_and_score.map_weights.linear, len(levels)  # the rest is of the image's means
+        weights = model.model.map_and_score.map_weights
         mean, spread, weight = (
-            value[:count].cpu().numpy()[:, None, None] for value in (weights.mean, weights.spread, weights.weight)
+            value.cpu().numpy()[:, None, None] for value in (weights.mean, weights.spread, weights.weight)
         )
         path = self._journal.folder / "scales" / name
         standardised = np.clip((levels - mean) / spread, -_MOST, _MOST).astype(np.float16)

@@ -55,7 +55,7 @@ def fit_weights(
 
     Each of the first 20 images gets an anomaly of each of the four kinds at each of three extents. The weights of the
     score compare the evidence of images, those of the map the distances at places: all places of normal images against
-    the mean over the places of each anomaly (:class:`~anomalib_scrd.scoring.map_weights.MapWeights`).
+    the mean over the places of each anomaly.
 
     Args:
         model: The model, on the images' device. It is left in the mode in which it was.
@@ -83,7 +83,7 @@ def fit_weights(
             anomalous, places = _anomalous_evidence(model, images, normalisation, seed)
             changed = _changed_evidence(model, images, normalisation)
     scoring.score_weights.fit(normal, anomalous, trained, changed)
-    scoring.map_weights.fit(normal_levels, places)
+    scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
     few = FEWEST_IMAGES < len(images) < MANY_IMAGES
     return left_out_scores(scoring.score_weights, normal, anomalous, trained, changed) if few else None
 

@@ -10,10 +10,9 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_scrd.distance import confidence, position_distance
-from anomalib_scrd.scoring.anomaly_map import SmoothMaps
+from anomalib_scrd.scoring.anomaly_map import SmoothMaps, compared_with_image
 from anomalib_scrd.scoring.evidence import EXTENTS, evidence
 from anomalib_scrd.scoring.fitted_weights import FittedWeights
-from anomalib_scrd.scoring.map_weights import MapWeights
 from anomalib_scrd.scoring.prototypes import Prototypes
 
 ScaleAdaptationMode = Literal["fitted", "uniform", "published"]
@@ -25,9 +24,10 @@ class MapAndScore(nn.Module):
 
     A scale is a level of the teacher, and for the score an extent in the image as well. At each of K levels there are
     two distances of the teacher's features: to the student's, and to the nearest prototype, M = 2 K in all (M = K
-    without prototypes). The map is a weighted sum of the smoothed distances and of their means over the image
-    (:class:`~anomalib_scrd.scoring.map_weights.MapWeights`); the score is a weighted sum of the logarithms of six
-    extents of each distance, plain and damped (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of weights are
+    without prototypes). The map is a weighted sum of the smoothed distances, compared with their image
+    (:func:`~anomalib_scrd.scoring.anomaly_map.compared_with_image`): ``sum_m w_m (d_m - c_m) / s_m``. The score is a
+    weighted sum of the logarithms of six extents of each distance, plain and damped
+    (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of weights are
     :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`. Nothing here is trained by gradient.
 
     Args:
@@ -68,7 +68,7 @@ class MapAndScore(nn.Module):
         if not self.published:
             num_distances = len(channels) * (1 if self.prototypes is None else 2)
             self.score_weights = FittedWeights(2 * num_distances * len(EXTENTS))
-            self.map_weights = MapWeights(num_distances, uniform=self.uniform)
+            self.map_weights = FittedWeights(num_distances)
 
     def distances(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
@@ -166,5 +166,5 @@ class MapAndScore(nn.Module):
         Returns:
             (B, 1, H, W).
         """
-        joined = levels.sum(dim=1) if self.published else self.map_weights(levels, means)
+        joined = levels.sum(dim=1) if self.published else self.map_weights(compared_with_image(levels, means))
         return self.smooth_maps.enlarged(joined.unsqueeze(1), map_size)

@@ -103,7 +103,7 @@ def test_weights_are_fitted_on_images_that_gave_no_patches(
     assert [len(model.model.get_buffer(f"bank_{level}")) for level in range(3)] == [9 * 256, 9 * 64, 9 * 16]
     assert all(level.amax() > 0.1 for level in model.model.distances(seen[0]))
     assert scoring.score_weights.fitted
-    assert scoring.map_weights.linear.fitted
+    assert scoring.map_weights.fitted
     assert scoring.score_weights.weight.unique().numel() > 1
     # normal images have log odds below 0, and patches of noise above
     spoilt = seen[0].clone()
@@ -121,7 +121,7 @@ def test_uniform_weights_are_equal(tiny_data: Callable[..., Folder], tmp_path: P
     assert weights.score_weights.weight.unique().numel() == 1
     assert weights.score_weights.spread.unique().numel() > 1  # standardised by the held-out images
     flat = FittedLevels(2, "uniform")([torch.full((1, 4, 4), 1.0), torch.full((1, 2, 2), 4.0)], (64, 64))
-    torch.testing.assert_close(flat.anomaly_map, torch.full((1, 1, 64, 64), 2.5))
+    torch.testing.assert_close(flat.anomaly_map, torch.full((1, 1, 64, 64), 1.25))  # half of the mean is subtracted
     torch.testing.assert_close(flat.pred_score, torch.tensor([(np.log(1.0001) + np.log(4.0001)) / 2]).float())
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalib_scrd.components.resampling import AxisMatrices, resized
-from anomalib_scrd.scoring.anomaly_map import SmoothMaps
+from anomalib_scrd.scoring.anomaly_map import SmoothMaps, compared_with_image
 from anomalib_scrd.scoring.smoothing import gaussian_kernel, smoothed
 from tests import reference
 
@@ -69,6 +69,15 @@ def test_a_constant_stays_one_at_any_size(size: tuple[int, int]) -> None:
     maps = SmoothMaps(4.0)
     grid = maps([torch.full((2, 1, 4, 4), 0.5)] * 2, size)
     torch.testing.assert_close(maps.enlarged(grid, size), torch.full((2, 2, *size), 0.5))
+
+
+def test_half_of_the_mean_of_an_image_is_subtracted() -> None:
+    maps = rand(2, 3, 5, 4)
+    result = compared_with_image(maps)
+    for b, m in np.ndindex(2, 3):
+        mean = sum(maps[b, m].flatten().tolist()) / 20
+        np.testing.assert_allclose(result[b, m].numpy(), maps[b, m].numpy() - 0.5 * mean, atol=1e-6)
+    torch.testing.assert_close(compared_with_image(maps, torch.tensor([[2.0, 4.0, 6.0]]))[1, 2], maps[1, 2] - 3)
 
 
 def test_negative_smoothing_is_refused() -> None:

@@ -64,7 +64,7 @@ def test_the_next_command_builds_the_model_of_the_checkpoint(
 ) -> None:
     from anomalib.cli.cli import AnomalibCLI
 
-    model = build_model(layers=["layer1", "layer2"], noise={"size": [0.1, 0.2]}, scoring={"sigma": 2.0})
+    model = build_model(layers=["layer1", "layer2"], noise={"size": [0.1, 0.2]}, scoring={"sigma": 3.0})
     engine = build_engine(tmp_path, max_steps=2)
     engine.fit(model, datamodule=tiny_data())
     words = shlex.split(next_command(model, engine.best_model_path))

@@ -159,8 +159,7 @@ def test_maps_of_the_scales(tmp_path: Path) -> None:
     journal: Any = SimpleNamespace(folder=tmp_path)
     writer = _Writer(journal, tmp_path, [], cast("Any", None))
     weights = SimpleNamespace(**{name: torch.ones(2) for name in ("mean", "spread", "weight")})
-    scoring = SimpleNamespace(map_weights=SimpleNamespace(linear=weights))
-    parts = SimpleNamespace(map_and_score=scoring, distance_names=["a"])
+    parts = SimpleNamespace(map_and_score=SimpleNamespace(map_weights=weights), distance_names=["a"])
     model: Any = SimpleNamespace(model=parts)
     writer._write_scales("x.npz", np.zeros((2, 8, 8)), model)
     path = tmp_path / "scales" / "x.npz"

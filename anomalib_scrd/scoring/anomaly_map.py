@@ -21,7 +21,7 @@ _THIN_WIDTH = 2.0
 # From this width on, in steps of the grid, they have every second row and column of it: extents change by about 1 %.
 _THINNED_SIGMA = 2.0
 
-# Share of an image's mean that is subtracted from its maps. From 0 to 1 AUPRO increases and pixel AUROC decreases; pixel
+# Share of the mean of an image that is subtracted from its maps. From 0 to 1 AUPRO rises and pixel AUROC falls; pixel
 # AP is highest at one half (configs/benchmark/README.md, "Anomaly map").
 _SHARE = 0.5
 

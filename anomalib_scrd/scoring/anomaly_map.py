@@ -15,7 +15,7 @@ from anomalib_scrd.scoring.smoothing import smoothed
 # From this sigma on, in pixels, the grid has every second row and column: finer detail is smoothed away.
 _COARSE_SIGMA = 2.0
 
-# Maps of which only the extents are used are smoothed by this multiple of sigma: image AUROC is the same with 1, 2 and 3
+# Maps of which only the extents are used are smoothed by this multiple of sigma: image AUROC is equal for 1, 2 and 3
 # (six sets, within 0.001 in the mean), and with 2 a quarter of the places is sufficient.
 _THIN_WIDTH = 2.0
 

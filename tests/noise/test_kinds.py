@@ -1,13 +1,14 @@
 """The mixed kinds of synthetic anomalies: slow references, closed forms, invariants."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from anomalib_scrd.noise import MIXED, Normalisation, SyntheticAnomalies
-from anomalib_scrd.noise.kinds import altered_ellipse, foreign_texture, pasted_patch
+from anomalib_scrd.noise.kinds import _blurred, altered_ellipse, foreign_texture, pasted_patch
 from anomalib_scrd.noise.shapes import at_shifted_places, log_uniform, smooth_fields, soft_ellipses
 
 FORM = {"strength": (0.2, 0.5), "size": (0.03, 0.5), "period": 0.125, "octaves": 6, "persistence": 0.6}
@@ -131,6 +132,33 @@ def test_pasted_patch_is_an_opaque_mixture() -> None:
     opacity = spoilt.amax(dim=(1, 2, 3))
     assert opacity.min() == pytest.approx(0.5, abs=0.02)
     assert opacity.max() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("size", [(40, 50), (64, 33), (8, 9)])
+def test_blurred_pixels_are_means_over_squares(size: tuple[int, int]) -> None:
+    sharp = images(2, 3, *size)
+    half = max(3, min(size) // 16 * 2 + 1) // 2
+    with torch.autocast("cpu", torch.bfloat16):
+        blurred = _blurred(sharp)
+    for b, c in np.ndindex(2, 3):
+        padded = np.pad(sharp[b, c].double().numpy(), half, mode="reflect")
+        for row, column in np.ndindex(*size):
+            mean = padded[row : row + 2 * half + 1, column : column + 2 * half + 1].mean()
+            assert blurred[b, c, row, column].item() == pytest.approx(mean, abs=1e-6)
+
+
+def test_the_time_of_an_ellipse_grows_as_the_pixels_do() -> None:
+    """The time of a blur by pooling over squares grows with the fourth power of the side."""
+    seconds = []
+    for side in (64, 256):
+        normal = images(2, 3, side, side)
+        rounds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            altered_ellipse(normal, normal, (0.1, 0.5), generator())
+            rounds.append(time.perf_counter() - began)
+        seconds.append(min(rounds))
+    assert seconds[1] < 60 * seconds[0]  # 16 times the pixels; the pooling over squares took 235 times as long
 
 
 def test_ellipses_are_of_four_changes() -> None:

@@ -388,7 +388,7 @@ class ScoringOptions(Options):
             Default 10; 0 for none (published). In units of the compared features, whose variance is about 1 unless
             ``student.feature_scaling`` is none.
         sigma: Standard deviation of the Gaussian smoothing of the map, in pixels of the backbone's input, in [0, 1000];
-            the distances of the score are smoothed by twice as much. Default 2 (published: 4).
+            the distances of the score are smoothed by twice as much. Default 2; 4 in the published form.
         prototypes: Number of typical features of normal images, turned by up to 3 degrees, at each level, in [0, 4096].
             The distance to the nearest one counts in map and score beside that to the student. Default 256; 0 for none
             (published).

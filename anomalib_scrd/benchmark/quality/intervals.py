@@ -1,6 +1,14 @@
 """Means and paired differences with 95 % intervals, and the choice of a variant on the other data sets."""
 
-__all__ = ["Estimate", "PairedScores", "bootstrap_difference", "estimate", "leave_one_set_out", "paired_difference"]
+__all__ = [
+    "Estimate",
+    "PairedScores",
+    "bootstrap_difference",
+    "bootstrap_mean",
+    "estimate",
+    "leave_one_set_out",
+    "paired_difference",
+]
 
 import math
 import warnings
@@ -78,20 +86,51 @@ def bootstrap_difference(
         The ends of the interval.
     """
     rng = np.random.default_rng(seed)
-    differences = np.stack([_resampled(seeds, resamples, rng) for seeds in pairs.values()])  # (sets, resamples)
+    kernels = [
+        [_order(pair.candidate, pair.labels) - _order(pair.reference, pair.labels) for pair in seeds]
+        for seeds in pairs.values()
+    ]
+    differences = np.stack([_resampled(seeds, resamples, rng) for seeds in kernels])  # (sets, resamples)
     shape = (resamples, len(pairs))
     chosen = differences[rng.integers(len(pairs), size=shape), rng.integers(resamples, size=shape)]
-    low, high = np.quantile(chosen.mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return _ends(chosen.mean(axis=1))
+
+
+def bootstrap_mean(
+    scores: Mapping[str, Sequence[PairedScores]], resamples: int = 2000, seed: int = 0
+) -> tuple[dict[str, tuple[float, float]], tuple[float, float]]:
+    """Percentile intervals of the image AUROC of the candidate, over seeds and test images of the given data sets.
+
+    A resample draws seeds of each data set and its normal and anomalous test images, the same for all seeds.
+
+    Args:
+        scores: Scores of the candidate, one entry per seed, by data set; the reference is not used. All entries of a
+            set have the same images.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+
+    Returns:
+        The ends of the interval of each data set, and of the mean over the data sets.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = {
+        name: _resampled([_order(one.candidate, one.labels) for one in seeds], resamples, rng)
+        for name, seeds in scores.items()
+    }
+    return {name: _ends(values) for name, values in drawn.items()}, _ends(np.mean(list(drawn.values()), axis=0))
+
+
+def _ends(values: NDArray[np.floating]) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
-def _resampled(seeds: Sequence[PairedScores], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Differences on one data set, (resamples,): images are drawn, then seeds."""
+def _resampled(kernels: Sequence[NDArray[np.float64]], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Means on one data set, (resamples,): images are drawn, then seeds, whose kernels (P, Q) are given."""
     # AUROC is a mean over pairs of images: that of a resample is a quadratic form of the numbers of draws
-    kernels = [_order(pair.candidate, pair.labels) - _order(pair.reference, pair.labels) for pair in seeds]
     anomalous, normal = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) for n in kernels[0].shape)
     by_seed = np.stack([((anomalous @ kernel) * normal).sum(axis=1) for kernel in kernels]) / kernels[0].size
-    drawn = rng.integers(len(seeds), size=(resamples, len(seeds)))
+    drawn = rng.integers(len(kernels), size=(resamples, len(kernels)))
     return by_seed[drawn, np.arange(resamples)[:, None]].mean(axis=1)
 
 

@@ -14,6 +14,7 @@ from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
 from anomalib_scrd.benchmark.quality.intervals import (
     Estimate,
     bootstrap_difference,
+    bootstrap_mean,
     estimate,
     leave_one_set_out,
     paired_difference,
@@ -55,7 +56,7 @@ def write_report(config: BenchmarkConfig, command: str = "") -> None:
         "Warnings": [f"- {warning}" for warning in _warnings(config, results)],
         "Failed runs": markdown_table(failed.set_index("model")[columns]) if len(failed) else [],
         "Summary": _summary(config, scores),
-        **{METRICS[metric]: markdown_table(_by_set(config, found)) for metric, found in scores.items()},
+        **{METRICS[metric]: _tables(config, metric, found) for metric, found in scores.items()},
         f"Paired differences to {config.reference}": _differences(config, scores),
         "Leave one set out": _left_out(config, scores),
         "Costs": _costs(frame),
@@ -77,7 +78,8 @@ def _protocol(config: BenchmarkConfig, good: list[dict[str, Any]]) -> list[str]:
         f"Input {config.image_size[0]} x {config.image_size[1]} unless a model has its own size, precision "
         f"{config.precision}, seeds {config.seeds}, set before a model is built. {held_out} The last state of each "
         "training is scored, on raw scores; nothing is chosen on test images, except where a table says so. Mean ± "
-        "half of the 95 % interval over seeds (Student's t); without ± there is one seed."
+        "half of the 95 % interval over seeds (Student's t); without ± there is one seed. The second table of image "
+        "AUROC has 95 % intervals of a bootstrap over seeds and test images."
     )
     parts = ("device", "threads", "torch", "anomalib")
     machines = {", ".join(f"{name} {result['machine'][name]}" for name in parts) for result in good}
@@ -140,6 +142,25 @@ def _summary(config: BenchmarkConfig, scores: Scores) -> list[str]:
     }
     text = "Over the sets that have the metric; only models with the metric on all of these."
     return [text, "", *markdown_table(pd.DataFrame(columns).rename_axis(_MEAN))]
+
+
+def _tables(config: BenchmarkConfig, metric: str, scores: pd.DataFrame) -> list[str]:
+    """Tables of a metric by data set; for image AUROC also of its intervals."""
+    tables = markdown_table(_by_set(config, scores))
+    return tables + (markdown_table(_over_images(config, scores)) if metric == "image_auroc" else [])
+
+
+def _over_images(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:
+    """Intervals of the image AUROC over seeds and test images, of each data set and of the mean of all."""
+    cells = {}
+    for model in scores:
+        found = image_scores(config, dict.fromkeys(scores.index.unique("data"), model), str(model))
+        if found:
+            by_set, mean = bootstrap_mean(found)
+            ends = by_set | ({_MEAN: mean} if len(found) == scores.index.unique("data").size else {})
+            cells[model] = {name: f"[{low:.4f}, {high:.4f}]" for name, (low, high) in ends.items()}
+    columns = [*scores.index.unique("data"), _MEAN]
+    return pd.DataFrame(cells, index=columns).T.rename_axis("image AUROC, seeds and test images")
 
 
 def _by_set(config: BenchmarkConfig, scores: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from scipy import stats
 from anomalib_scrd.benchmark.quality.intervals import (
     PairedScores,
     bootstrap_difference,
+    bootstrap_mean,
     estimate,
     leave_one_set_out,
     paired_difference,
@@ -90,6 +91,29 @@ def test_bootstrap_is_that_of_slow_loops() -> None:
     width = expected[1] - expected[0]
     assert (low, high) == pytest.approx(tuple(expected), abs=0.12 * width)
     assert bootstrap_difference(pairs, resamples=50, seed=3) == bootstrap_difference(pairs, resamples=50, seed=3)
+
+
+def test_bootstrap_of_one_model_is_that_of_slow_loops_and_of_hanley_and_mcneil() -> None:
+    pairs = _pairs(0.5, np.random.default_rng(5))
+    rng, drawn = np.random.default_rng(6), {name: [] for name in pairs}
+    for _ in range(1000):
+        for name, seeds in pairs.items():
+            normal, anomalous = (np.flatnonzero(seeds[0].labels == label) for label in (0, 1))
+            images = np.concatenate([rng.choice(normal, len(normal)), rng.choice(anomalous, len(anomalous))])
+            chosen = rng.choice(len(seeds), len(seeds))
+            drawn[name].append(np.mean([_auroc(seeds[i].candidate[images], seeds[i].labels[images]) for i in chosen]))
+    by_set, mean = bootstrap_mean(pairs, resamples=4000)
+    assert list(by_set) == list(pairs)
+    for found, values in [*zip(by_set.values(), drawn.values(), strict=True), (mean, np.mean(list(drawn.values()), 0))]:
+        expected = np.quantile(values, [0.025, 0.975])
+        assert found == pytest.approx(tuple(expected), abs=0.12 * (expected[1] - expected[0]))
+    one = {"0": pairs["0"][:1]}
+    (low, high), same = bootstrap_mean(one)[0]["0"], bootstrap_mean(one)[1]
+    assert (low, high) == same
+    area = _auroc(one["0"][0].candidate, one["0"][0].labels)  # Radiology 143, 1982: equations 1 and 2
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = (area * (1 - area) + 29 * (first - area**2) + 39 * (second - area**2)) / (30 * 40)
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.2)
 
 
 def test_bootstrap_of_equal_models_is_a_point_and_ties_count_half() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from anomalib_scrd.benchmark.files import markdown_table
 from anomalib_scrd.benchmark.quality.config import BenchmarkConfig
@@ -54,8 +55,9 @@ def config(benchmark_of: Make, stub: Make) -> BenchmarkConfig:
     return config
 
 
-def _row(report: str, section: str, start: str) -> list[str]:
-    lines = report.split(f"## {section}\n")[1].split("\n## ", maxsplit=1)[0].splitlines()
+def _row(report: str, section: str, start: str, after: str = "") -> list[str]:
+    text = report.split(f"## {section}\n")[1].split("\n## ", maxsplit=1)[0]
+    lines = text[text.index(after) :].splitlines()
     line = next(line for line in lines if line.startswith(f"| {start} |"))
     return line.strip("| ").split(" | ")[1:]
 
@@ -74,6 +76,16 @@ def test_report(config: BenchmarkConfig) -> None:
     assert _row(report, "image AUROC", "half")[0:2] == ["0.9900 ± 0.0000", "-"]
     best = _row(report, "image AUROC", "best rival of each set")
     assert [cell[:6] for cell in best] == ["0.8500", "0.9000", "0.8750"]
+
+    # intervals over test images, with each set and the mean of models that have them all
+    ends = _row(report, "image AUROC", "mine", after="image AUROC, seeds and test images")
+    assert len(ends) == 3
+    for data, text in zip("ab", ends, strict=False):
+        low, high = (float(number) for number in text.strip("[]").split(", "))
+        with_all = image_scores(config, {data: "mine"}, "mine")[data]
+        areas = [roc_auc_score(one.labels, one.candidate) for one in with_all]
+        assert 0 <= low < np.mean(areas) < high <= 1
+    assert _row(report, "image AUROC", "half", after="image AUROC, seeds and test images")[1:] == ["-", "-"]
 
     # pairs: by set, over sets x seeds, and the bootstrap
     pairs = _row(report, "Paired differences to mine", "other")[:4]

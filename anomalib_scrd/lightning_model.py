@@ -66,9 +66,6 @@ from anomalib_scrd.training.validation_times import ValidationTimes
 
 logger = logging.getLogger(__name__)
 
-# Fields of ``noise`` that set when there are synthetic anomalies, not their appearance.
-_TIMES = ("share", "start")
-
 
 class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, ModelCheckpoints, AnomalibModule):
     """Scale-Aware Contrastive Reverse Distillation for anomaly detection, trained on normal images only.
@@ -167,7 +164,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
                 visualizer=visualizer,
             )
             self.loss = ScaleAwareContrastiveLoss(**loss)
-            self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name not in _TIMES})
+            self.synthetic_anomalies = SyntheticAnomalies(**{name: noise[name] for name in noise if name != "share"})
             self.held_out = HeldOut(scoring["held_out"])
             self.own_length = OwnLength()
             self.feature_cache = FeatureCache(feature_cache) if feature_cache > 0 else None
@@ -251,7 +248,6 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         super().on_train_start()
         if self.trainer.ckpt_path is None:
             self.model.reset_statistics()
-        self.plan_anomalies()
 
     def on_fit_end(self) -> None:
         """Drop the images kept for filling up a batch."""
@@ -276,8 +272,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             images, paths = self._full_batches(images, paths)
         images = self.model.tiles(images)
         noisy = mask = None
-        spoil = self.trains_with_anomalies()
-        if spoil:
+        if self.loss.needs_noisy:
             generator = step_generator(self._seed or 0, self._batches_seen, rank=self.global_rank, device=images.device)
             count = math.ceil(self.hparams["noise"]["share"] * len(images))
             noisy, mask = self.compiled.anomalies(
@@ -309,7 +304,6 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             restored=features.restored,
             mask=mask,
             weights=features.weights,
-            anomalies=spoil,
         )
         # Logging synchronises with the host: the terms are kept, and logged only in steps that write a row.
         # The same holds for the number in the progress bar, which Lightning reads in every step, even without a bar.

@@ -237,8 +237,6 @@ class ScaleAwareContrastiveLoss(nn.Module):
         restored: Sequence[torch.Tensor] | None = None,
         mask: torch.Tensor | None = None,
         weights: torch.Tensor | None = None,
-        *,
-        anomalies: bool = True,
     ) -> LossTerms:
         """Compute the terms.
 
@@ -250,7 +248,6 @@ class ScaleAwareContrastiveLoss(nn.Module):
                 without noise have the same weight.
             mask: (b, 1, H, W) bool, the places of the anomalies.
             weights: (B, K) weights of the scales in pull, restore and ratio; every scale counts 1 without them.
-            anomalies: Whether the batch has anomalies; without them only ``pull`` is computed.
 
         Returns:
             The total and its parts.
@@ -259,7 +256,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
             ValueError: If features of a term with a weight above 0 are missing, or shapes differ.
         """
         push = ratio = back = contrast = None
-        if self.ratio > 0 and anomalies:
+        if self.ratio > 0:
             noisy = _required("noisy", noisy)
             count = len(noisy[0])
             contrasted, others = split_batch(student, count)
@@ -275,7 +272,7 @@ class ScaleAwareContrastiveLoss(nn.Module):
         total = self.pull * _weighted(pull, weights)
         if ratio is not None:
             total = total + self.ratio * ratio
-        if self.needs_restored and anomalies:
+        if self.needs_restored:
             restored = _required("restored", restored)
             count = len(restored[0])
             few = [f[:count] for f in clean]

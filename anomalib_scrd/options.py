@@ -347,10 +347,6 @@ class NoiseOptions(Options):
             ``simplex`` for the published one.
         share: Images with synthetic anomalies per clean image of a batch, in (0, 1], at least one image. Default 0.375;
             1 is published.
-        start: Share of the training, or of the first cycle of one without a given length (1,000 steps), before the
-            first synthetic anomalies, in [0, 1). Default 0.3; 0 is published. Their effect on the score is measured at
-            that step, on a student trained on normal images only. If the number of steps is unknown (only a time limit)
-            or ``loss.pull`` is 0, they begin with the first step.
         strength: Factor of the simplex noise in units of an image in [0, 1], or a range (low, high); in [0, 100].
             Default (0.2, 0.5).
         size: Smallest and largest extent of an anomaly relative to the image, in (0, 1]. Default (0.03, 0.5).
@@ -363,7 +359,6 @@ class NoiseOptions(Options):
 
     kind: Literal["mixed", "simplex"] | None = None
     share: float | None = _number(0, 1, above=True)
-    start: float | None = _option(_Number(0, 1, below=True))
     strength: float | Sequence[float] | None = _option(_Range(_Number(0, 100)))
     size: Sequence[float] | float | None = _option(_Range(_Number(0, 1, above=True)))
     period: float | None = _number(0, 100, above=True)
@@ -377,10 +372,9 @@ class ScoringOptions(Options):
 
     Args:
         scale_adaptation: Weights of the scales in map and score. ``fitted`` (default): fitted on held-out normal images
-            with and without synthetic anomalies, at each validation of a training and at its end (the effect of the
-            anomalies on the score is measured once, see ``noise.start``), with less weight for what responds to a few
-            degrees, brightness or contrast; ``uniform``: all are equal; ``published``: a
-            head of the student weighs them for each image, in the loss as well, and the score is the mean of the map.
+            with and without synthetic anomalies, at each validation of a training and at its end, with less weight for
+            what responds to a few degrees, brightness or contrast; ``uniform``: all are equal; ``published``: a head of
+            the student weighs them for each image, in the loss as well, and the score is the mean of the map.
         held_out: Share of the normal training images that the student is not trained on, in [0, 1). The weights of the
             scales are fitted on them, and the thresholds as well if there are no anomalous validation images.
             Default 0.1; 0 for none.

@@ -37,7 +37,6 @@ _DEFAULT = Preset(
     noise=NoiseOptions(
         kind="mixed",
         share=0.375,
-        start=0.3,
         strength=(0.2, 0.5),
         size=(0.03, 0.5),
         period=0.125,
@@ -64,7 +63,6 @@ _PUBLISHED = Preset(
     noise=NoiseOptions(
         kind="simplex",
         share=1.0,
-        start=0.0,
         strength=0.2,
         size=(10 / 256, 31 / 256),
         period=32 / 256,
@@ -126,12 +124,6 @@ _CONDITIONS: tuple[tuple[str, tuple[str, ...], Callable[[Preset], Any], str], ..
         tuple(field.name for field in dataclasses.fields(NoiseOptions)),
         lambda c: c.loss.restore or c.loss.contrast or c.loss.ratio,
         "no term of the loss needs synthetic anomalies; give loss.restore, contrast or ratio a weight above 0",
-    ),
-    (
-        "noise",
-        ("start",),
-        lambda c: c.loss.pull,
-        "loss.pull is 0, so every step needs synthetic anomalies",
     ),
     (
         "noise",

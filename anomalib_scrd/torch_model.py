@@ -149,11 +149,9 @@ class ScaleAwareCRDModel(nn.Module):
         return self.bottleneck.stride
 
     def reset_statistics(self) -> None:
-        """Reset the statistics of the data: the standardisation of the channels, the difference of the scales."""
+        """Reset the statistics of the data: the standardisation of the channels."""
         if self.standardise is not None:
             self.standardise.reset()
-        if not self.map_and_score.published:
-            self.map_and_score.score_weights.forget_difference()
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters of everything but the teacher."""

@@ -51,7 +51,7 @@ def draw(normal: torch.Tensor, path: Path) -> None:
         path: Picture to write.
     """
     options = PRESETS["default"].noise.as_dict()
-    anomalies = SyntheticAnomalies(**{name: value for name, value in options.items() if name not in ("share", "start")})
+    anomalies = SyntheticAnomalies(**{name: value for name, value in options.items() if name != "share"})
     generator = torch.Generator().manual_seed(23)
     figure = Figure(figsize=(9.6, 3.7), layout="constrained")
     for group, name in zip(figure.subfigures(2, 2, wspace=0.02).flat, MIXED, strict=True):

@@ -42,7 +42,6 @@ WRONG = {
     "scoring.prototypes": ([-1, 5000, 2.5, NAN, "9", True], r"a whole number in \[0, 4096\]"),
     "noise.kind": (["pink"], r"one of \('mixed', 'simplex'\)"),
     "noise.share": SHARE,
-    "noise.start": ([-0.1, 1, 2, NAN, INF, "1"], r"a finite number in \[0, 1\)"),
     "noise.strength": (
         [-1, NAN, INF, "0.4", [1, 0.5], [0.1], [1, 2, 3], 1000],
         r"a finite number in \[0, 100\], or two of them in order",
@@ -148,7 +147,7 @@ def test_given_values_override_the_preset() -> None:
     [
         (
             {"noise": {"strenght": 0.4}},
-            "noise.strenght is unknown; did you mean noise.strength or noise.start? noise has kind, share",
+            "noise.strenght is unknown; did you mean noise.strength? noise has kind, share",
         ),
         ({"scoring": {"zzz": 1}}, "scoring.zzz is unknown; scoring has scale_adaptation, held_out"),
         ({"noise": "perlin"}, "noise must be a group of kind, .*; the former noise is now noise.kind, got 'perlin'"),
@@ -214,8 +213,6 @@ def test_an_unknown_argument_is_refused_with_close_names() -> None:
         ({"noise": {"strength": 0.2}, "loss": PLAIN | {"contrast": 0.1}}, []),
         ({"noise": {"strength": 0.2}, "loss": PLAIN | {"ratio": 0.1}}, []),
         ({"noise": {"octaves": 1, "persistence": 0.3}}, ["noise.persistence"]),
-        ({"preset": "published", "noise": {"start": 0.5}}, ["noise.start"]),
-        ({"noise": {"start": 0.5}}, []),
         ({"optimiser": {"schedule": "none", "warmup_steps": 3}}, ["optimiser.warmup_steps"]),
         ({"preset": "published", "noise": {"strength": 0.1}}, []),
         ({"preset": "published"}, []),

@@ -18,7 +18,6 @@ from anomalib_scrd.loss import (
     contrast_at_places,
     contrastive_ratio,
     places_of,
-    scale_distances,
     visibility_weights,
 )
 from tests import reference
@@ -354,14 +353,6 @@ def test_gradients_have_the_layout_of_the_features(noised: int) -> None:
     loss = ScaleAwareContrastiveLoss(pull=1.0, restore=0.0, contrast=0.0, ratio=0.1)
     loss(clean, student, noisy=[f[:noised] for f in noisy]).total.backward()
     assert layouts == [True] * 3
-
-
-def test_a_batch_without_anomalies_has_pull_alone() -> None:
-    clean, student = features(4), features(5)
-    loss = ScaleAwareContrastiveLoss(0.7, restore=1.0, contrast=0.3, ratio=0.2)
-    terms = loss(clean, student, anomalies=False)
-    assert terms.total.item() == pytest.approx(0.7 * scale_distances(clean, student).mean(0).sum().item(), rel=1e-6)
-    assert terms.push is terms.restore is terms.contrast is terms.ratio is None
 
 
 def test_published_loss_is_the_ratio_alone() -> None:

@@ -104,7 +104,7 @@ class StopAfter(Callback):
 def test_rows_of_a_logger_hold_the_values_of_their_own_step(
     every: int, accumulate: int, stop_after: int | None, logged: list[int], tiny_data: Callable, tmp_path: Path
 ) -> None:
-    model, rows, terms = build_quick_model(noise={"start": 0.0}), Rows(), []
+    model, rows, terms = build_quick_model(), Rows(), []
     model.loss.register_forward_hook(lambda _m, _a, output: terms.append(output))
     build_engine(
         tmp_path,
@@ -221,7 +221,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path:
     def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
         engine = build_engine(tmp_path / folder, max_epochs=epochs, limit_val_batches=0)
         # Neither schedule nor start of the anomalies, which depend on the length.
-        model = build_quick_model(seed=7, optimiser={"schedule": "none", "learning_rate": 1e-3}, noise={"start": 0.0})
+        model = build_quick_model(seed=7, optimiser={"schedule": "none", "learning_rate": 1e-3})
         engine.fit(model, train_dataloaders=loader, ckpt_path=checkpoint)
         return model, engine.best_model_path
 

@@ -6,7 +6,6 @@ __all__ = [
     "MANY_IMAGES",
     "fit_prototypes",
     "fit_weights",
-    "learn_difference",
     "left_out_scores",
 ]
 
@@ -86,33 +85,6 @@ def fit_weights(
     scoring.map_weights.fit(normal_levels.transpose(1, -1).flatten(0, 2), places)
     few = FEWEST_IMAGES < len(images) < MANY_IMAGES
     return left_out_scores(scoring.score_weights, normal, anomalous, trained, changed) if few else None
-
-
-@torch.no_grad()
-def learn_difference(
-    model: "ScaleAwareCRDModel", images: torch.Tensor, normalisation: Normalisation | None, seed: int
-) -> None:
-    """Measure the effect of synthetic anomalies on the evidence of a student that was not trained with them.
-
-    Later calls of :func:`fit_weights` use it for the score. No effect where the weights are not fitted, or after the
-    first call.
-
-    Args:
-        model: The model, on the images' device. It is left in the mode in which it was.
-        images: (N, 3, H, W), normal, not seen by the student, normalised; at least two.
-        normalisation: How they were normalised; None where they were not.
-        seed: Seed of the anomalies.
-
-    Raises:
-        ValueError: If there are too few images, or the model's distances are not finite.
-    """
-    scoring = model.map_and_score
-    if scoring.published or scoring.uniform or scoring.score_weights.learned:
-        return
-    with evaluation_mode(model):
-        normal, _ = _evidence(model, images)
-        anomalous, _ = _anomalous_evidence(model, images, normalisation, seed)
-    scoring.score_weights.learn_difference(normal, anomalous)
 
 
 @torch.no_grad()

@@ -28,7 +28,8 @@ class MapAndScore(nn.Module):
     (:func:`~anomalib_scrd.scoring.anomaly_map.compared_with_image`): ``sum_m w_m (d_m - c_m) / s_m``. The score is a
     weighted sum of the logarithms of six extents of each distance, plain and damped
     (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of weights are
-    :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`. Nothing here is trained by gradient.
+    :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`; in those of the score, the distance to prototypes is
+    the counterpart of that to the student. Nothing here is trained by gradient.
 
     Args:
         channels: Channels of the K levels.
@@ -67,7 +68,10 @@ class MapAndScore(nn.Module):
         self.prototypes = Prototypes(channels, prototypes) if prototypes and not self.published else None
         if not self.published:
             num_distances = len(channels) * (1 if self.prototypes is None else 2)
-            self.score_weights = FittedWeights(2 * num_distances * len(EXTENTS))
+            # Plain and damped; to the student and to prototypes, if there are any; level; extent.
+            features = torch.arange(2 * num_distances * len(EXTENTS)).unflatten(0, (2, -1, len(channels), len(EXTENTS)))
+            counterparts = features[:, -1:].expand_as(features).flatten().tolist()
+            self.score_weights = FittedWeights(len(counterparts), counterparts)
             self.map_weights = FittedWeights(num_distances)
 
     def distances(

@@ -10,11 +10,9 @@ import torch
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_scrd.integration.mixin_base import ModelMixin
-from anomalib_scrd.loss import ScaleAwareContrastiveLoss
 from anomalib_scrd.noise import Normalisation
-from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_prototypes, fit_weights, learn_difference
+from anomalib_scrd.scoring.fitting import FEWEST_IMAGES, fit_prototypes, fit_weights
 from anomalib_scrd.training.held_out import HeldOut
-from anomalib_scrd.training.own_length import OwnLength
 from anomalib_scrd.training.pre_processing import normalisation
 
 # Bytes of the held-out images to which the weights are fitted, 500 of 256 x 256 pixels; and the fewest of larger ones.
@@ -25,36 +23,10 @@ _AT_ONCE = 16
 
 
 class ScaleWeights(ModelMixin):
-    """Fits prototypes and weights of :class:`~anomalib_scrd.lightning_model.ScaleAwareCRD` before thresholds are found.
-
-    The effect of synthetic anomalies is measured just before the student is first trained with them.
-    """
+    """Fits prototypes and weights of the scales before thresholds are found."""
 
     held_out: HeldOut
-    own_length: OwnLength
-    loss: ScaleAwareContrastiveLoss
     _seed: int | None
-    _clean_steps = 0
-    _learns_difference = False
-
-    def plan_anomalies(self) -> None:
-        """Find the step at which synthetic anomalies begin, at the start of a new or resumed training."""
-        steps = next(iter(self.own_length.cycles), self.trainer.estimated_stepping_batches)
-        start = self.hparams["noise"]["start"] if self.loss.pull > 0 and math.isfinite(steps) else 0.0
-        self._clean_steps = math.ceil(start * steps) if start else 0
-        fresh = 0 < self._clean_steps >= self.global_step  # the student was not trained with any
-        self._learns_difference = fresh and len(self.held_out) >= FEWEST_IMAGES
-
-    def trains_with_anomalies(self) -> bool:
-        """Whether this step trains with synthetic anomalies; before the first such step their effect is measured."""
-        if not self.loss.needs_noisy or self.global_step < self._clean_steps:
-            return False
-        if self._learns_difference:
-            self._learns_difference = False
-            with torch.autocast(self.device.type, enabled=False):
-                self._fit_prototypes()
-                learn_difference(cast("Any", self.model), *self._fitted_on())
-        return True
 
     @torch.no_grad()
     def before_thresholds(self) -> None:

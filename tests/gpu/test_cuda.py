@@ -50,7 +50,7 @@ class Losses(Callback):
 
 def fit(data: object, root: Path, watched: range, **arguments: object) -> torch.Tensor:
     look = Losses(watched)
-    model = build_model(seed=3, noise={"start": 0.5}, scoring={"held_out": 0.0}, **arguments)
+    model = build_model(seed=3, scoring={"held_out": 0.0}, **arguments)
     settings = {"accelerator": "gpu", "max_epochs": 20, "limit_val_batches": 0, "logger": False, "callbacks": [look]}
     build_engine(root, **settings).fit(model, datamodule=data)
     return torch.stack(look.losses).cpu()

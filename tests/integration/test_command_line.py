@@ -57,7 +57,7 @@ COMMANDS: dict[str, list[str]] = {
 MISTAKES = {
     "old name": "noise_strength is now noise.strength: noise={'strength': 0.4} in Python, --model.noise.strength on ",
     "old file": "sigma is now scoring.sigma: ",
-    "wrong field": "noise.strenght is unknown; did you mean noise.strength or noise.start? noise has kind, share, ",
+    "wrong field": "noise.strenght is unknown; did you mean noise.strength? noise has kind, share, ",
     "wrong layer": "layers ['layer9'] are unknown in backbone 'resnet18'; it has: ",
     "wrong backbone": "backbone 'resnet19' is unknown to timm; close names are ",
     "no such weights": "pre_trained: there is no file 'gone.pth'; give true, false or a path ",

@@ -164,29 +164,20 @@ def test_units_of_the_evidence_do_not_matter() -> None:
     torch.testing.assert_close(first(test), second(test * scale + shift), atol=1e-3, rtol=1e-3)
 
 
-def test_a_learned_difference_is_kept_in_standard_deviations() -> None:
-    """The same difference for evidence in other units, and weights by the later covariance."""
+def test_a_feature_with_a_counterpart_has_a_quarter_of_its_own_difference() -> None:
     normals, anomalous = normal(40, 4), normal(60, 4, seed=1) + torch.tensor([1.0, 0.0, 2.0, 0.5])
-    weights, fresh = FittedWeights(4), FittedWeights(4)
-    weights.learn_difference(normals, anomalous)
-    assert not weights.fitted
-    assert torch.equal(weights.mean, torch.zeros(4))
-    mean, spread = normals.mean(0), normals.std(0, correction=0)
-    torch.testing.assert_close(weights.difference, ((anomalous - mean) / spread).mean(0), atol=1e-5, rtol=1e-4)
-    weights.fit(normals * 3 + 1, anomalous * 100)  # the second argument no longer counts
-    fresh.fit(normals, anomalous)
-    torch.testing.assert_close(weights.weight, fresh.weight)
-    torch.testing.assert_close(weights.bias, fresh.bias)
-    later = normal(40, 4, seed=5) @ normal(4, 4, seed=6)
-    weights.fit(later, anomalous)
-    assert torch.equal(weights.difference, fresh.difference)
-    z = ((later - later.mean(0)) / later.std(0, correction=0)).double()
-    covariance = torch.cov(z.mT)
-    shrunk = 0.3 * covariance + 0.7 * covariance.trace() / 4 * torch.eye(4).double()
-    torch.testing.assert_close(weights.weight, (shrunk.inverse() @ fresh.difference.double()).float())
-    weights.forget_difference()
+    weights, alone = FittedWeights(4, [2, 3, 2, 3]), FittedWeights(4)
     weights.fit(normals, anomalous)
-    torch.testing.assert_close(weights.weight, fresh.weight)
+    alone.fit(normals, anomalous)
+    z = ((normals - normals.mean(0)) / normals.std(0, correction=0)).double().numpy()
+    spoilt = ((anomalous - normals.mean(0)) / normals.std(0, correction=0)).double().numpy()
+    covariance = np.cov(z.T)
+    inverse = np.linalg.inv(0.3 * covariance + 0.7 * np.trace(covariance) / 4 * np.eye(4))
+    own = spoilt.mean(0) - z.mean(0)
+    mixed = np.array([0.25 * own[0] + 0.75 * own[2], 0.25 * own[1] + 0.75 * own[3], own[2], own[3]])
+    np.testing.assert_allclose(alone.weight, inverse @ own, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(weights.weight, inverse @ mixed, rtol=1e-3, atol=1e-4)
+    assert weights.bias.item() == pytest.approx(-(inverse @ mixed) @ (z.mean(0) + mixed / 2), rel=1e-3)
 
 
 def test_a_feature_far_out_is_clipped() -> None:

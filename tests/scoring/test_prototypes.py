@@ -107,3 +107,15 @@ def test_none_in_the_published_form_and_none_if_not_wanted() -> None:
         assert len(model.distance_names) == 3
         fit_prototypes(model, iter(()), seed=0)  # nothing is read
     assert build().distance_names == ["layer1", "layer2", "layer3", *(f"layer{k}, prototypes" for k in (1, 2, 3))]
+
+
+def test_counterparts_are_the_same_levels_and_extents_of_the_distances_to_prototypes() -> None:
+    scoring = build().map_and_score
+    generator = torch.Generator().manual_seed(0)
+    plain, damped = ([torch.rand(2, 2, side, side, generator=generator) for side in (16, 8, 4)] for _ in range(2))
+    found = scoring.evidence(plain, damped, (64, 64))
+    of_prototypes = [[level[:, 1:].expand_as(level) for level in levels] for levels in (plain, damped)]
+    expected = scoring.evidence(*of_prototypes, (64, 64))
+    assert torch.equal(found[:, scoring.score_weights.counterparts], expected)
+    alone = build(prototypes=0).map_and_score.score_weights
+    assert alone.counterparts == list(range(len(alone.weight)))

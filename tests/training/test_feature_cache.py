@@ -33,8 +33,8 @@ PLAIN = {"restore": 0.0, "contrast": 0.0}
 ALL_TRAINED = {"scoring": {"held_out": 0.0}}
 FORMS: dict[str, dict] = {
     "plain": ALL_TRAINED | {"loss": PLAIN},
-    "ratio": ALL_TRAINED | {"loss": PLAIN | {"ratio": 0.1}, "noise": {"share": 0.0625, "start": 0.0}},
-    "default": ALL_TRAINED | {"noise": {"start": 0.0}},
+    "ratio": ALL_TRAINED | {"loss": PLAIN | {"ratio": 0.1}, "noise": {"share": 0.0625}},
+    "default": ALL_TRAINED,
     "published": {
         "loss": {"pull": 0.0, "ratio": 1.0} | PLAIN,
         "student": {"feature_scaling": "none"},

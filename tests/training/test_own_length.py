@@ -113,14 +113,6 @@ def test_resumed_training_ends_where_the_uninterrupted_one_does(
         torch.testing.assert_close(resumed.model.student.state_dict()[name], value, rtol=0, atol=0, msg=name)
 
 
-@pytest.mark.usefixtures("short_cycles")
-def test_anomalies_begin_within_the_first_cycle(distances: list[float], tiny_data: Callable, tmp_path: Path) -> None:
-    distances += [0.4, 0.4]
-    model = build_quick_model(seed=3, noise={"start": 0.5})
-    train(tmp_path, tiny_data(), model)
-    assert model._clean_steps == 1
-
-
 def test_held_out_distance_by_a_loop() -> None:
     """The mean over images and scales of one minus the cosine of whole feature maps, in evaluation mode."""
     model = build_model().train()

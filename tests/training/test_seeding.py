@@ -36,7 +36,7 @@ def equal(first: State, second: State) -> bool:
 
 def build(seed: int | None, state: int, schedule: str = "none") -> ScaleAwareCRD:
     """A model with a seed of its own, from some global random state."""
-    # Neither schedule nor start of the anomalies, which depend on the length.
+    # Most tests have no schedule, because it depends on the length.
     optimiser = {"schedule": schedule, "learning_rate": 1e-3}
     model = build_quick_model(seed=seed, loss={"contrast": 0.1}, optimiser=optimiser)
     torch.manual_seed(state)  # building it seeds as well

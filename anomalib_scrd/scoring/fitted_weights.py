@@ -15,9 +15,8 @@ _SHRINKAGE = 0.7
 # Largest rise of the mean score under a change that is no anomaly, in standard deviations of normal images: of a normal
 # distribution with a false-alarm rate of 5 %, half of one makes it 13 %, and one makes it 26 %.
 _RISE = 0.5
-# Share of the counterpart in the difference that anomalies make. 0, 1/4, 1/2, 3/4 and 1 give a mean image AUROC of
-# 0.867, 0.873, 0.878, 0.880 and 0.877 (six sets, three seeds; configs/benchmark/README.md, "The effect of anomalies").
-_COUNTERPART = 0.75
+# Share of the counterparts in the effect of anomalies (configs/benchmark/README.md, "The effect of anomalies").
+_COUNTERPART = 0.25
 # Weights of the scatter under changes that are no anomaly; the first one that is large enough is taken.
 _CHANGES = (0.0, *(2.0**power for power in range(-4, 1)))
 
@@ -41,9 +40,10 @@ class FittedWeights(nn.Module):
     z)^T``, z' the standardised evidence of a changed image, with the smallest c of 0, 1/16, 1/8, ..., 1 that is
     sufficient (1 if none is). Directions that respond to such changes then count less.
 
-    A student is trained to restore synthetic anomalies, so its d is not that of real ones. A feature of it can have a
-    counterpart that is not trained with them, the same extent and level of the distance to prototypes: its d is then
-    the mean of its own, weighted by 1/4, and its counterpart's, weighted by 3/4.
+    A student is trained to restore synthetic anomalies, which increases d beyond that of real ones. A feature of it can
+    have a counterpart that is not trained with them, the same extent and level of the distance to prototypes. The part
+    of d that belongs to features with counterparts is then scaled to the length of the part that belongs to these, and
+    the mean of both is taken, the counterparts' weighted by 1/4.
 
     Args:
         num_features: Number F of features.
@@ -115,7 +115,7 @@ class FittedWeights(nn.Module):
             # on the host: not every device has float64
             without, spoilt = (_standardised(part, mean, spread).cpu().double() for part in (normal, anomalous))
             difference = spoilt.mean(dim=0) - without.mean(dim=0)
-            difference = torch.lerp(difference, difference[self.counterparts], _COUNTERPART)
+            difference = self._untrained(difference)
             covariance = torch.atleast_2d(torch.cov(without.mT))
             if trained is not None and len(trained) > 1:
                 known = _standardised(trained, trained.mean(dim=0), spread).cpu().double()
@@ -132,6 +132,14 @@ class FittedWeights(nn.Module):
             self.weight.copy_(weight)
             self.bias.copy_(-weight @ (without.mean(dim=0) + difference / 2))
         self.fitted.fill_(value=True)
+
+    def _untrained(self, difference: torch.Tensor) -> torch.Tensor:
+        """Estimate d, (F,), of anomalies the student is not trained with from d of those it is trained with."""
+        of_counterparts = difference[self.counterparts]
+        has_one = torch.tensor([other != own for own, other in enumerate(self.counterparts)])
+        length = torch.linalg.vector_norm(difference[has_one]).clamp_min(_MIN_SPREAD)
+        scaled = difference * torch.linalg.vector_norm(of_counterparts[has_one]) / length
+        return torch.where(has_one, torch.lerp(scaled, of_counterparts, _COUNTERPART), difference)
 
 
 def _steady(

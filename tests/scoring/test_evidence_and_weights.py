@@ -164,7 +164,7 @@ def test_units_of_the_evidence_do_not_matter() -> None:
     torch.testing.assert_close(first(test), second(test * scale + shift), atol=1e-3, rtol=1e-3)
 
 
-def test_a_feature_with_a_counterpart_has_a_quarter_of_its_own_difference() -> None:
+def test_effects_of_features_with_counterparts_get_their_length_and_a_quarter_of_them() -> None:
     normals, anomalous = normal(40, 4), normal(60, 4, seed=1) + torch.tensor([1.0, 0.0, 2.0, 0.5])
     weights, alone = FittedWeights(4, [2, 3, 2, 3]), FittedWeights(4)
     weights.fit(normals, anomalous)
@@ -174,10 +174,25 @@ def test_a_feature_with_a_counterpart_has_a_quarter_of_its_own_difference() -> N
     covariance = np.cov(z.T)
     inverse = np.linalg.inv(0.3 * covariance + 0.7 * np.trace(covariance) / 4 * np.eye(4))
     own = spoilt.mean(0) - z.mean(0)
-    mixed = np.array([0.25 * own[0] + 0.75 * own[2], 0.25 * own[1] + 0.75 * own[3], own[2], own[3]])
+    length = np.hypot(own[2], own[3]) / np.hypot(own[0], own[1])
+    mixed = [0.75 * length * own[0] + 0.25 * own[2], 0.75 * length * own[1] + 0.25 * own[3], own[2], own[3]]
     np.testing.assert_allclose(alone.weight, inverse @ own, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(weights.weight, inverse @ mixed, rtol=1e-3, atol=1e-4)
-    assert weights.bias.item() == pytest.approx(-(inverse @ mixed) @ (z.mean(0) + mixed / 2), rel=1e-3)
+    assert weights.bias.item() == pytest.approx(-(inverse @ mixed) @ (z.mean(0) + np.array(mixed) / 2), rel=1e-3)
+
+
+def test_a_larger_effect_of_what_was_trained_with_anomalies_changes_nothing() -> None:
+    normals, effect = normal(40, 4), torch.tensor([1.0, 0.5, 2.0, 0.5])
+    first, second = FittedWeights(4, [2, 3, 2, 3]), FittedWeights(4, [2, 3, 2, 3])
+    first.fit(normals, normals + effect)
+    second.fit(normals, normals + effect * torch.tensor([2.0, 2.0, 1.0, 1.0]))
+    torch.testing.assert_close(first.weight, second.weight, atol=1e-4, rtol=1e-4)
+
+
+def test_no_effect_on_features_with_counterparts_gives_no_error() -> None:
+    normals, weights = normal(40, 4), FittedWeights(4, [2, 3, 2, 3])
+    weights.fit(normals, normals + torch.tensor([0.0, 0.0, 1.0, 1.0]))
+    assert weights.weight.isfinite().all()
 
 
 def test_a_feature_far_out_is_clipped() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import statistics
 import sys
-import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,8 @@ class Training(Part):
         }
         file = folder / "settings.yaml"
         file.write_text(json.dumps(settings, indent=1), encoding="utf-8")  # JSON is YAML
-        script = Path(sysconfig.get_path("scripts"), "anomalib.exe" if sys.platform == "win32" else "anomalib")
-        return [sys.executable, str(script), "train", "--config", str(file)]
+        # not the script: it may be missing where the packages are on PYTHONPATH only
+        return [sys.executable, "-c", "from anomalib.cli.cli import main; main()", "train", "--config", str(file)]
 
     def result(self, folder: Path) -> str:
         """Steps, seconds since the first one, and the rate after the warm-up."""

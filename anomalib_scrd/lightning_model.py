@@ -265,7 +265,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
             The loss, ().
         """
         del args, kwargs
-        # A plain tensor: torch.compile of torch 2.10 recurses endlessly into torchvision's subclass.
+        # A plain tensor: torch.compile of torch 2.10 and 2.11 recurses endlessly into torchvision's subclass.
         images = cast("torch.Tensor", batch.image).as_subclass(torch.Tensor)
         paths = getattr(batch, "image_path", None)
         if self.hparams["optimiser"]["fill_last_batch"]:

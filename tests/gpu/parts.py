@@ -82,7 +82,7 @@ class Training(Part):
         model = {"pre_trained": False, "seed": seed, "pre_processor": _pre_processor(side)} | self.model
         if tiny:
             model |= {"backbone": "resnet18", "layers": ["layer1", "layer2"]}
-        progress = {"file": str(folder / "progress.jsonl"), "every": 2 if tiny else 250}
+        progress = {"file": str(folder / "progress.jsonl"), "every": 2 if tiny else 50}
         settings = {
             "default_root_dir": str(folder),
             "model": {"class_path": "anomalib_scrd.ScaleAwareCRD", "init_args": model},

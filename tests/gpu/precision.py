@@ -107,7 +107,8 @@ def main(
         engine.fit(model, datamodule=data)
         transform: Any = getattr(model.pre_processor, "transform", None)
         batch = next(iter(data.test_dataloader()))
-        images = transform(batch.image).to(place)
+        # a plain tensor: torch.compile of torch 2.10 and 2.11 recurses endlessly into torchvision's subclass
+        images = transform(batch.image).as_subclass(torch.Tensor).to(place)
     forms = FORMS if compile else FORMS[:-1]
     write_text(output, compare(model.model.to(place), images, forms).to_csv(index=False))
 

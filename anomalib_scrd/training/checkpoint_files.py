@@ -100,7 +100,7 @@ def _damaged(path: _PATH, error: Exception) -> ValueError:
     text = str(error).strip() if isinstance(error, ValueError) else str(error).strip().partition(". ")[0]
     reason = "" if isinstance(error, pickle.UnpicklingError) else f": {text}"
     msg = (
-        f"checkpoint {str(path)!r} is damaged or not a checkpoint of this model, and is not loaded "
+        f"checkpoint {str(path)!r} is damaged or not a checkpoint of this version of this model, and is not loaded "
         f"({type(error).__name__}{reason})"
     )
     return ValueError(msg)

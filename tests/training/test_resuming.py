@@ -121,3 +121,14 @@ def test_a_damaged_checkpoint_is_named(damage: str, tiny_data: Callable, tmp_pat
         with pytest.raises(ValueError, match=r"checkpoint '.*model.ckpt' is damaged or not a checkpoint") as caught:
             load()
         assert "weights_only" not in str(caught.value)
+
+
+def test_a_field_of_another_version_is_named(tiny_data: Callable, tmp_path: Path) -> None:
+    engine = build_engine(tmp_path, max_steps=1, limit_val_batches=0, logger=False)
+    engine.fit(build_quick_model(), datamodule=tiny_data())
+    path = Path(engine.best_model_path)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"]["noise"]["begin"] = 0.3
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"not a checkpoint of this version of this model.*noise\.begin is unknown"):
+        ScaleAwareCRD.load_from_checkpoint(path)

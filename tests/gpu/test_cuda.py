@@ -52,8 +52,8 @@ def fit(data: object, root: Path, watched: range, **arguments: object) -> torch.
     look = Losses(watched)
     model = build_model(seed=3, scoring={"held_out": 0.0}, **arguments)
     settings = {"accelerator": "gpu", "max_epochs": 20, "limit_val_batches": 0, "logger": False, "callbacks": [look]}
-    settings["log_every_n_steps"] = 0  # in a step that writes a row of the log the host waits for its numbers
-    build_engine(root, **settings).fit(model, datamodule=data)
+    # no rows of the log: in a step that writes one the host waits for its numbers
+    build_engine(root, log_every_n_steps=0, **settings).fit(model, datamodule=data)
     return torch.stack(look.losses).cpu()
 
 

@@ -46,7 +46,7 @@ from anomalib_scrd.options import (
 )
 from anomalib_scrd.presets import PresetName, resolved, without_effect
 from anomalib_scrd.torch_model import ScaleAwareCRDModel
-from anomalib_scrd.training.checkpoint_files import write_atomically
+from anomalib_scrd.training import checkpoint_files  # not its names: it may be what imports anomalib
 from anomalib_scrd.training.compilation import REDUCE_OVERHEAD, CompiledModules
 from anomalib_scrd.training.console import tidy
 from anomalib_scrd.training.data_checks import check_run, check_size, check_tiling
@@ -201,7 +201,7 @@ class ScaleAwareCRD(DefaultComponents, ImageOrder, ScaleWeights, ModelExport, Mo
         check_tiling(self.model, cached=self.feature_cache is not None)
         share_window(self, self.trainer)
         check_run(self.trainer, stage, getattr(self.pre_processor, "transform", None))
-        write_atomically(self.trainer)
+        checkpoint_files.write_atomically(self.trainer)
         if stage == "fit":
             # A checkpoint is loaded later and overwrites these values.
             self._seed, self._batches_seen, self._epoch_began = self.hparams["seed"], 0, 0

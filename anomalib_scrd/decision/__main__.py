@@ -13,7 +13,7 @@ import torch
 
 from anomalib_scrd.atomic_files import replacing
 from anomalib_scrd.decision.post_processor import CalibratedPostProcessor
-from anomalib_scrd.training.checkpoint_files import explained_damage
+from anomalib_scrd.training.checkpoint_damage import explained_damage
 
 _PREFIX = "post_processor."
 _CONFIG = "anomalib_post_processor_config"

@@ -14,7 +14,7 @@ from anomalib_scrd.data.stored_window import share_window
 from anomalib_scrd.integration.mixin_base import ModelMixin
 from anomalib_scrd.options import GROUPS, over_saved
 from anomalib_scrd.tiling import Tiling
-from anomalib_scrd.training.checkpoint_files import explained_damage
+from anomalib_scrd.training.checkpoint_damage import explained_damage
 
 _STATE = "anomalib_scrd"
 _EVALUATOR = "evaluator."

@@ -63,7 +63,17 @@ def test_data_modules(outcomes: dict[str, Any], name: str, package: str, form: s
     assert outcomes[f"{package}{name} {form}"] == DATA[name]["root"]
 
 
-@pytest.mark.parametrize("first", ["anomalib.engine", "anomalib.models", "anomalib_scrd.lightning_model"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "anomalib.engine",
+        "anomalib.models",
+        "anomalib_scrd.lightning_model",
+        "anomalib_scrd.decision.__main__",
+        "anomalib_scrd.integration.checkpoints",
+        "anomalib_scrd.training.checkpoint_files",
+    ],
+)
 def test_registered_whatever_is_imported_first(first: str, tmp_path: Path):
     code = f"import {first}, anomalib.models; print(anomalib.models.ScaleAwareCRD.__name__)"
     done = run([sys.executable, "-c", code], tmp_path)

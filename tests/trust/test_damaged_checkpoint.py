@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from anomalib_scrd.training.checkpoint_files import explained_damage
+from anomalib_scrd.training.checkpoint_damage import explained_damage
 
 
 def test_an_archive_that_points_before_its_begin() -> None:

@@ -15,8 +15,6 @@ _SHRINKAGE = 0.7
 # Largest rise of the mean score under a change that is no anomaly, in standard deviations of normal images: of a normal
 # distribution with a false-alarm rate of 5 %, half of one makes it 13 %, and one makes it 26 %.
 _RISE = 0.5
-# Share of the counterparts in the effect of anomalies (configs/benchmark/README.md, "The effect of anomalies").
-_COUNTERPART = 0.25
 # Weights of the scatter under changes that are no anomaly; the first one that is large enough is taken.
 _CHANGES = (0.0, *(2.0**power for power in range(-4, 1)))
 
@@ -41,14 +39,17 @@ class FittedWeights(nn.Module):
     sufficient (1 if none is). Directions that respond to such changes then count less.
 
     A student is trained to restore synthetic anomalies, which increases d beyond that of real ones. A feature of it can
-    have a counterpart that is not trained with them, the same extent and level of the distance to prototypes. The part
-    of d that belongs to features with counterparts is then scaled to the length of the part that belongs to these, and
-    the mean of both is taken, the counterparts' weighted by 1/4.
+    have a counterpart that is not trained with them, the same level and extent of the distance to prototypes. The part
+    of d that belongs to features with counterparts is then multiplied by ``(l' / l)^p``, l its length and l' that of
+    the part that belongs to the counterparts, and the mean of both is taken, the counterparts' weighted by a
+    (measurements: configs/benchmark/README.md, "The effect of anomalies").
 
     Args:
         num_features: Number F of features.
         counterparts: F indices of counterparts, that of the feature itself where it has none; None, the default, for
             no counterparts.
+        length: p in [0, 1]: 0 keeps the length, 1 gives that of the counterparts.
+        share: a in [0, 1].
 
     Attributes:
         weight: (F,) float32.
@@ -62,8 +63,11 @@ class FittedWeights(nn.Module):
     bias: torch.Tensor
     fitted: torch.Tensor
 
-    def __init__(self, num_features: int, counterparts: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, num_features: int, counterparts: Sequence[int] | None = None, length: float = 1.0, share: float = 0.25
+    ) -> None:
         super().__init__()
+        self.length, self.share = length, share
         self.counterparts = list(range(num_features) if counterparts is None else counterparts)
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("spread", torch.ones(num_features))
@@ -138,8 +142,9 @@ class FittedWeights(nn.Module):
         of_counterparts = difference[self.counterparts]
         has_one = torch.tensor([other != own for own, other in enumerate(self.counterparts)])
         length = torch.linalg.vector_norm(difference[has_one]).clamp_min(_MIN_SPREAD)
-        scaled = difference * torch.linalg.vector_norm(of_counterparts[has_one]) / length
-        return torch.where(has_one, torch.lerp(scaled, of_counterparts, _COUNTERPART), difference)
+        ratio = torch.linalg.vector_norm(of_counterparts[has_one]) / length
+        scaled = difference * ratio**self.length
+        return torch.where(has_one, torch.lerp(scaled, of_counterparts, self.share), difference)
 
 
 def _steady(

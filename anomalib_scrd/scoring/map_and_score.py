@@ -29,8 +29,8 @@ class MapAndScore(nn.Module):
     (:func:`~anomalib_scrd.scoring.anomaly_map.compared_with_image`): ``sum_m w_m (d_m - c_m) / s_m``. The score is a
     weighted sum of the logarithms of six extents of each distance, plain and damped
     (:mod:`~anomalib_scrd.scoring.evidence`). Both sets of weights are
-    :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`; in those of the score, the distance to prototypes is
-    the counterpart of that to the student. Nothing here is trained by gradient.
+    :class:`~anomalib_scrd.scoring.fitted_weights.FittedWeights`; the distance to prototypes is the counterpart of
+    that to the student. Nothing here is trained by gradient.
 
     Args:
         channels: Channels of the K levels.
@@ -71,9 +71,9 @@ class MapAndScore(nn.Module):
             num_distances = len(channels) * (1 if self.prototypes is None else 2)
             # Plain and damped; to the student and to prototypes, if there are any; level; extent.
             features = np.arange(2 * num_distances * len(EXTENTS)).reshape(2, -1, len(channels), len(EXTENTS))
-            counterparts = np.broadcast_to(features[:, -1:], features.shape).ravel().tolist()
-            self.score_weights = FittedWeights(len(counterparts), counterparts)
-            self.map_weights = FittedWeights(num_distances)
+            levels = np.arange(num_distances).reshape(1, -1, len(channels))
+            self.score_weights = FittedWeights(features.size, _of_prototypes(features))
+            self.map_weights = FittedWeights(levels.size, _of_prototypes(levels), length=0.5, share=0.0)
 
     def distances(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
@@ -173,3 +173,8 @@ class MapAndScore(nn.Module):
         """
         joined = levels.sum(dim=1) if self.published else self.map_weights(compared_with_image(levels, means))
         return self.smooth_maps.enlarged(joined.unsqueeze(1), map_size)
+
+
+def _of_prototypes(features: np.ndarray) -> list[int]:
+    """Of each feature the index of the one that is the same but for the distance, in the second axis: the last one."""
+    return np.broadcast_to(features[:, -1:], features.shape).ravel().tolist()

@@ -164,9 +164,12 @@ def test_units_of_the_evidence_do_not_matter() -> None:
     torch.testing.assert_close(first(test), second(test * scale + shift), atol=1e-3, rtol=1e-3)
 
 
-def test_effects_of_features_with_counterparts_get_their_length_and_a_quarter_of_them() -> None:
+@pytest.mark.parametrize(("length", "share"), [(1.0, 0.25), (0.5, 0.0)])
+def test_effects_of_features_with_counterparts_get_their_length_and_a_share_of_them(
+    length: float, share: float
+) -> None:
     normals, anomalous = normal(40, 4), normal(60, 4, seed=1) + torch.tensor([1.0, 0.0, 2.0, 0.5])
-    weights, alone = FittedWeights(4, [2, 3, 2, 3]), FittedWeights(4)
+    weights, alone = FittedWeights(4, [2, 3, 2, 3], length, share), FittedWeights(4)
     weights.fit(normals, anomalous)
     alone.fit(normals, anomalous)
     z = ((normals - normals.mean(0)) / normals.std(0, correction=0)).double().numpy()
@@ -174,8 +177,8 @@ def test_effects_of_features_with_counterparts_get_their_length_and_a_quarter_of
     covariance = np.cov(z.T)
     inverse = np.linalg.inv(0.3 * covariance + 0.7 * np.trace(covariance) / 4 * np.eye(4))
     own = spoilt.mean(0) - z.mean(0)
-    length = np.hypot(own[2], own[3]) / np.hypot(own[0], own[1])
-    mixed = [0.75 * length * own[0] + 0.25 * own[2], 0.75 * length * own[1] + 0.25 * own[3], own[2], own[3]]
+    factor = (np.hypot(own[2], own[3]) / np.hypot(own[0], own[1])) ** length
+    mixed = [*((1 - share) * factor * own[:2] + share * own[2:]), *own[2:]]
     np.testing.assert_allclose(alone.weight, inverse @ own, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(weights.weight, inverse @ mixed, rtol=1e-3, atol=1e-4)
     assert weights.bias.item() == pytest.approx(-(inverse @ mixed) @ (z.mean(0) + np.array(mixed) / 2), rel=1e-3)

@@ -117,5 +117,8 @@ def test_counterparts_are_the_same_levels_and_extents_of_the_distances_to_protot
     of_prototypes = [[level[:, 1:].expand_as(level) for level in levels] for levels in (plain, damped)]
     expected = scoring.evidence(*of_prototypes, (64, 64))
     assert torch.equal(found[:, scoring.score_weights.counterparts], expected)
-    alone = build(prototypes=0).map_and_score.score_weights
-    assert alone.counterparts == list(range(len(alone.weight)))
+    maps, expected = (scoring.smooth_maps(levels, (64, 64)) for levels in (damped, of_prototypes[1]))
+    assert torch.equal(maps[:, scoring.map_weights.counterparts], expected)
+    scoring = build(prototypes=0).map_and_score
+    for alone in (scoring.score_weights, scoring.map_weights):
+        assert alone.counterparts == list(range(len(alone.weight)))

@@ -23,12 +23,16 @@ def build_model(**arguments: object) -> ScaleAwareCRD:
 
 
 def build_quick_model(**arguments: object) -> ScaleAwareCRD:
-    """The small model with two scales of equal weight and no prototypes, which trains in a third of the time.
+    """The small model on smaller images, with two scales of equal weight, without prototypes: quick to train.
 
     Most of a short training is the fitting of the scales' weights before each validation, and the third scale has most
     of the parameters. For tests of the training around the model.
     """
-    quick: dict = {"layers": ["layer1", "layer2"], "scoring": {"scale_adaptation": "uniform", "prototypes": 0}}
+    quick: dict = {
+        "layers": ["layer1", "layer2"],
+        "scoring": {"scale_adaptation": "uniform", "prototypes": 0},
+        "pre_processor": ScaleAwareCRD.configure_pre_processor((32, 32)),
+    }
     return build_model(**merged(quick, arguments))
 
 

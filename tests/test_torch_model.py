@@ -173,11 +173,13 @@ def randomise(weights: FittedWeights) -> None:
 def test_prediction_against_the_loops(sigma: float, stride: int, thinning: int) -> None:
     """Map and score from distances, damping, smoothing, extents, weights: each step by the slow reference."""
     model = build(scoring={"sigma": sigma, "damping": 3.0, "prototypes": 5}).train()
-    x = images(2, 3, 64, 64, seed=9)
+    side = 32  # of the maps
+    size = side * stride
+    x = images(2, 3, size, size, seed=9)
     with torch.no_grad():
-        model(images(16, 3, 64, 64))
+        model(images(16, 3, size, size))
         model.eval()
-        fit_prototypes(model, [images(4, 3, 64, 64, seed=1)], seed=0)
+        fit_prototypes(model, [images(4, 3, size, size, seed=1)], seed=0)
         for weights in (model.map_and_score.score_weights, model.map_and_score.map_weights):
             randomise(weights)
         result = model(x)
@@ -186,7 +188,6 @@ def test_prediction_against_the_loops(sigma: float, stride: int, thinning: int) 
     scoring = model.map_and_score
     wide: list[list[np.ndarray]] = [[], []]  # of each image: plain maps, then damped ones, for the score
     shown: list[list[np.ndarray]] = [[], []]  # damped maps
-    side = 64 // stride
     centres = [scoring.prototypes.get_buffer(f"centres_{level}").double().numpy() for level in range(3)]
     others = [np.broadcast_to(p[:, None, :, None, None], (5, 2, *p.shape[1:], 1, 1)) for p in centres]
     for kind in range(2):
@@ -213,7 +214,7 @@ def test_prediction_against_the_loops(sigma: float, stride: int, thinning: int) 
         expected = linear(scoring.score_weights, np.array(evidence)[:, None])[0]
         assert result.pred_score[b].item() == pytest.approx(expected, rel=2e-3, abs=2e-3)
         features = np.stack([one.ravel() - 0.5 * one.mean() for one in shown[b]])
-        expected_map = reference.bilinear(linear(scoring.map_weights, features).reshape(side, side), 64, 64)
+        expected_map = reference.bilinear(linear(scoring.map_weights, features).reshape(side, side), size, size)
         np.testing.assert_allclose(result.anomaly_map[b, 0].numpy(), expected_map, rtol=2e-3, atol=2e-3)
 
 

@@ -49,12 +49,16 @@ def results(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         )
         engine = build_engine(folder, max_steps=60)
         engine.fit(model, datamodule=data(None))
+        processor = model.post_processor
+        processor.enable_normalization = processor.enable_thresholding = False
         batches = engine.predict(model, datamodule=data(SETS[name]))
-        model.post_processor.enable_normalization = model.post_processor.enable_thresholding = False
-        raw = engine.predict(model, datamodule=data(SETS[name]))
+        raw = torch.cat([batch.pred_score for batch in batches])
+        processor.enable_normalization = processor.enable_thresholding = True
+        for batch in batches:
+            processor.post_process_batch(batch)
         done[name] = {
-            "processor": model.post_processor,
-            "raw": torch.cat([batch.pred_score for batch in raw]),
+            "processor": processor,
+            "raw": raw,
             "score": torch.cat([batch.pred_score for batch in batches]),
             "label": torch.cat([batch.pred_label for batch in batches]),
             "outlined": torch.cat([batch.pred_mask.flatten(1).any(1) for batch in batches]),

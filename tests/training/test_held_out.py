@@ -165,7 +165,7 @@ def test_images_are_read_as_in_validation(tiny_data: Callable, tmp_path: Path) -
     build_engine(tmp_path, max_steps=1, limit_val_batches=0).fit(model, datamodule=data)
     batch = next(iter(model.held_out.loader()))
     images = next(model.held_out.images(model))
-    assert images.shape == (3, 3, 64, 64)
+    assert images.shape == (3, 3, 32, 32)
     train = data.train_data
     train.augmentations = None
     places = [list(train.samples.image_path).index(path) for path in batch.image_path]

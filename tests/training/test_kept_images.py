@@ -113,7 +113,7 @@ def test_images_that_may_change_or_do_not_fit_are_not_kept(
 ) -> None:
     data = tiny_data(**({"train_augmentations": v2.RandomHorizontalFlip()} if case == "random" else {}))
     if case == "too large":  # of 12 images, 3 of which are held out
-        item = 4 * 3 * 64 * 64 + 64 * 64
+        item = 4 * 3 * 32 * 32 + 32 * 32
         monkeypatch.setattr(kept_images, "_MEMORY", 9 * item - 1)
     _, look = fit(tmp_path, data, steps=1)
     assert not isinstance(look.dataset, KeptDataset)
@@ -122,7 +122,7 @@ def test_images_that_may_change_or_do_not_fit_are_not_kept(
 def test_the_limit_is_that_of_all_images(
     tiny_data: Callable[..., Folder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_images, "_MEMORY", 9 * (4 * 3 * 64 * 64 + 64 * 64 + 8))
+    monkeypatch.setattr(kept_images, "_MEMORY", 9 * (4 * 3 * 32 * 32 + 32 * 32 + 8))
     _, look = fit(tmp_path, tiny_data(), steps=1)
     assert isinstance(look.dataset, KeptDataset)
 

@@ -24,7 +24,14 @@ import torch
 from tests.trust.children import Row, in_child
 from tests.trust.tiny import Setup, data, data_arguments, quiet, write_images
 
-_MODEL = {"backbone": "resnet18", "pre_trained": False, "layers": ["layer1", "layer2"], "seed": 3}
+_MODEL = {
+    "backbone": "resnet18",
+    "pre_trained": False,
+    "layers": ["layer1", "layer2"],
+    "student": {"image_side": 64},
+    "scoring": {"prototypes": 16},
+    "seed": 3,
+}
 _STEPS = 6
 _IMAGES = 12  # that `write_images` makes for the training
 _JOINT_STEPS = 20

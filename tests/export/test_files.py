@@ -118,7 +118,7 @@ def test_a_full_disk_is_named_and_the_earlier_export_survives(
     path.parent.mkdir(parents=True)
     path.write_bytes(b"old")
     # To trace the first takes half a minute.
-    model = edge.model if kind == "openvino" else build_quick_model(layers=["layer1"])
+    model = edge.model if kind == "openvino" else build_quick_model()
     if kind == "openvino":
         path.with_suffix(".bin").write_bytes(b"older")
         monkeypatch.setattr(ScaleAwareCRD, "to_onnx", lambda *_args, **_kwargs: edge_export.onnx)

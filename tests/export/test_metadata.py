@@ -187,7 +187,7 @@ def test_model_api_refuses_what_it_would_score_otherwise(case: str, tmp_path: Pa
 def test_onnx_is_one_file_unless_asked(edge_export: Exported, tmp_path: Path) -> None:
     assert [file.name for file in edge_export.onnx.parent.iterdir()] == ["model.onnx"]
     onnx.checker.check_model(edge_export.onnx)
-    apart = build_quick_model(layers=["layer1"]).to_onnx(tmp_path, external_data=True)
+    apart = build_quick_model().to_onnx(tmp_path, external_data=True)
     assert sorted(file.name for file in apart.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
     session = onnxruntime.InferenceSession(apart, providers=["CPUExecutionProvider"])
     # neither has the prediction of this model, which has no threshold, a label

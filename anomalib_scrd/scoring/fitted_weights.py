@@ -48,8 +48,8 @@ class FittedWeights(nn.Module):
         num_features: Number F of features.
         counterparts: F indices of counterparts, that of the feature itself where it has none; None, the default, for
             no counterparts.
-        length: p in [0, 1]: 0 keeps the length, 1 gives that of the counterparts.
-        share: a in [0, 1].
+        length: p in [0, 1]: 0 keeps the length, 1, the default, gives that of the counterparts.
+        share: a in [0, 1], default 0.25.
 
     Attributes:
         weight: (F,) float32.
@@ -140,10 +140,9 @@ class FittedWeights(nn.Module):
     def _untrained(self, difference: torch.Tensor) -> torch.Tensor:
         """Estimate d, (F,), of anomalies the student is not trained with from d of those it is trained with."""
         of_counterparts = difference[self.counterparts]
-        has_one = torch.tensor([other != own for own, other in enumerate(self.counterparts)])
-        length = torch.linalg.vector_norm(difference[has_one]).clamp_min(_MIN_SPREAD)
-        ratio = torch.linalg.vector_norm(of_counterparts[has_one]) / length
-        scaled = difference * ratio**self.length
+        has_one = torch.tensor([other != index for index, other in enumerate(self.counterparts)])
+        own = torch.linalg.vector_norm(difference[has_one]).clamp_min(_MIN_SPREAD)
+        scaled = difference * (torch.linalg.vector_norm(of_counterparts[has_one]) / own) ** self.length
         return torch.where(has_one, torch.lerp(scaled, of_counterparts, self.share), difference)
 
 

@@ -71,9 +71,10 @@ class MapAndScore(nn.Module):
             num_distances = len(channels) * (1 if self.prototypes is None else 2)
             # Plain and damped; to the student and to prototypes, if there are any; level; extent.
             features = np.arange(2 * num_distances * len(EXTENTS)).reshape(2, -1, len(channels), len(EXTENTS))
+            self.score_weights = FittedWeights(features.size, _counterparts(features))
+            # The map needs less correction for what the student is trained with: its AUPRO falls with all of it.
             levels = np.arange(num_distances).reshape(1, -1, len(channels))
-            self.score_weights = FittedWeights(features.size, _of_prototypes(features))
-            self.map_weights = FittedWeights(levels.size, _of_prototypes(levels), length=0.5, share=0.0)
+            self.map_weights = FittedWeights(levels.size, _counterparts(levels), length=0.5, share=0.0)
 
     def distances(
         self, teacher: Sequence[torch.Tensor], student: Sequence[torch.Tensor]
@@ -175,6 +176,6 @@ class MapAndScore(nn.Module):
         return self.smooth_maps.enlarged(joined.unsqueeze(1), map_size)
 
 
-def _of_prototypes(features: np.ndarray) -> list[int]:
-    """Of each feature the index of the one that is the same but for the distance, in the second axis: the last one."""
+def _counterparts(features: np.ndarray) -> list[int]:
+    """Index of each feature's counterpart: the same feature of the last distance, which the second axis counts."""
     return np.broadcast_to(features[:, -1:], features.shape).ravel().tolist()

@@ -117,8 +117,7 @@ def test_a_full_disk_is_named_and_the_earlier_export_survives(
     path = tmp_path / "weights" / kind / FORMS[kind]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"old")
-    # To trace the first takes half a minute.
-    model = edge.model if kind == "openvino" else build_quick_model()
+    model = edge.model if kind == "openvino" else build_quick_model()  # to trace the first takes half a minute
     if kind == "openvino":
         path.with_suffix(".bin").write_bytes(b"older")
         monkeypatch.setattr(ScaleAwareCRD, "to_onnx", lambda *_args, **_kwargs: edge_export.onnx)

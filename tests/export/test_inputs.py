@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.models import build_quick_model
+from tests.models import build_model
 
 
 def test_sensitivities_of_a_later_anomalib_are_no_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_sensitivities_of_a_later_anomalib_are_no_inputs(tmp_path: Path, monkeyp
         return export(args=args, input_names=input_names, dynamic_shapes=dynamic_shapes, **others)
 
     monkeypatch.setattr(torch.onnx, "export", with_sensitivities)
-    model = build_quick_model().eval()
+    model = build_model(layers=["layer1", "layer2"]).eval()
     session = onnxruntime.InferenceSession(model.to_onnx(tmp_path))
     images = torch.rand(2, 3, 70, 64)
     (inputs,) = session.get_inputs()

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,6 @@ def test_data_modules(outcomes: dict[str, Any], name: str, package: str, form: s
     assert outcomes[f"{package}{name} {form}"] == DATA[name]["root"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_registered_whatever_is_imported_first(tmp_path: Path):
     first = [
         "anomalib.engine",
